@@ -1,0 +1,62 @@
+"""Data sets: each a ``LightningDataModule`` with a ``spec``, three fixed splits and a resumable order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.errors import UserError, unknown
+from datamodules.spec import DataSpec
+
+__all__ = ["DATASETS", "DataSpec", "Dataset", "UserError", "find"]
+
+
+class Dataset(NamedTuple):
+    """A row of the table of data sets.
+
+    Args:
+        target: import path of the class; imported only when used.
+        about: one line for the list.
+    """
+
+    target: str
+    about: str
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset("datamodules.digits.Digits", "1,797 handwritten digits 8x8, 10 classes; no download"),
+    "shapes": Dataset(
+        "datamodules.shapes.Shapes",
+        "dSprites: 737,280 white shapes 64x64 with 5 known factors; drawn here, no download",
+    ),
+    "toy": Dataset("datamodules.toy.Toy", "100,000 points in 2-D: grid25, ring8, swissroll, moons; no download"),
+    "mnist": Dataset("datamodules.mnist.MNIST", "70,000 handwritten digits 28x28, 10 classes; downloads 12 MB"),
+    "fashion-mnist": Dataset("datamodules.mnist.FashionMNIST", "70,000 clothes 28x28, 10 classes; downloads 31 MB"),
+    "cifar10": Dataset("datamodules.cifar10.CIFAR10", "60,000 colour images 32x32, 10 classes; downloads 170 MB"),
+    "folder": Dataset("datamodules.folder.Folder", "your own images: --data DIRECTORY; subfolders are classes"),
+}
+
+
+def find(name: str) -> tuple[str, dict[str, Any]]:
+    """Import path and arguments of the data that ``name`` means.
+
+    Args:
+        name: a row of ``DATASETS``, a directory of images, a .npy or .npz file, or the import path of a class.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if name in DATASETS:
+        return DATASETS[name].target, {}
+    path = Path(name)
+    if path.is_dir():
+        return DATASETS["folder"].target, {"root": name}
+    if path.suffix in (".npy", ".npz") and path.is_file():
+        return "datamodules.custom.Arrays", {"path": name}
+    if path.suffix in (".npy", ".npz") or re.search(r"[/\\]", name) or path.exists():
+        given = "is neither a directory of images nor a .npy or .npz file" if path.exists() else "does not exist"
+        raise UserError(f"--data {name}: {given}; known names: {', '.join(DATASETS)}")
+    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
+        return name, {}
+    raise unknown("data set", name, DATASETS)

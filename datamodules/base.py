@@ -1,0 +1,189 @@
+"""DataModule: what all data sets share. A set adds its spec and its three splits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from datamodules import pixels
+from datamodules.errors import UserError, unknown
+from datamodules.loader import EvalLoader, Position, TrainLoader
+from datamodules.order import Order, mix, rank_slice
+from datamodules.sources import Batch, Source, binarized
+from datamodules.spec import DataSpec
+
+BINARIZE = ("none", "dynamic", "threshold")
+EVAL_SEED = 20131220  # not the run's: likelihoods of different runs are of the same binary images
+
+
+class DataModule(L.LightningDataModule, ABC):
+    """A data set in three fixed splits, as batches ``{"x", "index"}`` and, where known, ``y`` and ``factors``.
+
+    ``x`` (B, *shape) travels as stored (images as uint8) and becomes float32 on the device: images in [-1, 1].
+    ``y`` (B,) int64 class ids, ``factors`` (B, F) int64, ``index`` (B,) int64 position in the split. The position in
+    the training stream is the datamodule's state, so a resumed run goes on with the next batch; another run with the
+    same object goes on too, a fresh run wants a fresh object.
+
+    Args:
+        batch_size: examples per step, shared by all devices.
+        seed: order of the training data, flips and binarisation.
+        num_workers: processes that fetch ahead; 0 is the fastest for data held in memory.
+        binarize: "dynamic" makes a pixel white with a probability equal to its brightness, drawn anew for each training
+            batch and once for validation and test; "threshold" makes it white from 128 on.
+        flip: mirror every other training image left to right, at random.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 128,
+        seed: int = 0,
+        num_workers: int = 0,
+        binarize: Literal["none", "dynamic", "threshold"] = "none",
+        flip: bool = False,
+    ) -> None:
+        super().__init__()
+        if binarize not in BINARIZE:
+            raise unknown("binarize", binarize, BINARIZE)
+        if batch_size < 1 or num_workers < 0:
+            raise UserError(f"batch_size {batch_size} must be at least 1, num_workers {num_workers} at least 0")
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.binarize, self.flip = binarize, flip
+        self.position = Position()
+        self._splits: dict[str, Source] = {}
+        self._train: TrainLoader | None = None
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    @abstractmethod
+    def describe(self) -> DataSpec:
+        """The spec of the data as stored, known before ``setup``."""
+
+    @abstractmethod
+    def splits(self) -> dict[str, Source]:
+        """Load the examples of "train", "val" and "test"; called once, by ``setup``."""
+
+    @cached_property
+    def stored(self) -> DataSpec:
+        """The spec of the data as stored, before they are binarised."""
+        return self.describe()
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        """What one example looks like; available before ``setup``."""
+        kind, values = self.stored.kind, self.stored.values
+        if self.flip and kind != "image":
+            raise UserError(f"flip needs images; {type(self).__name__} holds examples of kind {kind!r}")
+        if self.binarize == "none":
+            return self.stored
+        if kind != "image" or values not in ("binary", "unit", "uint8"):
+            raise UserError(
+                f"binarize needs images of uint8 or of floats in [0, 1]; these are {kind}s of {values!r} values"
+            )
+        return self.stored._replace(values="binary")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load all splits, once; ``stage`` makes no difference."""
+        if self._splits:
+            return
+        assert self.spec  # asked first, so that impossible options fail before the work
+        splits = self.splits()
+        if self.binarize == "dynamic":
+            for name in ("val", "test"):
+                if len(splits[name]):
+                    splits[name], skipped = binarized(splits[name], self.stored.values, mix(EVAL_SEED, name))
+                    self.note(skipped)
+        if not len(splits["train"]):
+            raise UserError(f"{type(self).__name__} holds no training example")
+        self._splits = splits
+
+    def train_dataloader(self) -> TrainLoader:
+        """The training stream from the current position on."""
+        self.setup()
+        rank, world = self._rank_and_world()
+        order = Order(len(self._splits["train"]), self.batch_size, self.seed)
+        self._train = TrainLoader(self._splits["train"], order, self.position, rank, world, self.num_workers, self.note)
+        return self._train
+
+    def val_dataloader(self) -> EvalLoader | list[Any]:
+        """The validation examples once, in order; an empty list where there are none."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> EvalLoader | list[Any]:
+        """The test examples once, in order."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> EvalLoader | list[Any]:
+        """The test examples once, in order."""
+        return self._eval_loader("test")
+
+    def teardown(self, stage: str) -> None:
+        """Stop the workers of the training stream."""
+        if self._train is not None:
+            self._train.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the training stream."""
+        return {"batches": self.position.batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved position."""
+        self.position.batches = int(state_dict["batches"])
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Scale, and augment training batches, on the device."""
+        return self.transform(batch, training=self.trainer is not None and self.trainer.training)
+
+    def transform(self, batch: Batch, training: bool = False) -> Batch:
+        """A fetched batch as the model sees it: ``x`` (B, *shape) float32.
+
+        Args:
+            batch: with ``x`` as stored. It is not changed.
+            training: it is the training batch handed out last: flip and binarise at random.
+        """
+        x = batch["x"]
+        if training and self.flip:
+            x = pixels.flip(x, self._noise("flip", (), x.device) < 0.5)
+        x = pixels.to_float(x, self.stored.values)
+        if training and self.binarize == "dynamic":
+            x = pixels.binarize(x, self._noise("binarize", tuple(x.shape[1:]), x.device))
+        elif self.binarize == "threshold":
+            x = pixels.threshold(x)
+        return {**batch, "x": x}
+
+    def note(self, skipped: list[tuple[str, str]]) -> None:
+        """Told of examples (name, reason) that could not be read; a set that can meet such keeps count."""
+
+    def report(self) -> str | None:
+        """What to say about the data at the end of a run, if anything."""
+        return None
+
+    def _noise(self, stream: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Uniform (B / world, *shape), drawn for the last global batch and sliced: N ranks equal one."""
+        generator = self._generators.setdefault(device, torch.Generator(device))
+        generator.manual_seed(mix(self.seed, self.position.batches - 1, stream))
+        rank, world = self._rank_and_world()
+        noise = torch.rand((self.batch_size, *shape), generator=generator, device=device)
+        return noise[rank_slice(self.batch_size, rank, world)]
+
+    def _eval_loader(self, split: str) -> EvalLoader | list[Any]:
+        self.setup()
+        source = self._splits[split]
+        rank, world = self._rank_and_world()
+        return EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.note) if len(source) else []
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        """This process and the number of processes: of the attached trainer, else 0 of 1."""
+        if self.trainer is None:
+            return 0, 1
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        if self.batch_size % world:
+            raise UserError(
+                f"batch_size {self.batch_size} is shared by all devices: {world} devices do not divide it; "
+                f"try {self.batch_size // world * world or world}"
+            )
+        return rank, world

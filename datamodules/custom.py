@@ -1,0 +1,249 @@
+"""Arrays and Custom: data of one's own, from a NumPy file or from any Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.base import DataModule
+from datamodules.errors import UserError
+from datamodules.order import fixed_split
+from datamodules.sources import Batch, Source, Tensors, subsets
+from datamodules.spec import DataSpec
+
+FORMS = "images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in [0, 1], or vectors (N, D)"
+X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")
+
+
+class Examples(Protocol):
+    """Any map-style Dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def _tenth(size: int) -> int:
+    """A tenth for validation or test, at least one of three or more."""
+    return max(size // 10, int(size >= 3))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays ``x`` and, where there is one, ``y`` of a .npy or .npz file; a .npy stays on disk until it is used.
+
+    Raises:
+        UserError: not such a file, damaged, or with pickled objects in it (these are never unpickled).
+    """
+    try:
+        if path.suffix == ".npy":
+            return {"x": np.load(path, mmap_mode="c", allow_pickle=False)}  # copy-on-write: the file is never changed
+        with np.load(path, allow_pickle=False) as archive:
+            others = [name for name in archive.files if name != "y"]
+            if "x" not in others and len(others) != 1:
+                raise UserError(f"{path} holds {', '.join(archive.files)}: name the examples 'x' and the class ids 'y'")
+            x = archive["x" if "x" in others else others[0]]
+            return {"x": x, "y": archive["y"]} if "y" in archive.files else {"x": x}
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"cannot read {path} ({error}): expected a .npy or .npz file of {FORMS}") from error
+
+
+def to_examples(x: np.ndarray, path: Path) -> tuple[Tensor, str, str]:
+    """Examples (N, C, H, W) or (N, D), their kind and their values.
+
+    Raises:
+        UserError: of no accepted form, or out of range.
+    """
+    if x.dtype == np.bool_:
+        x = x.astype(np.uint8) * 255
+    floats = np.issubdtype(x.dtype, np.floating)
+    if x.ndim not in (2, 3, 4) or 0 in x.shape or not (floats or x.dtype == np.uint8):
+        raise UserError(f"{path} holds {x.dtype} of shape {x.shape}: expected {FORMS}")
+    examples = torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float32, copy=False))
+    low, high = (float(bound) for bound in torch.aminmax(examples)) if floats else (0.0, 255.0)
+    if not np.isfinite([low, high]).all():
+        raise UserError(f"{path} holds values that are not finite (nan or inf)")
+    if x.ndim == 2:
+        return examples.float(), "vector", "real"
+    if floats and (low < 0 or high > 1):
+        raise UserError(f"{path} holds floats in [{low:g}, {high:g}]: float images must lie in [0, 1]")
+    if x.ndim == 3:
+        examples = examples.unsqueeze(1)
+    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        examples = examples.movedim(3, 1)  # a view: batches come out contiguous
+    return examples, "image", "unit" if floats else "uint8"
+
+
+class Arrays(DataModule):
+    """Examples from a .npy or .npz file: images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in
+    [0, 1], or vectors (N, D). An .npz may hold class ids under ``y``.
+
+    A fixed permutation gives a tenth for validation and a tenth for test.
+
+    Args:
+        path: the file. Pickled objects in it are refused.
+        options: those of every data set, see ``DataModule``.
+    """
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.path = Path(path).expanduser()
+        self._loaded: tuple[Tensors, DataSpec] | None = None
+
+    def describe(self) -> DataSpec:
+        """As found in the file."""
+        return self._load()[1]
+
+    def splits(self) -> dict[str, Source]:
+        """Three fixed parts of the file."""
+        source, _ = self._load()
+        tenth = _tenth(len(source))
+        return subsets(source, fixed_split(len(source), tenth, tenth))
+
+    def _load(self) -> tuple[Tensors, DataSpec]:
+        if self._loaded is None:
+            arrays = read_arrays(self.path)
+            x, kind, values = to_examples(arrays["x"], self.path)
+            columns, classes = {"x": x}, 0
+            if "y" in arrays:
+                y = arrays["y"]
+                if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+                    raise UserError(f"y in {self.path} is {y.dtype} {y.shape}: expected {len(x)} class ids 0, 1, ...")
+                columns["y"] = torch.from_numpy(y.astype(np.int64))
+                classes = int(y.max()) + 1
+            size = len(x) - 2 * _tenth(len(x))
+            spec = DataSpec(shape=tuple(x.shape[1:]), kind=kind, values=values, size=size, num_classes=classes)
+            self._loaded = Tensors(**columns), spec
+        return self._loaded
+
+
+def take_apart(item: Any) -> tuple[Any, Any]:
+    """(x, y) of one item of a Dataset; y is None where there is none."""
+    if isinstance(item, Mapping):
+        x = next((item[key] for key in X_KEYS if key in item), None)
+        y = next((item[key] for key in Y_KEYS if key in item), None)
+        if x is None:
+            raise UserError(
+                f"an example is a dict with {', '.join(map(str, item))}: expected one of {', '.join(X_KEYS)}"
+            )
+        return x, y
+    if isinstance(item, Sequence) and len(item) > 0 and not isinstance(item, str):
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
+
+
+def to_tensor(x: Any) -> Tensor:
+    """One example, uint8 or float32: (C, H, W) from a PIL image, an array (H, W) or (H, W, C), a tensor; or (D,)."""
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+    elif isinstance(x, np.ndarray):
+        x = torch.from_numpy(x)
+        x = x.movedim(-1, 0) if x.ndim == 3 and x.shape[-1] in (1, 3) and x.shape[0] not in (1, 3) else x
+    elif hasattr(x, "convert"):  # a PIL image
+        x = torch.from_numpy(np.array(x.convert("L" if x.mode in ("1", "L", "LA") else "RGB")))
+        x = x.movedim(-1, 0) if x.ndim == 3 else x
+    else:
+        x = torch.as_tensor(x)
+    x = x.unsqueeze(0) if x.ndim == 2 else x
+    return x if x.dtype == torch.uint8 and x.ndim == 3 else x.float()
+
+
+class Adapted:
+    """A Dataset as a source.
+
+    Args:
+        dataset: any map-style Dataset.
+        spec: what its examples must look like.
+    """
+
+    def __init__(self, dataset: Examples, spec: DataSpec) -> None:
+        self.dataset, self.spec = dataset, spec
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def fetch(self, index: Tensor) -> Batch:
+        """The examples at these positions; raises UserError for one that is unlike the first."""
+        pairs = [take_apart(self.dataset[k]) for k in index.tolist()]
+        images = [to_tensor(x) for x, _ in pairs]
+        for k, image in zip(index.tolist(), images, strict=True):
+            if tuple(image.shape) != self.spec.shape or (image.dtype == torch.uint8) != (self.spec.values == "uint8"):
+                raise UserError(
+                    f"example {k} is {image.dtype} {tuple(image.shape)}, "
+                    f"the first is {self.spec.values} {self.spec.shape}: "
+                    "bring all to one shape and type, e.g. with a transform of the Dataset"
+                )
+        batch: Batch = {"x": torch.stack(images), "index": index}
+        if self.spec.values == "unit" and (batch["x"].min() < 0 or batch["x"].max() > 1):
+            raise UserError(
+                "float images of this Dataset leave [0, 1], where the first ones lie: use one range for all"
+            )
+        if self.spec.num_classes:
+            batch["y"] = torch.tensor([int(y) for _, y in pairs])
+        return batch
+
+
+class Custom(DataModule):
+    """Any map-style Dataset whose items are x, (x, y, ...) or dicts with "x" or "image" and "y" or "label", where x is
+    a PIL image, an array or a tensor. For use from Python.
+
+    PIL images and uint8, floats in [0, 1], and floats of any range ("real", taken as they are) are told apart by some
+    examples. Random transforms of the Dataset draw from global generators: such a run does not resume bit-identically.
+
+    Args:
+        train: training examples.
+        val: validation examples; without them a fixed tenth of ``train``.
+        test: test examples; without them a fixed tenth of ``train``.
+        num_classes: number of classes; 0 takes it from the Dataset's ``classes``, and drops ``y`` where it has none.
+        options: those of every data set, see ``DataModule``.
+    """
+
+    def __init__(
+        self,
+        train: Examples,
+        val: Examples | None = None,
+        test: Examples | None = None,
+        *,
+        num_classes: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not len(train):
+            raise UserError("the Dataset is empty")
+        self.train_examples, self.val_examples, self.test_examples = train, val, test
+        self.num_classes = num_classes or len(getattr(train, "classes", ()))
+        tenth = _tenth(len(train))
+        self.parts = fixed_split(len(train), 0 if val is not None else tenth, 0 if test is not None else tenth)
+
+    def describe(self) -> DataSpec:
+        """As found in up to 16 examples spread over the training set."""
+        count = len(self.train_examples)
+        pairs = [take_apart(self.train_examples[k]) for k in range(0, count, max(1, count // 16))]
+        some = [to_tensor(x) for x, _ in pairs]
+        kinds = {1: "vector", 3: "image"}
+        if some[0].ndim not in kinds:
+            raise UserError(f"an example has shape {tuple(some[0].shape)}: expected (H, W), (C, H, W) or (D,)")
+        kind, values = kinds[some[0].ndim], "real"
+        if some[0].dtype == torch.uint8:
+            values = "uint8"
+        elif kind == "image" and all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in some):
+            values = "unit"
+        size = len(self.parts["train"])
+        classes = self.num_classes if pairs[0][1] is not None else 0
+        return DataSpec(tuple(some[0].shape), kind, values, size, num_classes=classes)
+
+    def splits(self) -> dict[str, Source]:
+        """The given Datasets, or fixed parts of the training set."""
+        spec = self.describe()
+        sources = subsets(Adapted(self.train_examples, spec), self.parts)
+        for name, given in (("val", self.val_examples), ("test", self.test_examples)):
+            if given is not None:
+                sources[name] = Adapted(given, spec)
+        return sources

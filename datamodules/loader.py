@@ -1,0 +1,143 @@
+"""Loaders: iterables of batches, each rank its share. Not torch DataLoaders, so Lightning injects no sampler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.errors import UserError
+from datamodules.order import Order, rank_slice
+from datamodules.sources import Batch, Source
+
+Note = Callable[[list[tuple[str, str]]], None]
+
+
+@dataclass
+class Position:
+    """The whole state of a training stream: batches handed out since the start of the run."""
+
+    batches: int = 0
+
+
+class _Fetching(Dataset):
+    """A source as seen by a torch DataLoader without automatic batching: one item is one batch."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, index: list[int]) -> Batch:
+        return self.source.fetch(torch.tensor(index))
+
+
+def in_workers(source: Source, indices: Iterable[list[int]], num_workers: int, persistent: bool = False) -> DataLoader:
+    """Fetch batches ahead in worker processes, in order.
+
+    Args:
+        source: the examples.
+        indices: positions of each batch.
+        num_workers: processes, at most one for each CPU core.
+        persistent: keep the processes for the next iteration.
+    """
+    return DataLoader(
+        _Fetching(source),
+        batch_size=None,
+        sampler=indices,
+        num_workers=min(num_workers, os.cpu_count() or 1),
+        persistent_workers=persistent,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # torch would draw the workers' seed from the global one and so shift it
+    )
+
+
+class TrainLoader:
+    """The training stream from the current position on; ``len`` batches make one Lightning epoch.
+
+    Args:
+        source: the examples.
+        order: their order.
+        position: where the stream stands; moved when a batch is handed out, not when it is fetched ahead.
+        rank: this process.
+        world: number of processes.
+        num_workers: processes that fetch ahead; 0 fetches here.
+        note: told of what the source had to skip.
+    """
+
+    def __init__(
+        self, source: Source, order: Order, position: Position, rank: int, world: int, num_workers: int, note: Note
+    ) -> None:
+        self.source, self.order, self.position = source, order, position
+        self.rank, self.world, self.num_workers, self.note = rank, world, num_workers, note
+        self._ahead: Iterator[Batch] | None = None
+        self._next = -1  # number of the batch that the workers deliver next
+
+    def __len__(self) -> int:
+        return max(1, len(self.source) // self.order.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(len(self)):
+            batch = self._fetch(self.position.batches)
+            self.position.batches += 1
+            yield batch
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._ahead = None
+
+    def _fetch(self, n: int) -> Batch:
+        """This rank's share of global batch ``n``."""
+        if self.num_workers == 0:
+            batch = self.source.fetch(self.order.batch(n, self.rank, self.world))
+        else:
+            if self._ahead is None or self._next != n:
+                self._ahead = iter(in_workers(self.source, self._indices(n), self.num_workers))
+            batch = next(self._ahead)
+            self._next = n + 1
+        if "skipped" in batch:
+            self.note(batch.pop("skipped"))
+            if not len(batch["index"]):
+                raise UserError(f"no example of training batch {n} could be read")
+        return batch
+
+    def _indices(self, n: int) -> Iterator[list[int]]:
+        """Endless: the workers never pause between epochs."""
+        while True:
+            yield self.order.batch(n, self.rank, self.world).tolist()
+            n += 1
+
+
+class EvalLoader:
+    """All examples once, in order: each global batch is shared out, without padding and without duplicates.
+
+    The last global batch is what remains; a rank that gets nothing of it has one batch less.
+
+    Args:
+        source: the examples.
+        batch_size: examples per global batch.
+        rank: this process.
+        world: number of processes.
+        num_workers: processes that fetch ahead; 0 fetches here.
+        note: told of what the source had to skip.
+    """
+
+    def __init__(self, source: Source, batch_size: int, rank: int, world: int, num_workers: int, note: Note) -> None:
+        self.source, self.note = source, note
+        shares = [rows[rank_slice(len(rows), rank, world)] for rows in torch.arange(len(source)).split(batch_size)]
+        self.shares: list[Tensor] = [rows for rows in shares if len(rows)]
+        self._workers: DataLoader | None = None
+        if num_workers > 0 and self.shares:
+            self._workers = in_workers(source, [rows.tolist() for rows in self.shares], num_workers, persistent=True)
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._workers or map(self.source.fetch, self.shares):
+            if "skipped" in batch:
+                self.note(batch.pop("skipped"))
+            if len(batch["index"]):
+                yield batch

@@ -1,0 +1,69 @@
+"""The order of the training examples: a function of seed and position, so that one counter resumes it."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+
+def mix(*numbers: int | str) -> int:
+    """One seed in [0, 2**56) from several numbers or words; close inputs give unrelated seeds."""
+    return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")
+
+
+def rank_slice(count: int, rank: int, world: int) -> slice:
+    """The contiguous share of ``count`` items that belongs to one rank; shares differ by at most one item."""
+    return slice(rank * count // world, (rank + 1) * count // world)
+
+
+def fixed_split(size: int, val: int, test: int) -> dict[str, Tensor]:
+    """Positions of the train, val and test examples: disjoint, together all, and the same for every run.
+
+    Args:
+        size: number of examples.
+        val: number of validation examples.
+        test: number of test examples.
+    """
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(mix("split", size)))
+    parts = order.split([test, val, size - val - test])
+    return {"train": parts[2], "val": parts[1], "test": parts[0]}
+
+
+class Order:
+    """The endless training stream perm(seed, 0), perm(seed, 1), ... cut into global batches of B examples.
+
+    Batch n holds elements nB..(n+1)B of the stream: every batch is full, no example is ever dropped, and a batch
+    may straddle several passes, so that any size >= 1 works with any batch size.
+
+    Args:
+        size: number of examples N.
+        batch_size: examples per global batch B.
+        seed: seed of the permutations.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+        self._generator = torch.Generator()
+
+    def permutation(self, epoch: int) -> Tensor:
+        """Order of pass ``epoch`` (N,); the last one asked for is kept."""
+        if epoch != self._epoch:
+            self._generator.manual_seed(mix(self.seed, epoch, "order"))
+            self._permutation = torch.randperm(self.size, generator=self._generator)
+            self._epoch = epoch
+        return self._permutation
+
+    def batch(self, n: int, rank: int = 0, world: int = 1) -> Tensor:
+        """Positions of one rank's share of global batch ``n``: (B / world,)."""
+        share = rank_slice(self.batch_size, rank, world)
+        at, end = n * self.batch_size + share.start, n * self.batch_size + share.stop
+        parts = []
+        while at < end:
+            epoch, offset = divmod(at, self.size)
+            parts.append(self.permutation(epoch)[offset : offset + end - at])
+            at += len(parts[-1])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,86 @@
+"""Sources of examples: ``fetch`` a batch of positions, get a batch of examples."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from datamodules import pixels
+
+Batch = dict[str, Any]
+
+
+class Source(Protocol):
+    """Examples 0..len-1 of one split.
+
+    ``fetch(index (B,)) -> {"x": (B, *shape), "index": (B,)}`` and ``y`` (B,), ``factors`` (B, F) where known. A source
+    that meets broken examples says so under "skipped" (a list of (name, reason)), which the loader takes out.
+    """
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, index: Tensor) -> Batch:
+        """The examples at these positions."""
+        ...
+
+
+class Tensors:
+    """Examples held in memory: ``x`` (N, *shape) and optional ``y`` (N,), ``factors`` (N, F)."""
+
+    def __init__(self, **columns: Tensor) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["x"])
+
+    def fetch(self, index: Tensor) -> Batch:
+        """Rows of every column; no Python per example."""
+        batch = {name: column.index_select(0, index) for name, column in self.columns.items()}
+        batch["index"] = index
+        return batch
+
+
+class Subset:
+    """Some examples of another source, renumbered 0..len-1.
+
+    Args:
+        source: the source of all examples.
+        rows: (n,) positions in it.
+    """
+
+    def __init__(self, source: Source, rows: Tensor) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def fetch(self, index: Tensor) -> Batch:
+        """The examples at these positions of the subset."""
+        batch = self.source.fetch(self.rows.index_select(0, index))
+        batch["index"] = index
+        return batch
+
+
+def subsets(source: Source, parts: dict[str, Tensor]) -> dict[str, Source]:
+    """One subset for each split."""
+    return {name: Subset(source, rows) for name, rows in parts.items()}
+
+
+def binarized(source: Source, values: str, seed: int) -> tuple[Tensors, list[tuple[str, str]]]:
+    """A copy of all examples in memory, binarised once by coin flips from a fixed seed.
+
+    Returns:
+        The examples, as uint8 {0, 255}, and what the source had to skip.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches, skipped = [], []
+    for rows in torch.arange(len(source)).split(1024):
+        batch = source.fetch(rows)
+        skipped += batch.pop("skipped", [])
+        x = pixels.to_float(batch["x"], values)
+        x = pixels.binarize(x, torch.rand(x.shape, generator=generator))
+        batches.append({**batch, "x": (x > 0).to(torch.uint8) * 255})
+    names = [name for name in batches[0] if name != "index"] if batches else []
+    return Tensors(**{name: torch.cat([batch[name] for batch in batches]) for name in names}), skipped

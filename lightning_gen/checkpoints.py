@@ -1,0 +1,161 @@
+"""Checkpoint files: written atomically, read without unpickling objects, and turned back into a model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from datamodules.errors import UserError
+from lightning_gen.module import GenerativeModule
+from lightning_gen.names import resolve, trusting
+
+Model = TypeVar("Model", bound=GenerativeModule)
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """At every moment there is a whole checkpoint on the disk; the one before ``last.ckpt`` is kept too."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.name == LAST and path.exists():
+                write_atomically(path.with_name(PREVIOUS), copy_of=path)
+            write_atomically(path, buffer.getbuffer())
+        except OSError as error:
+            raise UserError(
+                f"could not save {path}: {error.strerror}. The checkpoint before it is whole: make room, then go on "
+                f"with --resume {path.parent.parent}"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return read(Path(path))
+
+
+def write_atomically(path: Path, content: bytes | memoryview = b"", copy_of: Path | None = None) -> None:
+    """Write a file so that its name always stands for a whole one, also after a power cut."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        if copy_of is not None:
+            part.unlink(missing_ok=True)
+            try:
+                os.link(copy_of, part)
+            except OSError:  # no hard links here
+                shutil.copyfile(copy_of, part)
+        else:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content.
+
+    Raises:
+        UserError: there is none, it is truncated, or another program wrote it; names a good one beside it.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path}{_good_one_beside(path)}") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise UserError(f"{path} holds pickled objects, which are not loaded for safety") from None
+        raise UserError(f"{path} is no checkpoint, or a damaged one{_good_one_beside(path)}") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError):
+        raise UserError(f"{path} is truncated, damaged or no checkpoint{_good_one_beside(path)}") from None
+    if not isinstance(checkpoint, dict) or "lightning_gen" not in checkpoint:
+        raise UserError(f"{path} was not written by this program{_good_one_beside(path)}")
+    return checkpoint
+
+
+def _good_one_beside(path: Path) -> str:
+    for name in (LAST, PREVIOUS, BEST):
+        other = path.with_name(name)
+        if other != path and other.exists():
+            with contextlib.suppress(UserError):
+                read(other)
+                return f"; this one is good: {other}"
+    return ""
+
+
+def find(run: str | Path, which: str = "best") -> Path:
+    """The checkpoint that a run folder or a file stands for: the "best" or "last" one, the other if it is missing.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(run)
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        names = [f"{which}.ckpt", LAST, PREVIOUS, BEST]
+        found = next((folder / name for name in names if (folder / name).exists()), None)
+        if found is None:
+            raise UserError(f"no checkpoint in {path}: a run folder holds checkpoints/{LAST}, see tb_logs/")
+        return found
+    if not path.exists():
+        raise UserError(f"no run folder or checkpoint at {path}: your runs are below tb_logs/")
+    return path
+
+
+def load(
+    run: str | Path,
+    which: str = "best",
+    *,
+    trust: Sequence[str] = (),
+    model: type[Model] | None = None,
+    **overrides: Any,
+) -> GenerativeModule:
+    """A trained model, ready to sample: in eval mode, on the CPU, with the averaged weights where there are any.
+
+    Args:
+        run: a run folder or a checkpoint.
+        which: "best" or "last", for a folder.
+        trust: modules of your own that the checkpoint may import by name, for example ["my_nets"].
+        model: the class, where it is your own; instead of trusting its name.
+        **overrides: arguments of the class that stand over the checkpoint's, for example a network given as an object.
+
+    Raises:
+        UserError: missing, damaged or foreign file, or a name that is not trusted.
+    """
+    path = find(run, which)
+    checkpoint = read(path)
+    arguments = {**checkpoint["hyper_parameters"], **overrides}
+    for name, value in arguments.items():
+        if isinstance(value, str) and value.startswith("<instance of "):
+            raise UserError(f"{path} was trained with {name} = {value}, which no file can hold: load(..., {name}=...)")
+    with trusting(trust):
+        cls = model or resolve(checkpoint["lightning_gen"]["model"], {}, "model class")
+        loaded = cls(**arguments)
+    loaded.on_load_checkpoint(checkpoint)
+    loaded.load_state_dict(checkpoint["state_dict"])
+    loaded.use_averages()
+    return loaded.eval()

@@ -1,0 +1,321 @@
+"""The command line shared by the scripts: short names on top, jsonargparse and Lightning's own parser underneath.
+
+A configuration is built in layers: the class's defaults < the preset < ``--config FILE`` < the command line. Dicts such
+as ``terms`` merge key by key; null removes a key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import lightning as L
+import yaml
+from jsonargparse import ActionConfigFile, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+import datamodules
+from datamodules.errors import UserError, unknown
+from lightning_gen.callbacks.checkpoints import Stopped
+from lightning_gen.module import GenerativeModule
+from lightning_gen.names import resolve
+from lightning_gen.options import INSTEAD, check_known, options_of, type_error
+from lightning_gen.presets import PRESETS, preset
+
+SECTIONS = ("model", "data", "trainer")
+TOP = ("preset", "dataset", "name", "seed", "steps", "epochs", "val_every", "save_every")  # of config.yaml
+SHORT = {
+    "model": (str, "NAME", "a model of the list, or an import path of your own class"),
+    "data": (str, "NAME", "a data set of the list, a folder of images, a .npy file, or an import path"),
+    "steps": (int, "N", "length of the run in iterations"),
+    "epochs": (int, "N", "length of the run in passes over the training data"),
+    "seed": (int, "N", "seed of weights, noise and data order (default 0)"),
+    "name": (str, "TAG", "tag added to the run's folder"),
+    "config": (str, "FILE", "options from a file, such as a run's config.yaml"),
+    "resume": (str, "RUN", "go on with a stopped run in its folder; with a larger --steps extend it"),
+    "init": (str, "CHECKPOINT", "start from the weights of a checkpoint"),
+    "val_every": (int, "N", "iterations between validations (default: 20 in a run)"),
+    "save_every": (int, "N", "iterations between checkpoints (default 500)"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our way of failing."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+class Plan(NamedTuple):
+    """What the command line asks for, checked and resolved."""
+
+    config: dict[str, Any]  # plain values, as in config.yaml
+    parsed: Namespace  # for instantiation
+    init: str | None
+
+
+def pre_parse(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take the short options out of the arguments.
+
+    Returns:
+        the short options that were given, and the remaining ``--section.option`` arguments.
+    """
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for name, (kind, _, _) in SHORT.items():
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--print_config", action="store_true")
+    parser.add_argument("--help", "-h", nargs="?", const="short", choices=["short", "all"])
+    given, rest = parser.parse_known_args(argv)
+    for token in rest:
+        option = token.split("=")[0]
+        if token.startswith("-") and not re.match(r"-?\d", token[1:]) and option[2:].split(".")[0] not in SECTIONS:
+            raise unknown("option", option, [f"--{name}" for name in SHORT] + [f"--{s}.OPTION" for s in SECTIONS])
+    return {name: value for name, value in vars(given).items() if value is not None and value is not False}, rest
+
+
+def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None = None) -> Plan:
+    """Merge the layers and check every option.
+
+    Args:
+        given: short options, from ``pre_parse``.
+        rest: arguments of the form ``--section.option value``.
+        base: a resolved configuration to start from, when a run is resumed.
+
+    Raises:
+        UserError: an unknown name or option, or a value of the wrong type.
+    """
+    sys.path.insert(0, ".")  # import paths of the user's own
+    layer = _layer(given, base)
+    classes = {section: _class(section, layer[section]["class_path"]) for section in ("model", "data")}
+    passed = _take_dict_entries(_pairs(rest), layer, classes)
+    for section, cls in classes.items():
+        arguments = layer[section]["init_args"]
+        check_known(section, cls, arguments)
+        if "seed" in options_of(cls):
+            arguments["seed"] = layer["seed"]
+    parsed = _parse(layer, passed, classes)
+    return Plan(_plain_config(layer, parsed), parsed, given.get("init"))
+
+
+def _layer(given: dict[str, Any], base: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The preset, below the configuration file (or the resumed run's), below the short options."""
+    file = dict(base) if base is not None else read_config(given["config"]) if "config" in given else {}
+    for option, key in (("model", "preset"), ("data", "dataset")):
+        if option in given and file.get(key) not in (None, given[option]):
+            raise UserError(
+                f"--{option} {given[option]} contradicts {file[key]!r} of the configuration: drop one of them"
+            )
+    name = given.get("model", file.get("preset", "vae"))
+    row = preset(name) if "." not in name else None
+    layer: dict[str, Any] = {"preset": name, "seed": 0, "save_every": 500, "trainer": {}}
+    layer["model"] = {"class_path": row.model if row else name, "init_args": dict(row.arguments) if row else {}}
+    dataset = given.get("data", file.get("dataset", row.data if row else "digits"))
+    path, arguments = datamodules.find(dataset)
+    if row and dataset == row.data:
+        arguments = {**arguments, **row.data_arguments}
+    layer |= {
+        "dataset": dataset,
+        "data": {"class_path": path, "init_args": arguments},
+        "steps": row.steps if row else None,
+    }
+    for key in file:
+        if key not in (*TOP, *SECTIONS):
+            raise unknown("key of the configuration", key, (*TOP, *SECTIONS))
+    layer = merge(layer, file)
+    length = {key: given[key] for key in ("steps", "epochs") if key in given}
+    if len(length) == 2:
+        raise UserError("give --steps or --epochs, not both")
+    for key in ("steps", "epochs", "val_every", "save_every"):
+        if given.get(key, 1) < 1:
+            raise UserError(f"--{key} {given[key]}: it must be at least 1")
+    if length:
+        layer |= {"steps": None, "epochs": None} | length
+    return layer | {key: given[key] for key in ("seed", "name", "val_every", "save_every") if key in given}
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """``high`` over ``low``, key by key; arguments of another class are dropped."""
+    if "class_path" in low and high.get("class_path", low["class_path"]) != low["class_path"]:
+        return dict(high)
+    merged = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """A configuration file.
+
+    Raises:
+        UserError: it is missing, or no mapping.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration {path} is no YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"the configuration {path} is no mapping of options: see --print_config for its form")
+    return config
+
+
+def _class(section: str, path: str) -> type:
+    cls: Any = resolve(path, {}, "model class" if section == "model" else "data set")
+    base = GenerativeModule if section == "model" else L.LightningDataModule
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise UserError(f"--{section} {path}: this is no {base.__name__}")
+    return cls
+
+
+def _pairs(rest: list[str]) -> list[tuple[str, str]]:
+    """``--a.b value`` and ``--a.b=value`` -> (a.b, value)."""
+    pairs, tokens = [], iter(rest)
+    for token in tokens:
+        if not token.startswith("--"):
+            raise UserError(f"unexpected argument {token!r}: options are written --model.latent_dim 32")
+        key, equals, value = token[2:].partition("=")
+        if not equals:
+            value = next(tokens, "--")
+            if value.startswith("--"):
+                raise UserError(f"--{key} needs a value")
+        if key in INSTEAD:
+            raise UserError(f"--{key} is not used here: use {INSTEAD[key]}")
+        pairs.append((key, value))
+    return pairs
+
+
+def _take_dict_entries(pairs: list[tuple[str, str]], layer: dict[str, Any], classes: dict[str, type]) -> list[str]:
+    """Merge the entries of dict options into the layer; the rest in jsonargparse's spelling."""
+    passed = []
+    for key, value in pairs:
+        section, *path = key.split(".")
+        if not path:
+            raise UserError(f"--{key} {value}: write --{section}.OPTION")
+        if section == "trainer":
+            check_known("trainer", L.Trainer, [path[0]])  # type: ignore[arg-type]
+            passed.append(f"--{key}={value}")
+            continue
+        check_known(section, classes[section], [path[0]])  # type: ignore[arg-type]
+        if len(path) > 1 and options_of(classes[section])[path[0]].is_dict:
+            for name in reversed(path):
+                value = {name: _value(value) if isinstance(value, str) else value}  # type: ignore[assignment]
+            layer[section]["init_args"] = merge(layer[section]["init_args"], value)  # type: ignore[arg-type]
+        else:
+            passed.append(f"--{section}.init_args.{'.'.join(path)}={value}")
+    return passed
+
+
+def _value(text: str) -> Any:
+    """The value of a dict's entry; YAML, but 1e-3 is a number."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _parser() -> LightningArgumentParser:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile)
+    for name, kind in (("preset", str), ("dataset", str), ("name", str), ("seed", int)):
+        parser.add_argument(f"--{name}", type=kind | None)
+    for name in ("steps", "epochs", "val_every", "save_every"):
+        parser.add_argument(f"--{name}", type=int | None)
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    parser.add_subclass_arguments(GenerativeModule, "model", fail_untyped=False, skip={"spec"})
+    parser.add_subclass_arguments(L.LightningDataModule, "data", fail_untyped=False)
+    return parser
+
+
+def _parse(layer: dict[str, Any], passed: list[str], classes: dict[str, type]) -> Namespace:
+    try:
+        return _parser().parse_args([f"--config={json.dumps(layer)}", *passed])
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise _clear(str(error), classes | {"trainer": L.Trainer}) from error
+
+
+def _clear(text: str, classes: Mapping[str, type]) -> UserError:
+    """jsonargparse's error as one line that names the option, its type and its default."""
+    keys = re.findall(r'Parser key "([\w.]+)"', text)
+    value = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", text)
+    given = value.group(1) if value else "this value"
+    for key in reversed(keys):
+        for section, cls in classes.items():
+            name = key.removeprefix(f"{section}.").removeprefix("init_args.").split(".")[0]
+            if name in options_of(cls) and (keys[0].startswith(section)):
+                return type_error(section, cls, name, given)
+    if keys and keys[0] in SHORT:
+        return UserError(f"{keys[0]} takes {SHORT[keys[0]][0].__name__}, not {given}")
+    return UserError(" ".join(text.split())[:500])
+
+
+def _plain_config(layer: dict[str, Any], parsed: Namespace) -> dict[str, Any]:
+    """The resolved configuration as plain values: what config.yaml holds."""
+    plain = json.loads(json.dumps(parsed.as_dict(), default=str))
+    defaults = {name: option.default for name, option in options_of(L.Trainer).items()}
+    config = {key: plain.get(key) for key in TOP}
+    for section in ("model", "data"):
+        arguments = {k: v for k, v in plain[section]["init_args"].items() if k not in ("spec", "seed")}
+        config[section] = {"class_path": plain[section]["class_path"], "init_args": arguments}
+    config["trainer"] = {k: v for k, v in plain["trainer"].items() if v != defaults.get(k)}
+    return config
+
+
+def listing() -> str:
+    """The models and data sets, as fit.py without arguments prints them."""
+    rows = ["models (--model NAME)"]
+    rows += [f"  {name:<15}{row.about}; {row.steps:,} iterations on {row.data}" for name, row in PRESETS.items()]
+    rows += ["data (--data NAME, or a folder of images, or a .npy file)"]
+    rows += [f"  {name:<15}{row.about}" for name, row in datamodules.DATASETS.items()]
+    return "\n".join(rows)
+
+
+def instantiate(plan: Plan) -> tuple[GenerativeModule, L.LightningDataModule]:
+    """The model and its data; the data first, because the model takes their spec."""
+    data, model = plan.parsed.data, plan.parsed.model
+    made = resolve(data.class_path, {}, "data set")(**build(data.init_args.as_dict()))
+    return resolve(model.class_path, {}, "model class")(made.spec, **build(model.init_args.as_dict())), made
+
+
+def build(value: Any) -> Any:
+    """Make the objects that are written as {class_path, init_args}, at any depth."""
+    if isinstance(value, list):
+        return [build(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" in value:
+        return resolve(value["class_path"], {}, "class")(**build(value.get("init_args") or {}))
+    return {name: build(entry) for name, entry in value.items()}
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Call a script's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
+    try:
+        main(sys.argv[1:])
+    except Stopped as stop:
+        print(f"{stop}; everything is saved. Go on with:\n  python scripts/fit.py --resume {stop.folder}", flush=True)
+        sys.exit(128 + stop.signum)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: the disk is full ({error.filename or 'while logging'}); checkpoints are whole", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)

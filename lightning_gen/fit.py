@@ -1,0 +1,228 @@
+"""Train a model: what scripts/fit.py does."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from datamodules.errors import UserError
+from lightning_gen import cli, runs
+from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.callbacks.pictures import Pictures, sampling
+from lightning_gen.callbacks.progress import RunProgress
+from lightning_gen.checkpoints import LAST, AtomicCheckpointIO, find, read
+from lightning_gen.help import help_text
+from lightning_gen.images import save_png
+from lightning_gen.module import GenerativeModule
+from lightning_gen.protocols import Samples
+from lightning_gen.render import render
+from lightning_gen.views import SAMPLES
+
+VALIDATIONS = 20  # in a run, unless --val_every says otherwise
+MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "data.init_args.root", "data.init_args.num_workers")
+QUIET = (  # warnings of Lightning that do not apply here
+    ".*does not have many workers.*",
+    ".*The number of training batches.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*ended before the epoch ended and your dataloader is not resumable.*",
+    ".*module.s. in eval mode at the start of training.*",  # the moving averages
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Parse, train, summarise."""
+    given, rest = cli.pre_parse(argv)
+    if "help" in given:
+        print(help_text(given, everything=given["help"] == "all"))
+        return
+    if not argv:
+        print(cli.listing())
+        print("\ntry: python scripts/fit.py --model vae        help: python scripts/fit.py --help")
+        return
+    resume = given.pop("resume", None)
+    if resume:
+        folder = runs.folder_of(resume)
+        saved = cli.read_config(str(folder / runs.CONFIG))
+        plan = cli.plan(given, rest, base=saved)
+        _refuse_changes(saved, plan.config)
+    else:
+        plan = cli.plan(given, rest)
+    if given.get("print_config"):
+        print(runs.dump(plan.config), end="")
+        return
+    train(plan, runs.folder_of(resume) if resume else None)
+
+
+def _refuse_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """A resumed run is the same experiment: only its length and where it runs may change."""
+    before, after = _flat(saved), _flat(now)
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("trainer.")]
+    if refused:
+        lines = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in refused)
+        raise UserError(
+            f"--resume goes on with the same experiment, but these differ: {lines}. Start a new run, with --init"
+        )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {key: value}
+    entries: dict[str, Any] = {}
+    for name, entry in value.items():
+        entries |= _flat(entry, f"{key}.{name}" if key else str(name))
+    return entries
+
+
+def train(plan: cli.Plan, resumed: Path | None = None) -> Path:
+    """Run a plan; returns the run's folder."""
+    _quiet()
+    config = plan.config
+    L.seed_everything(config["seed"], verbose=False)
+    checkpoint = find(resumed, "last") if resumed else None
+    state = read(checkpoint) if checkpoint else None
+    model, data = cli.instantiate(plan)
+    steps = _steps(config, data)
+    if state and state["lightning_gen"]["iteration"] >= steps:
+        done = state["lightning_gen"]["iteration"]
+        raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
+    if plan.init:
+        model.load_state_dict(read(find(plan.init))["state_dict"])
+    folder = resumed or (runs.new_folder(config) if _first_rank() else runs.ROOT)
+    trainer = _trainer(cli.build(plan.parsed.trainer.as_dict()), folder, config, steps)
+    _announce(trainer, model, data, folder, steps, state)
+    if trainer.is_global_zero:
+        runs.write_config(config, folder)
+    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        _finish(trainer, model, data, folder, config, steps)
+    return folder
+
+
+def _quiet() -> None:
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _first_rank() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _steps(config: dict[str, Any], data: Any) -> int:
+    """Length of the run in iterations."""
+    if config["steps"]:
+        return config["steps"]
+    if not config["epochs"]:
+        raise UserError("how long? give --steps N or --epochs N")
+    return config["epochs"] * max(1, data.spec.size // data.batch_size)
+
+
+def _trainer(arguments: dict[str, Any], folder: Path, config: dict[str, Any], steps: int) -> L.Trainer:
+    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"])
+    callbacks = [RunProgress(), Pictures(folder, config["seed"]), checkpoints]
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    arguments["callbacks"] = [*(arguments.get("callbacks") or []), *callbacks]
+    arguments["plugins"] = [*(arguments.get("plugins") or []), AtomicCheckpointIO()]
+    version = int(folder.name.removeprefix("version_")) if folder.name.startswith("version_") else ""
+    arguments.setdefault(
+        "logger", TensorBoardLogger(folder.parent.parent, folder.parent.name, version, default_hp_metric=False)
+    )
+    arguments |= {
+        "max_steps": steps,
+        "max_epochs": -1,
+        "val_check_interval": min(steps, config["val_every"] or max(1, steps // VALIDATIONS)),
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "enable_model_summary": False,
+        "default_root_dir": str(folder),
+    }
+    try:
+        return L.Trainer(**arguments)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise UserError(f"the Trainer refuses its options: {error}") from error
+
+
+def _announce(
+    trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path, steps: int, state: dict[str, Any] | None
+) -> None:
+    """Say what is about to run."""
+    if not trainer.is_global_zero:
+        return
+    spec, world = model.spec, trainer.world_size
+    batch = getattr(data, "batch_size", "?")
+    devices = f" = {world} devices x {batch // world}" if world > 1 and isinstance(batch, int) else ""
+    shape = "x".join(str(n) for n in spec.shape)
+    print(f"{type(model).__name__} on {spec.size:,} examples of {shape}; {steps:,} iterations, batch {batch}{devices}")
+    weights = sum(p.numel() for player in model.players for p in model.parameters_of(player))
+    print(f"{weights:,} weights; run folder {folder}; curves: tensorboard --logdir {runs.ROOT}")
+    if state:
+        counters = state["lightning_gen"]
+        print(f"going on from iteration {counters['iteration']:,}")
+        ramps = ", ".join(name for name, ramp in model.schedules.items() if ramp.relative)
+        if ramps and counters["total"] not in (None, steps):
+            print(f"a length of {steps:,} instead of {counters['total']:,} changes these schedules from here: {ramps}")
+
+
+def _finish(
+    trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path, config: dict[str, Any], steps: int
+) -> None:
+    """samples.png, summary.json, the hyper-parameters with their final values, and what to type next."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    progress = next(c for c in callbacks if isinstance(c, RunProgress))
+    checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
+    if isinstance(model, Samples):
+        with sampling(model):
+            save_png(render(model.sample(SAMPLES, seed=config["seed"]), model.spec), folder / "samples.png")
+    final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    rate = model.images / progress.training_seconds if progress.training_seconds else None
+    summary = {
+        "model": config["preset"],
+        "data": config["dataset"],
+        "seed": config["seed"],
+        "iterations": model.iteration,
+        "images": model.images,
+        "seconds": round(progress.seconds, 3),
+        "images_per_second": rate and round(rate, 1),
+        "final": final,
+        "best": {checkpoints.monitor: checkpoints.best, "iteration": checkpoints.best_iteration},
+        "skipped": data.report() if hasattr(data, "report") else None,
+        "folder": str(folder),
+        "checkpoint": str(checkpoints.folder / LAST),
+        "environment": runs.environment(),
+    }
+    runs.write_summary(folder, summary)
+    hyper = {
+        key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in _flat(config).items()
+    }
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(
+                hyper, {f"final/{name.removeprefix('val/')}": value for name, value in final.items()}
+            )
+            logger.finalize("success")
+    _print_summary(summary, folder)
+
+
+def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    values = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in summary["final"].items())
+    rate = summary["images_per_second"] or 0
+    print(f"\ndone: {summary['iterations']:,} iterations in {summary['seconds']:.0f} s, {rate:,.0f} images/s")
+    print(f"validation: {values}")
+    if summary["skipped"]:
+        print(summary["skipped"])
+    print(f"pictures:   {folder / 'samples.png'} and  tensorboard --logdir {runs.ROOT}")
+    print(f"sample:     python scripts/sample.py {folder} -n 64 --seed 0")
+    print(f"extend:     python scripts/fit.py --resume {folder} --steps {2 * summary['iterations']}")
+    if summary["data"] == "digits":
+        print(f"larger:     python scripts/fit.py --model {summary['model']} --data mnist   (downloads 12 MB)")

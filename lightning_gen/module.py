@@ -1,0 +1,272 @@
+"""GenerativeModule: players take turns. The only training loop of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor, nn
+
+from datamodules.errors import unknown
+from datamodules.spec import DataSpec
+from lightning_gen.ema import Averages, decay
+from lightning_gen.finite import FiniteCheck
+from lightning_gen.means import Means
+from lightning_gen.names import plain
+from lightning_gen.noise import BatchNoise, numbered, seed_default_generators
+from lightning_gen.players import chunks, optimizer_options, size_of
+from lightning_gen.schedule import Schedule
+
+Batch = dict[str, Tensor]
+Logs = dict[str, Tensor]
+
+
+class GenerativeModule(L.LightningModule):
+    """A few networks owned by players; a player is one optimizer and the submodules that it updates.
+
+    A family defines ``players``, builds the named submodules in its constructor and writes one
+    ``loss_<player>(batch, shared) -> (scalar, dict of scalars)`` per player; ``shared`` is a dict that lives for one
+    iteration, in which a move leaves what a later one can use. The rest (turns, freezing, accumulation, clipping,
+    averages, schedules, counters, noise, the check for NaN) is here.
+
+    Args:
+        spec: the data's spec, or the dict that a checkpoint holds.
+        optimizers: player -> {lr, betas, eps, weight_decay, l1}: AdamW; lr may be a ramp; l1 is the weight of sum |w|.
+        lr: learning rate of all players, a number or a ramp; stands over ``optimizers``.
+        ema: player -> half-life in images of the moving average of its networks, used for validation and sampling.
+        clip: largest norm of a player's gradient.
+        accumulate: number of chunks in which a batch is computed, to save memory.
+        log_every: iterations between two logged points.
+        seed: seed of the training noise.
+    """
+
+    players: ClassVar[dict[str, tuple[str, ...]]]
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        optimizers: dict[str, dict[str, Any]] | None = None,
+        lr: float | str | None = None,
+        ema: dict[str, float] | None = None,
+        clip: float | None = None,
+        accumulate: int = 1,
+        log_every: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.spec = DataSpec.of(spec)
+        self.save_hyperparameters(ignore=["spec"])  # the constructor's arguments, the subclass's included
+        arguments = {name: plain(value) for name, value in self.hparams.items()}
+        self.save_hyperparameters({**arguments, "spec": self.spec.to_dict()})
+        self.options = optimizer_options(self.players, optimizers or {}, lr)
+        for player in ema or {}:
+            if player not in self.players:
+                raise unknown("player of ema", player, self.players)
+        for player in self.players:
+            assert hasattr(self, f"loss_{player}"), f"{type(self).__name__} has no loss_{player}"
+        self.schedules = {f"lr_{player}": options["lr"] for player, options in self.options.items()}
+        self.half_life = {player: float(images) for player, images in (ema or {}).items() if images}
+        self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
+        self.iteration = 0
+        self.images = 0
+        self.total: int | None = None  # iterations of the run, known when it starts
+        self.latest: dict[str, float] = {}  # the last logged values
+        self.finite = FiniteCheck()
+        self._examples: list[int] = []
+
+    # What a family may override ------------------------------------------------------------------------------------
+
+    def update_order(self, iteration: int) -> tuple[str, ...]:
+        """Who moves in this iteration, in order."""
+        return tuple(self.players)
+
+    def after_step(self, player: str) -> None:
+        """Called after each move of a player: weight clipping, codebooks, adaptive augmentation."""
+
+    def validation_values(self, batch: Batch) -> Logs:
+        """Values (B, ...) of each example of a validation batch; their means go to ``validation_summary``."""
+        return {}
+
+    def validation_summary(self, means: Logs) -> dict[str, float]:
+        """From means over the whole validation set to the scalars that are logged."""
+        return {name: float(mean) for name, mean in means.items()}
+
+    # What a family uses --------------------------------------------------------------------------------------------
+
+    def network(self, name: str) -> Any:
+        """A submodule; outside training its moving average where there is one."""
+        averages = None if self.training else self._modules.get("averages")
+        return averages[name] if isinstance(averages, Averages) and name in averages else getattr(self, name)
+
+    def noise(self, shape: tuple[int, ...], stream: str = "z") -> Tensor:
+        """Standard normal noise (B, ...), see noise.py; in validation it depends on the example alone."""
+        if self.training:
+            return self._noise(shape, stream)
+        return numbered(self._examples, shape[1:], self.seed, "validation", stream).to(self.device)
+
+    def weight(self, value: Schedule) -> float:
+        """A scheduled value now; validation uses the end of the ramp, so that it compares like with like."""
+        return value(self.iteration, self.total) if self.training else value.end
+
+    # The loop ------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One AdamW (Adam where there is no weight decay) for each player."""
+        scaled = isinstance(self.trainer.precision_plugin, MixedPrecision) and self.trainer.precision == "16-mixed"
+        fused = self.device.type in ("cpu", "cuda") and not scaled  # fused Adam hides the scale from clipping
+        return [
+            torch.optim.AdamW(
+                [p for p in self.parameters_of(player) if p.requires_grad],
+                lr=float(options["lr"].first),
+                betas=tuple(options["betas"]),
+                eps=options["eps"],
+                weight_decay=options["weight_decay"],
+                fused=fused,
+            )
+            for player, options in self.options.items()
+        ]
+
+    def on_train_start(self) -> None:
+        trainer = self.trainer
+        epochs = trainer.max_epochs or -1
+        limits = [trainer.max_steps, epochs * trainer.num_training_batches if epochs > 0 else -1]
+        self.total = int(min((n for n in limits if n > 0), default=0)) or None
+        self._noise = BatchNoise(self.seed, self.device)
+        self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
+        self._owned = {player: [p for p in self.parameters_of(player) if p.requires_grad] for player in self.players}
+        self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One iteration: the players of this turn move, then the counters do."""
+        rank, world = self.global_rank, self.trainer.world_size
+        seed_default_generators(self.seed, "default", self.iteration, rank)
+        parts = list(chunks(batch, self.accumulate))
+        shared: list[dict[str, Any]] = [{} for _ in parts]
+        self._batch = world * size_of(batch)
+        self.log_now = (self.iteration + 1) % self.log_every == 0
+        logged: dict[str, Tensor | float] = {}
+        for move, player in enumerate(self.update_order(self.iteration)):
+            self._freeze_all_but(player)
+            self._moves[player].zero_grad()
+            for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
+                self._noise.at(self.iteration, move, rank * len(parts) + part, world * len(parts))
+                loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
+                self.manual_backward((loss + self._l1(player)) / len(parts))
+                self.finite.add(player, self.iteration, loss.detach(), logs)
+                if self.log_now:
+                    name = "loss" if len(self.players) == 1 else f"loss_{player}"
+                    logged.update({name: loss.detach(), **{key: value.detach() for key, value in logs.items()}})
+            logged.update(self._step(player))
+            self.after_step(player)
+        self._count()
+        if self.log_now:
+            self.finite.check()
+            self.latest = {f"train/{name}": float(value) for name, value in logged.items()}
+            self.write(self.latest)
+
+    def _step(self, player: str) -> dict[str, float]:
+        """Clip, step and average; returns the learning rate where it is scheduled."""
+        optimizer, lr = self._moves[player], self.options[player]["lr"]
+        for group in optimizer.param_groups:
+            group["lr"] = lr(self.iteration, self.total)
+        # Not through LightningOptimizer.step, which would count each player's move as a step of the run.
+        self.trainer.strategy.optimizer_step(optimizer, lambda: None)
+        if player in self.half_life:
+            keep = decay(self._batch, self.images, self.half_life[player])
+            self.averages.follow(self._networks([player]), keep)
+        return {} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.clip:  # here, not earlier: gradients of float16 are scaled until now
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
+
+    def _freeze_all_but(self, mover: str) -> None:
+        if len(self.players) > 1:
+            for player, parameters in self._owned.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(player == mover)
+
+    def _l1(self, player: str) -> Tensor | float:
+        weight = self.options[player]["l1"]
+        return weight * sum(p.abs().sum() for p in self._owned[player]) if weight else 0.0
+
+    def _count(self) -> None:
+        self.iteration += 1
+        self.images += self._batch
+        self._progress.increment_ready()  # so that the Trainer's max_steps counts iterations
+        self._progress.increment_completed()
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """Log to all loggers at this iteration; 50 times cheaper than ``self.log``."""
+        for logger in self.loggers:
+            logger.log_metrics(dict(values), step=self.iteration)
+
+    # Validation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._means = Means()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        size = size_of(batch)
+        numbers = batch.get("index")
+        self._examples = list(range(batch_idx * size, (batch_idx + 1) * size)) if numbers is None else numbers.tolist()
+        self._means.add(self.validation_values(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self._summarise("val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self._summarise("test")
+
+    def _summarise(self, stage: str) -> None:
+        means = self._means.reduce(self.trainer.world_size)
+        values = {f"{stage}/{name}": value for name, value in self.validation_summary(means).items()}
+        self.log_dict(values, logger=False)  # for the Trainer's callbacks
+        if not self.trainer.sanity_checking:
+            self.write(values)
+
+    # Averages, ownership and checkpoints ---------------------------------------------------------------------------
+
+    def _networks(self, players: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, getattr(self, name)) for player in players for name in self.players[player])
+
+    def parameters_of(self, player: str) -> list[nn.Parameter]:
+        """All parameters of a player's submodules."""
+        return [p for _, network in self._networks([player]) for p in network.parameters()]
+
+    def make_averages(self) -> None:
+        """Create the moving averages as copies of the networks; once."""
+        if self.half_life and "averages" not in self._modules:
+            self.averages = Averages(self._networks(list(self.half_life)))
+
+    def use_averages(self) -> None:
+        """Put the averaged weights into the networks themselves, for sampling; training cannot go on from here."""
+        for name, average in getattr(self, "averages", {}).items():
+            getattr(self, name).load_state_dict(average.state_dict())
+        self._modules.pop("averages", None)
+
+    def setup(self, stage: str) -> None:
+        self.make_averages()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.finite.check(self.parameters())
+        checkpoint["lightning_gen"] = {
+            "format": 1,
+            "model": f"{type(self).__module__}.{type(self).__qualname__}",
+            "iteration": self.iteration,
+            "images": self.images,
+            "total": self.total,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.make_averages()
+        counters = checkpoint["lightning_gen"]
+        self.iteration, self.images = counters["iteration"], counters["images"]

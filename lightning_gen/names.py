@@ -1,0 +1,148 @@
+"""Names are open: wherever a table's name is taken, so is an import path, or in Python the object itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from datamodules.errors import UserError, unknown
+
+T = TypeVar("T")
+
+_trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=None)
+
+
+@contextmanager
+def trusting(prefixes: Sequence[str] | None) -> Iterator[None]:
+    """Inside, import paths are followed only below these modules; a checkpoint is opened in this way.
+
+    Args:
+        prefixes: modules such as "my_nets", which covers "my_nets.Net" and "my_nets.deep.Net"; None allows every path.
+    """
+    token = _trusted.set(None if prefixes is None else ("lightning_gen", *prefixes))
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def resolve(name: str | T, table: Mapping[str, T], kind: str) -> T:
+    """The row that a name stands for: of the table, from an import path, or the object itself.
+
+    Args:
+        name: a name in the table, a dotted path such as "my_nets.Net", or any object, which is returned as it is.
+        table: the known names.
+        kind: what the table holds, for the error's text.
+
+    Raises:
+        UserError: for an unknown name, a path that cannot be imported, or one outside ``trusting``.
+    """
+    if not isinstance(name, str):
+        return name
+    if name in table:
+        return table[name]
+    if "." not in name:
+        raise unknown(kind, name, table)
+    try:
+        return _import(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        known = ", ".join(sorted(table))
+        raise UserError(f"cannot import {kind} {name!r}: {error}. A name without dots is one of: {known}") from error
+
+
+def _import(path: str) -> Any:
+    """The object at a dotted path, importing the modules on the way; every step must be trusted."""
+    first, *rest = path.split(".")
+    _check_trust(path, path)
+    value, here = import_module(first), first
+    for part in rest:
+        here = f"{here}.{part}"
+        if isinstance(value, ModuleType) and not hasattr(value, part):
+            import_module(here)
+        value = getattr(value, part)
+        _check_trust(_home(value, here), path)
+    return value
+
+
+def _home(value: Any, path: str) -> str:
+    """The module in which an object was made: a trusted module's imports ("my_nets.os.system") are not its own."""
+    if isinstance(value, ModuleType):
+        return value.__name__
+    return f"{value.__module__}" if hasattr(value, "__qualname__") else path
+
+
+def _check_trust(home: str, path: str) -> None:
+    trusted = _trusted.get()
+    if trusted is not None and not any(f"{home}.".startswith(f"{prefix}.") for prefix in trusted):
+        module = home.rpartition(".")[0] if home == path else home
+        raise UserError(f"checkpoint asks to import {path!r}: pass trust=[{module!r}] to load(), or --trust {module}")
+
+
+def plain(value: Any) -> Any:
+    """A hyper-parameter as ``torch.load(weights_only=True)`` accepts it.
+
+    Numbers, strings and None stay; lists and tuples become lists, mappings dicts with string keys, classes and
+    functions their import path, and any other object "<instance of module.Class>", which no name resolves to.
+    """
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return [plain(v) for v in value]
+    if isinstance(value, type) or inspect.isroutine(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return f"<instance of {type(value).__module__}.{type(value).__qualname__}>"
+
+
+# what may be given where the default is of a type; a default of another type (None) says nothing
+_ACCEPTS: dict[type, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    list: (list, tuple),
+    tuple: (list, tuple),
+}
+
+
+def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], what: str, skip: int = 0) -> None:
+    """Refuse keyword arguments that a function does not take, or whose type is not that of the default.
+
+    Args:
+        function: what is going to be called.
+        given: keyword arguments for it.
+        what: its name in the error's text, such as "network 'mlp'".
+        skip: number of leading parameters, which are passed by position.
+
+    Raises:
+        UserError: that lists the options with their defaults.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    known = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    required = [name for name, default in known.items() if default is inspect.Parameter.empty]
+    options = ", ".join(name if name in required else f"{name}={default!r}" for name, default in known.items())
+    if missing := [name for name in required if name not in given]:
+        raise UserError(f"{what} needs {', '.join(missing)}: its options are {options}")
+    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name, value in given.items():
+        if name not in known and not is_open:
+            raise UserError(f"{what} has no option {name!r}: its options are {options or '(none)'}")
+        if not _fits(value, known.get(name)):
+            raise UserError(f"{what}: {name}={value!r} is not of the type of its default {known[name]!r}")
+
+
+def _fits(value: Any, default: Any) -> bool:
+    accepted = _ACCEPTS.get(type(default), (object,))
+    return isinstance(value, accepted) and (bool in accepted or object in accepted or not isinstance(value, bool))

@@ -1,0 +1,84 @@
+"""Networks by name: an encoder x -> features and a decoder z -> x, for every kind of data.
+
+They return logits or means, never squashed. ``encoder(x, c=None) -> (B, out)``, ``decoder(z, c=None) -> (B, *params)``,
+with class ids c (B,) where a network is built with ``num_classes`` > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen.names import check_arguments, resolve
+from lightning_gen.networks import dcgan, mlp
+
+SMALL = 16  # pixels: up to here an image is few numbers, and a fully connected network is as good and faster
+
+
+class Network(NamedTuple):
+    """Builders of a pair of networks, which share the names of their options.
+
+    Args:
+        encoder: ``encoder(spec, out, **options)`` -> module, x (B, *shape) -> (B, out), with ``.features(x)``.
+        decoder: ``decoder(spec, latent_dim, params, **options)`` -> module, z (B, Z) -> (B, *params).
+    """
+
+    encoder: Callable[..., nn.Module]
+    decoder: Callable[..., nn.Module]
+
+
+NETWORKS: dict[str, Network] = {
+    "mlp": Network(mlp.MLPEncoder, mlp.MLPDecoder),
+    "dcgan": Network(dcgan.DCGANEncoder, dcgan.DCGANDecoder),
+}
+
+
+def auto(spec: DataSpec) -> str:
+    """The network that suits the data: convolutions for images above 16 pixels, otherwise fully connected."""
+    is_large_image = len(spec.shape) == 3 and min(spec.shape[1:]) >= dcgan.SMALLEST and max(spec.shape[1:]) > SMALL
+    return "dcgan" if is_large_image else "mlp"
+
+
+def encoder(name: Any, spec: DataSpec, out: int, **options: Any) -> nn.Module:
+    """An encoder, x (B, *shape) -> (B, out).
+
+    Args:
+        name: "auto", a name of ``NETWORKS``, an import path of an object with ``.encoder`` and ``.decoder`` (a
+            ``Network``, a class or a module), or that object.
+        spec: what one example looks like.
+        out: number of outputs.
+        options: for the network, such as ``hidden`` or ``width``.
+
+    Raises:
+        UserError: for an unknown name or option, and for data that the network does not take.
+    """
+    return _build(name, "encoder", options, spec, out)
+
+
+def decoder(name: Any, spec: DataSpec, latent_dim: int, params: tuple[int, ...], **options: Any) -> nn.Module:
+    """A decoder, z (B, Z) -> (B, *params).
+
+    Args:
+        name: as for ``encoder``.
+        spec: what one example looks like.
+        latent_dim: Z.
+        params: shape of the output for one example, ``likelihood.params()``.
+        options: for the network, the same as the encoder's.
+
+    Raises:
+        UserError: for an unknown name or option, and for data that the network does not take.
+    """
+    return _build(name, "decoder", options, spec, latent_dim, params)
+
+
+def _build(name: Any, side: str, options: dict[str, Any], spec: DataSpec, *sizes: Any) -> nn.Module:
+    name = auto(spec) if name == "auto" else name
+    builder = getattr(resolve(name, NETWORKS, "network"), side, None)
+    if not callable(builder):
+        raise UserError(f"network {name!r} has no .{side}(): it needs .encoder(spec, out) and .decoder(spec, Z, shape)")
+    check_arguments(builder, options, f"network {name!r}", skip=1 + len(sizes))
+    return builder(spec, *sizes, **options)

@@ -1,0 +1,101 @@
+"""Fully connected networks (Kingma & Welling 2013, appendix C), for vectors and small images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from datamodules.spec import DataSpec
+from lightning_gen.networks.layers import Condition, after, check_positive, initialise
+
+
+class MLPEncoder(nn.Module):
+    """x (B, *shape) -> (B, out), through hidden layers.
+
+    Args:
+        spec: what one example looks like.
+        out: number of outputs.
+        hidden: widths of the hidden layers.
+        activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
+        norm: none, batch or layer.
+        dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
+        num_classes: number of classes of the condition, 0 for none.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        out: int,
+        *,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
+        norm: str = "none",
+        dropout: float = 0.0,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        widths = [math.prod(spec.shape) + num_classes, *hidden]
+        self.condition = Condition(num_classes)
+        self.body = _hidden(widths, activation, norm, dropout)
+        self.num_features = widths[-1]
+        self.head = nn.Linear(self.num_features, out)
+        initialise(self, norm)
+
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """(B, *shape) -> (B, num_features), what the last layer sees."""
+        return self.body(self.condition(x.flatten(1), c))  # (B, *shape) -> (B, D) -> (B, num_features)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.head(self.features(x, c))
+
+
+class MLPDecoder(nn.Module):
+    """z (B, Z) -> (B, *params), through the hidden layers in reverse.
+
+    Args:
+        spec: what one example looks like.
+        latent_dim: Z.
+        params: shape of the output, as the likelihood wants it.
+        hidden: widths of the encoder's hidden layers, taken in reverse.
+        activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
+        norm: none, batch or layer.
+        dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
+        num_classes: number of classes of the condition, 0 for none.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        latent_dim: int,
+        params: tuple[int, ...],
+        *,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
+        norm: str = "none",
+        dropout: float = 0.0,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        widths = [latent_dim + num_classes, *reversed(hidden)]
+        self.params = tuple(params)
+        self.condition = Condition(num_classes)
+        self.body = _hidden(widths, activation, norm, dropout)
+        self.head = nn.Linear(widths[-1], math.prod(params))
+        initialise(self, norm)
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.head(self.body(self.condition(z, c))).unflatten(1, self.params)  # (B, D) -> (B, *params)
+
+
+def _hidden(widths: Sequence[int], activation: str, norm: str, dropout: float) -> nn.Sequential:
+    """(B, widths[0]) -> (B, widths[-1]); batch norm brings its own bias."""
+    check_positive("hidden", *widths[1:])
+    return nn.Sequential(
+        *[
+            after(nn.Linear(a, b, bias=norm != "batch"), b, activation=activation, norm=norm, dropout=dropout)
+            for a, b in pairwise(widths)
+        ]
+    )

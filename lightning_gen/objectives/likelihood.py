@@ -1,0 +1,254 @@
+"""Likelihoods p(x | z): how a decoder's raw output is read, scored in nats, and turned into data."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen.names import resolve
+
+PACE = 10.0  # a learned scale has several units to travel, a weight a fraction of one: at equal learning rates it lags
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | z), given the output of a decoder, with x as it reaches the model.
+
+    Data of values "binary", "unit" and "uint8" reach the model in [-1, 1], "real" ones as they are. The decoder gives
+    logits or locations, never squashed.
+
+    Args:
+        spec: what one example looks like.
+
+    Raises:
+        UserError: where the data's values are not among those it fits.
+    """
+
+    values: ClassVar[tuple[str, ...]]
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        if spec.values not in self.values:
+            fitting = [name for name, other in LIKELIHOODS.items() if spec.values in other.values]
+            raise UserError(
+                f"likelihood {type(self).__name__} does not fit data of values {spec.values!r}, "
+                f"but {', '.join(self.values)}: for these data take one of: {', '.join(fitting) or '(none yet)'}"
+            )
+        self.shape = tuple(spec.shape)
+        self.bounded = spec.values != "real"
+
+    def params(self) -> tuple[int, ...]:
+        """Shape of the decoder's output for one example."""
+        return self.shape
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        """log p(x | z) in nats, summed over the elements.
+
+        Args:
+            x: (..., *shape) data.
+            out: (..., *params) the decoder's output; leading dimensions broadcast.
+
+        Returns:
+            (...) nats.
+        """
+
+    @abstractmethod
+    def mean(self, out: Tensor) -> Tensor:
+        """(..., *params) -> (..., *shape): the picture to show, in the range of the data."""
+
+    @abstractmethod
+    def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(..., *params) -> (..., *shape): a draw of x, in the range of the data; the generator is on out's device."""
+
+    def _sum(self, per_element: Tensor) -> Tensor:
+        return per_element.sum(tuple(range(-len(self.shape), 0)))  # (..., *shape) -> (...)
+
+    def _in_range(self, x: Tensor) -> Tensor:
+        return x.clamp(-1, 1) if self.bounded else x
+
+
+class Bernoulli(Likelihood):
+    """log p(x | z) = sum_i t_i log sigma(l_i) + (1 - t_i) log(1 - sigma(l_i)), with t = (x + 1) / 2 and logits l.
+
+    Kingma & Welling 2013, appendix C.1, equation 11. On grey values it is the customary cross-entropy: the expected
+    log-likelihood of the randomly binarised picture, comparable between models, but no normalised density of x.
+    """
+
+    values = ("binary", "unit", "uint8")
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        x, out = torch.broadcast_tensors(x, out.to(x.dtype))
+        return -self._sum(F.binary_cross_entropy_with_logits(out, 0.5 * x + 0.5, reduction="none"))
+
+    def mean(self, out: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(out) - 1
+
+    def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return 2 * torch.bernoulli(torch.sigmoid(out), generator=generator) - 1
+
+
+class LocationScale(Likelihood):
+    """x = mu + s * noise in every element, with mu from the decoder and a scale s.
+
+    A scale that is not fixed starts near s = exp(-1) and is bounded softly from below, log s = softplus(raw + 7) - 8,
+    so that a perfect fit cannot drive the density to infinity. From above log p bounds it: it falls by a nat per unit.
+
+    Args:
+        spec: what one example looks like.
+        scale: "learned": one scale per channel, shared by all examples and elements (sigma-VAE, Rybkin et al. 2021);
+            "pixel": the decoder predicts a scale for every element, in a second half of its channels;
+            a number > 0: fixed, in the units in which the data reach the model.
+    """
+
+    def __init__(self, spec: DataSpec, scale: float | str = "learned") -> None:
+        super().__init__(spec)
+        self.scale = scale
+        if scale == "learned":
+            self.raw_scale = nn.Parameter(torch.zeros(_per_channel(self.shape)))
+        elif scale != "pixel" and not _is_positive(scale):
+            raise UserError(f"scale {scale!r}: possible are 'learned', 'pixel' or a number > 0")
+
+    def params(self) -> tuple[int, ...]:
+        channels, *rest = self.shape
+        return (2 * channels, *rest) if self.scale == "pixel" else self.shape
+
+    def location_and_log_scale(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., *params) -> location (..., *shape) and a log-scale that broadcasts against it."""
+        if self.scale == "pixel":
+            location, raw = out.chunk(2, dim=-len(self.shape))  # (..., 2C, H, W) -> twice (..., C, H, W)
+            return location, _bounded(raw)
+        if self.scale == "learned":
+            return out, _bounded(PACE * self.raw_scale).to(out.dtype)
+        return out, out.new_tensor(math.log(float(self.scale)))
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        return self._sum(self._log_density(x, *self.location_and_log_scale(out.to(x.dtype))))
+
+    def mean(self, out: Tensor) -> Tensor:
+        return self._in_range(self.location_and_log_scale(out)[0])
+
+    def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        location, log_scale = self.location_and_log_scale(out)
+        return self._in_range(self._draw(location, log_scale.exp(), generator))
+
+    @abstractmethod
+    def _log_density(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+        """log p of every element, (..., *shape)."""
+
+    @abstractmethod
+    def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A draw of every element, (..., *shape), not yet clamped to the range of the data."""
+
+
+class Gaussian(LocationScale):
+    """log p(x | z) = sum_i -(x_i - mu_i)^2 / (2 s^2) - log s - 1/2 log 2 pi (Kingma & Welling 2013, appendix C.2).
+
+    A density: of x in [-1, 1] for images, where a nat is a nat of that scale.
+    """
+
+    values = ("unit", "uint8", "real")
+
+    def _log_density(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+        standard = (x - location) * torch.exp(-log_scale)
+        return -0.5 * standard.square() - (log_scale + 0.5 * math.log(2 * math.pi))
+
+    def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
+        noise = torch.randn(location.shape, generator=generator, dtype=location.dtype, device=location.device)
+        return location + scale * noise
+
+
+class Laplace(LocationScale):
+    """log p(x | z) = sum_i -|x_i - mu_i| / s - log 2 s: absolute error, hence medians and sharper edges."""
+
+    values = ("unit", "uint8", "real")
+
+    def _log_density(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+        return -(x - location).abs() * torch.exp(-log_scale) - (log_scale + math.log(2))
+
+    def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
+        positive = torch.empty_like(location).exponential_(generator=generator)
+        negative = torch.empty_like(location).exponential_(generator=generator)
+        return location + scale * (positive - negative)
+
+
+class DiscretizedLogistic(LocationScale):
+    """P(x | z) = prod_i sigma(a_i) - sigma(b_i), a = (x - mu + 1/255) / s, b = (x - mu - 1/255) / s.
+
+    Kingma et al. 2016; Salimans et al. 2017 (PixelCNN++), equation 2: the mass of one of 256 levels in [-1, 1], with
+    open tails at the first and the last. The difference of sigmoids cannot cancel in its log-space form,
+    log sigma(a) + log sigma(-b) + log(1 - exp(b - a)).
+    """
+
+    values = ("uint8",)
+
+    def _log_density(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+        half = 1 / 255
+        inverse = torch.exp(-log_scale)
+        log_below = F.logsigmoid((x - location + half) * inverse)  # log P(level <= x)
+        log_above = F.logsigmoid((location - x + half) * inverse)  # log P(level >= x)
+        log_inside = log_below + log_above + torch.log(-torch.expm1(-2 * half * inverse))
+        return torch.where(x < half - 1, log_below, torch.where(x > 1 - half, log_above, log_inside))
+
+    def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
+        uniform = torch.rand(location.shape, generator=generator, dtype=location.dtype, device=location.device)
+        return torch.round(127.5 * (location + scale * torch.logit(uniform)) + 127.5) / 127.5 - 1
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+    "laplace": Laplace,
+    "discretized_logistic": DiscretizedLogistic,
+}
+_AUTO = {"binary": "bernoulli", "unit": "gaussian", "uint8": "discretized_logistic", "real": "gaussian"}
+
+
+def auto(spec: DataSpec) -> str:
+    """The likelihood that fits the data's values: binary Bernoulli, unit and real Gaussian, uint8 discretized logistic.
+
+    Raises:
+        UserError: for data that no likelihood fits yet.
+    """
+    if spec.values not in _AUTO:
+        raise UserError(f"no likelihood fits data of values {spec.values!r}: possible are {', '.join(_AUTO)}")
+    return _AUTO[spec.values]
+
+
+def build(name: Any, spec: DataSpec, scale: float | str | None = None) -> Likelihood:
+    """The likelihood of a model.
+
+    Args:
+        name: "auto", a name of ``LIKELIHOODS``, an import path, a class, or a ready likelihood.
+        spec: what one example looks like.
+        scale: "learned", "pixel" or a number > 0, where the likelihood has a scale; None for its default.
+
+    Raises:
+        UserError: for an unknown name, a misfit, or a scale given to a likelihood that has none.
+    """
+    likelihood: Any = resolve(auto(spec) if name == "auto" else name, LIKELIHOODS, "likelihood")
+    if scale is None:
+        return likelihood if isinstance(likelihood, Likelihood) else likelihood(spec)
+    if isinstance(likelihood, Likelihood) or "scale" not in inspect.signature(likelihood).parameters:
+        scaled = ", ".join(n for n, c in LIKELIHOODS.items() if issubclass(c, LocationScale))
+        raise UserError(f"likelihood {name!r} takes no scale, but {scale!r} was given: those with one are {scaled}")
+    return likelihood(spec, scale=scale)
+
+
+def _per_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], *[1] * (len(shape) - 1)) if len(shape) > 1 else (1,)
+
+
+def _is_positive(scale: float | str) -> bool:
+    return isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf
+
+
+def _bounded(raw: Tensor) -> Tensor:
+    return F.softplus(raw + 7) - 8

@@ -1,0 +1,70 @@
+"""Weighted terms: the mapping that turns one model into its variants, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from datamodules.errors import UserError
+from lightning_gen.names import check_arguments, resolve
+
+Term = Callable[..., Tensor]
+
+
+class Weighted(NamedTuple):
+    """One term of a loss: weight * term(s, **arguments).
+
+    Args:
+        term: the function, ``term(s, **arguments) -> (B,)``.
+        weight: a number, or a ramp such as "0..1@10000", kept as it was given.
+        arguments: keyword arguments of the term.
+    """
+
+    term: Term
+    weight: float | str
+    arguments: dict[str, Any]
+
+
+def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str, Weighted]:
+    """Read a mapping of terms: {"kl": 4}, {"kl": "0..1@10000"} or {"kl": {"weight": 1, "free_bits": 0.1}}.
+
+    A name is one of the table or an import path, "my_losses.edges", which a command line delivers as nested mappings:
+    {"my_losses": {"edges": 0.1}}. A function goes in as {"edges": {"weight": 0.1, "function": edges}}. None removes a
+    term.
+
+    Args:
+        terms: name -> weight, ramp or {"weight": weight, **arguments}.
+        table: the known terms.
+
+    Returns:
+        name -> term, weight and arguments, in the order given.
+
+    Raises:
+        UserError: for an unknown term or argument, and for what is no weight.
+    """
+    return {name: _parse(name, value, table) for name, value in _flat(terms, table) if value is not None}
+
+
+def _flat(terms: Mapping[str, Any], table: Mapping[str, Term], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Join the nested keys of an import path by dots."""
+    for key, value in terms.items():
+        name = f"{prefix}{key}"
+        is_path = isinstance(value, Mapping) and value and name not in table and not {"weight", "function"} & set(value)
+        if is_path:
+            yield from _flat(value, table, f"{name}.")
+        else:
+            yield name, value
+
+
+def _parse(name: str, value: Any, table: Mapping[str, Term]) -> Weighted:
+    arguments = dict(value) if isinstance(value, Mapping) else {"weight": value}
+    term = resolve(arguments.pop("function", name), table, "term")
+    weight = arguments.pop("weight", None)
+    if not callable(term):
+        raise UserError(f"term {name!r} is {term!r}: give a function, term(s, **arguments) -> (B,)")
+    if isinstance(weight, bool) or not isinstance(weight, int | float | str):
+        raise UserError(f"term {name!r} needs a weight, not {weight!r}: a number, or a ramp such as '0..1@10000'")
+    check_arguments(term, arguments, f"term {name!r}", skip=1)
+    return Weighted(term, weight, arguments)

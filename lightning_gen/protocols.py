@@ -1,0 +1,49 @@
+"""What a model can do is which of these methods it has; callbacks, metrics and scripts ask with ``isinstance``."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Makes new examples."""
+
+    def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
+        """n examples (n, *shape) in the range of the data, numbers ``start`` to ``start + n - 1`` of this seed."""
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Passes an example through its code."""
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x (B, *shape) -> (B, *shape)."""
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Has a latent code."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, *shape) -> z (B, Z), the mean where the code is random."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (B, Z) -> (B, *shape) in the range of the data."""
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """Knows a lower bound of the log-likelihood of an example."""
+
+    def log_likelihood(self, x: Tensor, k: int, **options: Any) -> Tensor:
+        """x (B, *shape) -> (B,) in nats, from k importance samples."""
+
+
+@runtime_checkable
+class RanksLatents(Protocol):
+    """Knows after a validation how much each latent dimension carries."""
+
+    kl_per_dimension: Tensor

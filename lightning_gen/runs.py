@@ -1,0 +1,89 @@
+"""Run folders: tb_logs/<model>-<data>[-<name>]/version_<k>/ with config.yaml, checkpoints/ and summary.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from datamodules.errors import UserError
+from lightning_gen.checkpoints import write_atomically
+
+ROOT = Path("tb_logs")
+CONFIG, SUMMARY = "config.yaml", "summary.json"
+
+
+def new_folder(config: Mapping[str, Any], root: Path = ROOT) -> Path:
+    """Make the next free version folder of this model and data."""
+    tag = "-".join(_word(config[key]) for key in ("preset", "dataset", "name") if config.get(key))
+    parent = root / tag
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(found.group(1)) for p in parent.iterdir() if (found := re.fullmatch(r"version_(\d+)", p.name))]
+        number = max(taken, default=-1) + 1
+        while True:
+            try:
+                (parent / f"version_{number}").mkdir()
+                return parent / f"version_{number}"
+            except FileExistsError:  # another run was faster
+                number += 1
+    except OSError as error:
+        raise UserError(f"cannot make a run folder in {parent}: {error.strerror}") from error
+
+
+def _word(name: str) -> str:
+    """A model's or data set's name as part of a folder's name: of a path its last part."""
+    last = (
+        name.rsplit(".", 1)[-1]
+        if "/" not in name and "\\" not in name and not Path(name).exists()
+        else Path(name).resolve().stem
+    )
+    return re.sub(r"[^\w-]+", "_", last).lower() or "data"
+
+
+def write_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Save the resolved configuration beside the checkpoints."""
+    write_atomically(folder / CONFIG, dump(config).encode())
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """A configuration as YAML, in the form that ``--config`` takes."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def folder_of(run: str) -> Path:
+    """The folder of a run that is given as a folder or as one of its checkpoints.
+
+    Raises:
+        UserError: it holds no config.yaml.
+    """
+    path = Path(run)
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / CONFIG).exists():
+            return folder
+    raise UserError(f"{run} is no run folder: there is no {CONFIG} in it; your runs are below {ROOT}/")
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Save summary.json."""
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware, as every result states them."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    packages = {name: version(name) for name in ("lightning-gen", "torch", "lightning")}
+    return {
+        **packages,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+    }
