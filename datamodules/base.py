@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, Literal
+from weakref import WeakSet
 
 import lightning as L
 import torch
@@ -56,7 +58,8 @@ class DataModule(L.LightningDataModule, ABC):
         self.binarize, self.flip = binarize, flip
         self.position = Position()
         self._splits: dict[str, Source] = {}
-        self._train: TrainLoader | None = None
+        # Weak: workers must stop when their loader is dropped, not when the garbage collector finds a cycle.
+        self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._generators: dict[torch.device, torch.Generator] = {}
 
     @abstractmethod
@@ -90,15 +93,17 @@ class DataModule(L.LightningDataModule, ABC):
         """Load all splits, once; ``stage`` makes no difference."""
         if self._splits:
             return
-        assert self.spec  # asked first, so that impossible options fail before the work
+        _ = self.spec  # first, so that impossible options fail before the work
         splits = self.splits()
-        if self.binarize == "dynamic":
-            for name in ("val", "test"):
-                if len(splits[name]):
-                    splits[name], skipped = binarized(splits[name], self.stored.values, mix(EVAL_SEED, name))
-                    self.note(skipped)
         if not len(splits["train"]):
             raise UserError(f"{type(self).__name__} holds no training example")
+        for name in ("val", "test"):
+            if not len(splits[name]):
+                warnings.warn(f"no {name} examples: training examples stand in for them", stacklevel=2)
+                splits[name] = splits["train"]
+            if self.binarize == "dynamic":
+                splits[name], skipped = binarized(splits[name], self.stored.values, mix(EVAL_SEED, name))
+                self.note(skipped)
         self._splits = splits
 
     def train_dataloader(self) -> TrainLoader:
@@ -106,25 +111,26 @@ class DataModule(L.LightningDataModule, ABC):
         self.setup()
         rank, world = self._rank_and_world()
         order = Order(len(self._splits["train"]), self.batch_size, self.seed)
-        self._train = TrainLoader(self._splits["train"], order, self.position, rank, world, self.num_workers, self.note)
-        return self._train
+        loader = TrainLoader(self._splits["train"], order, self.position, rank, world, self.num_workers, self.note)
+        self._loaders.add(loader)
+        return loader
 
-    def val_dataloader(self) -> EvalLoader | list[Any]:
-        """The validation examples once, in order; an empty list where there are none."""
+    def val_dataloader(self) -> EvalLoader:
+        """The validation examples once, in order."""
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> EvalLoader | list[Any]:
+    def test_dataloader(self) -> EvalLoader:
         """The test examples once, in order."""
         return self._eval_loader("test")
 
-    def predict_dataloader(self) -> EvalLoader | list[Any]:
+    def predict_dataloader(self) -> EvalLoader:
         """The test examples once, in order."""
         return self._eval_loader("test")
 
     def teardown(self, stage: str) -> None:
-        """Stop the workers of the training stream."""
-        if self._train is not None:
-            self._train.close()
+        """Stop the workers; a loader that is used again starts them again."""
+        for loader in list(self._loaders):
+            loader.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the training stream."""
@@ -147,7 +153,7 @@ class DataModule(L.LightningDataModule, ABC):
         """
         x = batch["x"]
         if training and self.flip:
-            x = pixels.flip(x, self._noise("flip", (), x.device) < 0.5)
+            x = pixels.flip(x, self._noise("flip", (), x.device) < 0)
         x = pixels.to_float(x, self.stored.values)
         if training and self.binarize == "dynamic":
             x = pixels.binarize(x, self._noise("binarize", tuple(x.shape[1:]), x.device))
@@ -163,18 +169,20 @@ class DataModule(L.LightningDataModule, ABC):
         return None
 
     def _noise(self, stream: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Uniform (B / world, *shape), drawn for the last global batch and sliced: N ranks equal one."""
+        """Uniform in [-1, 1), (B / world, *shape), drawn for the last global batch and sliced: N ranks equal one."""
         generator = self._generators.setdefault(device, torch.Generator(device))
         generator.manual_seed(mix(self.seed, self.position.batches - 1, stream))
         rank, world = self._rank_and_world()
-        noise = torch.rand((self.batch_size, *shape), generator=generator, device=device)
+        noise = torch.empty((self.batch_size, *shape), device=device).uniform_(-1, 1, generator=generator)
         return noise[rank_slice(self.batch_size, rank, world)]
 
-    def _eval_loader(self, split: str) -> EvalLoader | list[Any]:
+    def _eval_loader(self, split: str) -> EvalLoader:
         self.setup()
         source = self._splits[split]
         rank, world = self._rank_and_world()
-        return EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.note) if len(source) else []
+        loader = EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.note)
+        self._loaders.add(loader)
+        return loader
 
     def _rank_and_world(self) -> tuple[int, int]:
         """This process and the number of processes: of the attached trainer, else 0 of 1."""

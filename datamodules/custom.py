@@ -82,10 +82,10 @@ def to_examples(x: np.ndarray, path: Path) -> tuple[Tensor, str, str]:
 
 
 class Arrays(DataModule):
-    """Examples from a .npy or .npz file: images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in
-    [0, 1], or vectors (N, D). An .npz may hold class ids under ``y``.
+    """Examples from a .npy or .npz file.
 
-    A fixed permutation gives a tenth for validation and a tenth for test.
+    Images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in [0, 1], or vectors (N, D). An .npz may hold
+    class ids under ``y``. A fixed permutation gives a tenth for validation and a tenth for test.
 
     Args:
         path: the file. Pickled objects in it are refused.
@@ -191,9 +191,9 @@ class Adapted:
 
 
 class Custom(DataModule):
-    """Any map-style Dataset whose items are x, (x, y, ...) or dicts with "x" or "image" and "y" or "label", where x is
-    a PIL image, an array or a tensor. For use from Python.
+    """Any map-style Dataset, for use from Python.
 
+    Its items are x, (x, y, ...) or dicts with "x" or "image" and "y" or "label"; x is a PIL image, array or tensor.
     PIL images and uint8, floats in [0, 1], and floats of any range ("real", taken as they are) are told apart by some
     examples. Random transforms of the Dataset draw from global generators: such a run does not resume bit-identically.
 

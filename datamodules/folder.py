@@ -40,7 +40,7 @@ def list_images(root: Path) -> list[str]:
 def split_by_hash(names: list[str], fraction: float) -> dict[str, list[int]]:
     """Positions of the train, val and test names; a name keeps its split when others are added.
 
-    Train is never empty; from three names on neither are val and test: the smallest hashes fill them.
+    Train is never empty, and from three names on neither are val and test: the smallest hashes fill them.
 
     Args:
         names: all different.
@@ -60,11 +60,11 @@ def split_by_hash(names: list[str], fraction: float) -> dict[str, list[int]]:
 
 
 class Folder(DataModule):
-    """Images in a folder, of any size and mode, in folders nested as you like; 16 bits are reduced to 8, transparent
-    parts become white, EXIF rotation is applied.
+    """Your own images, in a folder nested as you like.
 
-    Where every image lies in one of at least two subfolders, the subfolders are the classes. The split follows from
-    a hash of each image's path, so it stays when images are added. Images that fit into ``memory`` are read once; more
+    Any size and mode will do: 16 bits are reduced to 8, transparent parts become white, EXIF rotation is applied.
+    Where every image lies in one of at least two subfolders, the subfolders are the classes. The split follows from a
+    hash of each image's path, so it stays when images are added. Images that fit into ``memory`` are read once; more
     are read by ``num_workers`` processes as they are needed.
 
     Args:

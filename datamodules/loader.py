@@ -94,7 +94,9 @@ class TrainLoader:
             batch = self.source.fetch(self.order.batch(n, self.rank, self.world))
         else:
             if self._ahead is None or self._next != n:
-                self._ahead = iter(in_workers(self.source, self._indices(n), self.num_workers))
+                self._ahead = None  # stop the old workers before new ones start
+                indices = self.order.batches(n, self.rank, self.world)  # endless: workers do not pause between epochs
+                self._ahead = iter(in_workers(self.source, indices, self.num_workers))
             batch = next(self._ahead)
             self._next = n + 1
         if "skipped" in batch:
@@ -102,12 +104,6 @@ class TrainLoader:
             if not len(batch["index"]):
                 raise UserError(f"no example of training batch {n} could be read")
         return batch
-
-    def _indices(self, n: int) -> Iterator[list[int]]:
-        """Endless: the workers never pause between epochs."""
-        while True:
-            yield self.order.batch(n, self.rank, self.world).tolist()
-            n += 1
 
 
 class EvalLoader:
@@ -128,16 +124,22 @@ class EvalLoader:
         self.source, self.note = source, note
         shares = [rows[rank_slice(len(rows), rank, world)] for rows in torch.arange(len(source)).split(batch_size)]
         self.shares: list[Tensor] = [rows for rows in shares if len(rows)]
+        self.num_workers = num_workers
         self._workers: DataLoader | None = None
-        if num_workers > 0 and self.shares:
-            self._workers = in_workers(source, [rows.tolist() for rows in self.shares], num_workers, persistent=True)
 
     def __len__(self) -> int:
         return len(self.shares)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._workers or map(self.source.fetch, self.shares):
+        if self.num_workers > 0 and self._workers is None:
+            indices = [rows.tolist() for rows in self.shares]
+            self._workers = in_workers(self.source, indices, self.num_workers, persistent=True)
+        for batch in map(self.source.fetch, self.shares) if self._workers is None else self._workers:
             if "skipped" in batch:
                 self.note(batch.pop("skipped"))
             if len(batch["index"]):
                 yield batch
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._workers = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 
 import torch
@@ -67,3 +68,9 @@ class Order:
             parts.append(self.permutation(epoch)[offset : offset + end - at])
             at += len(parts[-1])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def batches(self, n: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
+        """Batches n, n + 1, ... without end, as lists."""
+        while True:
+            yield self.batch(n, rank, world).tolist()
+            n += 1

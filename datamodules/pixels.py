@@ -26,10 +26,9 @@ def binarize(x: Tensor, noise: Tensor) -> Tensor:
 
     Args:
         x: (B, *shape) in [-1, 1].
-        noise: (B, *shape) uniform in [0, 1); overwritten by the result.
+        noise: (B, *shape) uniform in [-1, 1); overwritten by the result.
     """
-    torch.lt(noise.mul_(2).sub_(1), x, out=noise)
-    return noise.mul_(2).sub_(1)
+    return torch.lt(noise, x, out=noise).mul_(2).sub_(1)
 
 
 def threshold(x: Tensor) -> Tensor:

@@ -101,11 +101,10 @@ class Rendered:
 
 
 class Shapes(DataModule):
-    """dSprites (Matthey et al. 2017): all 737,280 combinations of shape (square, ellipse, heart), 6 scales, 40
-    orientations and 32 x 32 positions as white shapes on black, 64x64, with these five factors.
+    """dSprites (Matthey et al. 2017): 737,280 white shapes on black, 64x64, with their five factors.
 
-    Drawn here by the official recipe (see ``render`` for the agreement). A fixed permutation gives 1 % for validation
-    and 1 % for test.
+    All combinations of shape (square, ellipse, heart), 6 scales, 40 orientations and 32 x 32 positions, drawn here by
+    the official recipe (see ``render`` for the agreement). A fixed permutation gives 1 % for validation and for test.
     """
 
     def describe(self) -> DataSpec:

@@ -80,7 +80,7 @@ def binarized(source: Source, values: str, seed: int) -> tuple[Tensors, list[tup
         batch = source.fetch(rows)
         skipped += batch.pop("skipped", [])
         x = pixels.to_float(batch["x"], values)
-        x = pixels.binarize(x, torch.rand(x.shape, generator=generator))
+        x = pixels.binarize(x, torch.empty(x.shape).uniform_(-1, 1, generator=generator))
         batches.append({**batch, "x": (x > 0).to(torch.uint8) * 255})
     names = [name for name in batches[0] if name != "index"] if batches else []
     return Tensors(**{name: torch.cat([batch[name] for batch in batches]) for name in names}), skipped

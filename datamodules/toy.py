@@ -55,8 +55,9 @@ POINTS = {"grid25": (grid25, 25), "ring8": (ring8, 8), "swissroll": (swissroll, 
 
 
 class Toy(DataModule):
-    """Points in the plane, (2,) floats at the scale given below, from a fixed seed: 100,000 for training, 10,000 each
-    for validation and test.
+    """Points in the plane: 100,000 for training, 10,000 each for validation and test, from a fixed seed.
+
+    They reach the model as (2,) floats at the scale given below; where there are modes, they are the classes.
 
     Args:
         name: "grid25" (25 Gaussians of sigma 0.05 on {-4, -2, 0, 2, 4}^2), "ring8" (8 of sigma 0.02 on a circle of

@@ -209,6 +209,7 @@ class GenerativeModule(L.LightningModule):
     # Validation ----------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
+        self.finite.check()
         self._means = Means()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -229,8 +230,9 @@ class GenerativeModule(L.LightningModule):
     def _summarise(self, stage: str) -> None:
         means = self._means.reduce(self.trainer.world_size)
         values = {f"{stage}/{name}": value for name, value in self.validation_summary(means).items()}
-        self.log_dict(values, logger=False)  # for the Trainer's callbacks
-        if not self.trainer.sanity_checking:
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(values, logger=not fitting)  # for callbacks, and what trainer.validate returns
+        if fitting and not self.trainer.sanity_checking:
             self.write(values)
 
     # Averages, ownership and checkpoints ---------------------------------------------------------------------------

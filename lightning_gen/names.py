@@ -111,7 +111,7 @@ _ACCEPTS: dict[type, tuple[type, ...]] = {
     bool: (bool,),
     int: (int,),
     float: (int, float),
-    str: (str,),
+    str: (str, Callable),  # type: ignore[dict-item]  # a name may be the object itself
     list: (list, tuple),
     tuple: (list, tuple),
 }
@@ -144,5 +144,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], what
 
 
 def _fits(value: Any, default: Any) -> bool:
-    accepted = _ACCEPTS.get(type(default), (object,))
-    return isinstance(value, accepted) and (bool in accepted or object in accepted or not isinstance(value, bool))
+    accepted = _ACCEPTS.get(type(default))
+    if accepted is None:
+        return True
+    return isinstance(value, accepted) and (bool in accepted or not isinstance(value, bool))

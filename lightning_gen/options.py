@@ -55,7 +55,8 @@ def options_of(cls: type) -> dict[str, Option]:
             continue
         init = vars(base)["__init__"]
         hints = typing.get_type_hints(init)
-        docs = {param.arg_name: param.description or "" for param in parse_docstring(inspect.getdoc(base) or "").params}
+        texts = (parse_docstring(inspect.getdoc(place) or "") for place in (base, init))
+        docs = {param.arg_name: param.description or "" for text in texts for param in text.params}
         parameters = list(inspect.signature(init).parameters.values())[1:]
         for p in parameters:
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "spec":

@@ -175,18 +175,27 @@ def test_two_ranks_draw_what_one_draws(options):
 # A real Trainer ---------------------------------------------------------------------------------------------------
 
 
+class Saver(L.Callback):
+    """Saves after one batch of the run."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
 class Listener(L.LightningModule):
     """Learns nothing, writes down what it is given."""
 
-    def __init__(self, stop=-1):
+    def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen, self.valid, self.stop = [], [], stop
+        self.seen, self.valid = [], []
 
     def training_step(self, batch, batch_idx):
         self.seen.append((batch["index"].tolist(), batch["x"].sum().item()))
-        if len(self.seen) == self.stop:
-            self.trainer.should_stop = True
         return self.weight * batch["x"].mean()
 
     def validation_step(self, batch, batch_idx):
@@ -214,25 +223,23 @@ def test_trainer_resumes_inside_an_epoch(tmp_path, stop, workers):
     def data():
         return Digits(batch_size=200, flip=True, binarize="dynamic", seed=2, num_workers=workers)  # 6 batches per epoch
 
-    whole = Listener()
-    L.Trainer(max_epochs=3, **QUIET).fit(whole, data())
-    first, second = Listener(), Listener()
-    trainer = L.Trainer(max_steps=stop, **QUIET)
-    trainer.fit(first, data())
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["Digits"] == {"batches": stop}
-    L.Trainer(max_epochs=3, **QUIET).fit(second, data(), ckpt_path=tmp_path / "a.ckpt")
+    whole, rest = Listener(), Listener()
+    path = tmp_path / "a.ckpt"
+    L.Trainer(max_epochs=3, callbacks=Saver(stop, path), **QUIET).fit(whole, data())
+    assert torch.load(path, weights_only=True)["Digits"] == {"batches": stop}
+    L.Trainer(max_epochs=3, **QUIET).fit(rest, data(), ckpt_path=path, weights_only=True)
     assert len(whole.seen) == 18
-    assert first.seen + second.seen == whole.seen
-    assert whole.valid[-1] == whole.valid[0]
+    assert rest.seen == whole.seen[stop:]
+    assert whole.valid[-1] == whole.valid[-2]
 
 
-def test_trainer_accepts_data_too_small_for_validation(tmp_path):
+def test_trainer_accepts_one_image(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     model = Listener()
-    L.Trainer(max_epochs=2, **QUIET).fit(model, Folder(str(tmp_path), size=8, batch_size=4))
-    assert len(model.seen) == 2
-    assert not model.valid
+    with pytest.warns(UserWarning, match="training examples stand in"):
+        L.Trainer(max_epochs=2, **QUIET).fit(model, Folder(str(tmp_path), size=8, batch_size=4))
+    assert [index for index, _ in model.seen] == [[0] * 4] * 2
+    assert model.valid[-1][0] == [0]
 
 
 # Scale, flip, binarise --------------------------------------------------------------------------------------------
@@ -398,7 +405,7 @@ def test_shapes_factors_and_places():
 
 
 def official_frames():
-    """Factors of the frames of the official animation: scales up and down, orientations, and a walk round the border."""
+    """Factors of the frames of the official animation: scales up and down, orientations, a walk round the border."""
     up, k = list(range(6)), list(range(32))
 
     def walk(shape, places):
@@ -442,7 +449,7 @@ def test_mnist_from_files(tmp_path, unpacked):
     assert [len(data._splits[name]) for name in ("train", "val", "test")] == [55_000, 5_000, 10_000]
     val = next(iter(data.val_dataloader()))
     assert val["x"].shape == (1000, *data.spec.shape)
-    assert val["y"][:5].tolist() == [8, 7, 8, 0, 1] or unpacked
+    assert val["y"].bincount().min() > 70
     if unpacked:
         assert torch.equal(val["x"].squeeze(1), expected.data[55_000:56_000])
         assert torch.equal(val["y"], expected.targets[55_000:56_000])
@@ -460,7 +467,7 @@ def test_mnist_offline(tmp_path, monkeypatch):
     for part in (str(tmp_path), "--data mnist --data.root DIR", "train-images-idx3-ubyte.gz", "--data digits"):
         assert part in str(error.value)
     monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", refuse)
-    with pytest.raises(UserError, match="--data cifar10 --data.root DIR"):
+    with pytest.raises(UserError, match="--data cifar10 --data"):
         CIFAR10(str(tmp_path)).prepare_data()
     with pytest.raises(UserError, match="is missing"):
         MNIST(str(tmp_path)).setup()
@@ -685,8 +692,8 @@ def test_arrays(tmp_path, array, shape, kind, values, suffix):
     batch = next(iter(data.train_dataloader()))
     assert batch["x"].shape == (8, *shape)
     x = data.transform(batch)["x"]
-    expected = {"uint8": {7: 7 / 127.5 - 1, 1: 1.0}[int(array.flat[0])], "unit": 0.0, "real": -3.0}
-    assert torch.allclose(x, torch.full_like(x, expected[values] if values != "uint8" else expected["uint8"]))
+    expected = {7: 7 / 127.5 - 1, 0.5: 0.0, True: 1.0, -3: -3.0}[array.flat[0].item()]
+    assert torch.allclose(x, torch.full_like(x, expected))
 
 
 def test_unit_floats_are_binarised_too(tmp_path):

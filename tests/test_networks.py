@@ -23,7 +23,7 @@ SMALL = {"mlp": {"hidden": [12, 8]}, "dcgan": {"width": 2}}
 MLP_SHAPES = [(1,), (2,), (1, 4, 4), (3, 5, 7), (1, 28, 28), (2, 9), (1, 2, 3, 4)]
 DCGAN_SHAPES = [(1, 8, 8), (3, 9, 15), (1, 28, 28), (3, 32, 32), (2, 31, 17), (3, 8, 256), (1, 100, 64), (3, 256, 256)]
 SHAPES = [("mlp", s) for s in MLP_SHAPES] + [("dcgan", s) for s in DCGAN_SHAPES]
-ONE_EACH = [("mlp", (1, 5, 7)), ("dcgan", (3, 13, 18))]
+ONE_EACH = [("mlp", (1, 5, 7)), ("dcgan", (3, 21, 18))]
 
 
 def pair(name: str, shape: tuple[int, ...], **options) -> tuple[nn.Module, nn.Module]:
@@ -96,6 +96,7 @@ def test_activations_keep_their_size_without_a_norm(name: str, shape: tuple[int,
     encoder, decoder = pair(name, shape, norm="none", activation="relu", **options)
     x, z = torch.randn(4, *shape), torch.randn(64, 3)
     assert 0.2 < encoder.features(x).square().mean() < 5
+    assert encoder.head.weight.var().item() * encoder.num_features == pytest.approx(1 / 3, rel=0.3)
     hidden = decoder.body(z) if name == "mlp" else decoder.body[:-1](z)
     assert 0.1 < hidden.square().mean() < 10
 
@@ -158,6 +159,7 @@ def test_auto_suits_the_data(shape: tuple[int, ...], name: str):
         ("mlp", (2,), {"hidden": [0, 0]}, "hidden 0, 0: possible are whole numbers above 0"),
         ("dcgan", (1, 8, 8), {"width": 0}, "width 0"),
         ("mlp", (2,), {"dropout": "much"}, "dropout='much' is not of the type"),
+        ("mlp", (2,), {"dropout": True}, "dropout=True is not of the type"),
         ("mlp", (2,), {"dropout": 1}, "dropout 1: possible are 0 <= dropout < 1"),
         ("mlp", (2,), {"activation": "rleu"}, "did you mean 'relu'"),
         ("dcgan", (1, 8, 8), {"activation": "rleu"}, "did you mean 'relu'"),
@@ -213,8 +215,9 @@ def test_a_network_of_ones_own_by_path_or_object(my_nets):
         assert networks.decoder(name, DataSpec((5,)), 2, (7,)).out_features == 7
         with pytest.raises(UserError, match="its options are depth=1"):
             networks.encoder(name, DataSpec((5,)), 2, hidden=[3])
-    encoder = networks.encoder("mlp", DataSpec((5,)), 2, activation="my_nets.Net.Inner")
-    assert any(isinstance(m, my_nets.Net.Inner) for m in encoder.modules())
+    for activation in ("my_nets.Net.Inner", my_nets.Net.Inner):
+        encoder = networks.encoder("mlp", DataSpec((5,)), 2, activation=activation)
+        assert any(isinstance(m, my_nets.Net.Inner) for m in encoder.modules())
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -249,7 +252,10 @@ def test_resolve_says_what_was_tried(name: str, said: str, my_nets):
 
 
 def test_trust_opens_only_what_is_named(my_nets):
-    with trusting([]), pytest.raises(UserError, match=r"pass trust=\['my_nets'\] to load\(\), or --trust my_nets"):
+    with (
+        trusting([]),
+        pytest.raises(UserError, match=r"^checkpoint asks.*pass trust=\['my_nets'\] to load\(\), or --trust my_nets"),
+    ):
         resolve("my_nets.Net", TABLE, "net")
     assert "my_nets" not in sys.modules  # refused before it ran
     with trusting(["my_nets", "my_package.deep"]):

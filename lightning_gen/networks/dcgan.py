@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Condition, after, check_positive, initialise
+from lightning_gen.networks.layers import Condition, Name, after, check_positive, initialise
 
 SMALLEST, LARGEST = 8, 256
 
@@ -33,8 +33,8 @@ class DCGANEncoder(nn.Module):
         out: int,
         *,
         width: int = 32,
-        activation: str = "leaky_relu",
-        norm: str = "batch",
+        activation: Name = "leaky_relu",
+        norm: Name = "batch",
         dropout: float = 0.0,
         num_classes: int = 0,
     ) -> None:
@@ -81,8 +81,8 @@ class DCGANDecoder(nn.Module):
         params: tuple[int, ...],
         *,
         width: int = 32,
-        activation: str = "leaky_relu",
-        norm: str = "batch",
+        activation: Name = "leaky_relu",
+        norm: Name = "batch",
         dropout: float = 0.0,
         num_classes: int = 0,
     ) -> None:
@@ -91,7 +91,7 @@ class DCGANDecoder(nn.Module):
         channels = _channels(width, len(sizes) - 1)[::-1]
         start = (channels[0], *sizes[0])
         self.condition = Condition(num_classes)
-        project = nn.Linear(latent_dim + num_classes, math.prod(start), bias=norm != "batch")
+        project = nn.Linear(latent_dim + num_classes, math.prod(start))
         layers: list[nn.Module] = [nn.Sequential(project, nn.Unflatten(1, start))]  # (B, Z) -> (B, C', h, w)
         for (a, b), size in zip(pairwise(channels), sizes[1:-1], strict=True):
             layers.append(_up(a, b, size, bias=norm != "batch"))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 from lightning_gen.names import resolve
 
+Name = str | Callable[..., nn.Module]  # of a table below, an import path, or the class itself
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.2),
@@ -35,14 +37,14 @@ NORMS_2D: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def after(layer: nn.Module, channels: int, *, activation: str, norm: str, dropout: float, dims: int = 0) -> nn.Module:
+def after(layer: nn.Module, channels: int, *, activation: Name, norm: Name, dropout: float, dims: int = 0) -> nn.Module:
     """A layer, then norm, activation and dropout.
 
     Args:
         layer: gives (B, channels), or (B, channels, H, W) where dims is 2.
         channels: what the layer gives.
-        activation: a name of ``ACTIVATIONS``, or an import path.
-        norm: "none", "batch" or "layer", or an import path.
+        activation: a name of ``ACTIVATIONS``, an import path, or a class.
+        norm: "none", "batch", "layer", an import path, or a function of the channels.
         dropout: probability of dropping an element, 0 <= dropout < 1.
         dims: 0 for vectors, 2 for maps.
 
@@ -80,7 +82,7 @@ class Condition(nn.Module):
         return torch.cat([features, F.one_hot(c, self.num_classes).to(features.dtype)], dim=1)
 
 
-def initialise(network: nn.Module, norm: str) -> None:
+def initialise(network: nn.Module, norm: Name) -> None:
     """Where no norm keeps the size of activations, draw the hidden layers' weights from N(0, 2 / fan_in), biases 0.
 
     He et al. 2015: activations then keep their size through any number of layers, so that deep networks train at Adam's

@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Condition, after, check_positive, initialise
+from lightning_gen.networks.layers import Condition, Name, after, check_positive, initialise
 
 
 class MLPEncoder(nn.Module):
@@ -31,8 +31,8 @@ class MLPEncoder(nn.Module):
         out: int,
         *,
         hidden: Sequence[int] = (400,),
-        activation: str = "relu",
-        norm: str = "none",
+        activation: Name = "relu",
+        norm: Name = "none",
         dropout: float = 0.0,
         num_classes: int = 0,
     ) -> None:
@@ -73,8 +73,8 @@ class MLPDecoder(nn.Module):
         params: tuple[int, ...],
         *,
         hidden: Sequence[int] = (400,),
-        activation: str = "relu",
-        norm: str = "none",
+        activation: Name = "relu",
+        norm: Name = "none",
         dropout: float = 0.0,
         num_classes: int = 0,
     ) -> None:
@@ -90,7 +90,7 @@ class MLPDecoder(nn.Module):
         return self.head(self.body(self.condition(z, c))).unflatten(1, self.params)  # (B, D) -> (B, *params)
 
 
-def _hidden(widths: Sequence[int], activation: str, norm: str, dropout: float) -> nn.Sequential:
+def _hidden(widths: Sequence[int], activation: Name, norm: Name, dropout: float) -> nn.Sequential:
     """(B, widths[0]) -> (B, widths[-1]); batch norm brings its own bias."""
     check_positive("hidden", *widths[1:])
     return nn.Sequential(

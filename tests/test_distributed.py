@@ -1,0 +1,78 @@
+"""Two processes with gloo: equal weights on both ranks, and the run of one process within float tolerance."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from lightning_gen.checkpoints import read
+
+OPTIONS = ["--model", "vae", "--steps", 40, "--seed", 3, "--trainer.accelerator", "cpu", "--model.terms.kl.weight", 1]
+OPTIONS += ["--model.terms.kl.free_bits", 0.05, "--model.ema.vae", 1000, "--val_every", 15]
+CHECK = "helpers.SameOnAllRanks"
+
+
+def final(folder, name):
+    return read(folder / f"tb_logs/vae-digits-{name}/version_0/checkpoints/last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same command on one and on two processes."""
+    folder = tmp_path_factory.mktemp("ddp")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
+
+    def fit(*arguments):
+        command = [sys.executable, str(ROOT / "scripts/fit.py"), *map(str, arguments)]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    two = ["--trainer.devices", 2, "--trainer.callbacks", f"[{CHECK}]"]
+    output = {
+        "one": fit(*OPTIONS, "--name", "one"),
+        "two": fit(*OPTIONS, "--name", "two", *two),
+    }
+    return folder, output
+
+
+def test_two_ranks_equal_one(runs):
+    folder, _ = runs
+    one, two = final(folder, "one"), final(folder, "two")
+    for name, value in one["state_dict"].items():
+        assert torch.allclose(value, two["state_dict"][name], atol=2e-4), name
+    assert one["lightning_gen"] == two["lightning_gen"]
+
+
+def test_the_tolerance_is_far_below_what_training_moved(runs):
+    """The average lags behind the weights, so their distance is a lower bound of what 40 iterations changed."""
+    state = final(runs[0], "one")["state_dict"]
+    gaps = [
+        (value - state[name.removeprefix("averages.")]).abs().max()
+        for name, value in state.items()
+        if "averages" in name
+    ]
+    assert max(gaps) > 20 * 2e-4
+
+
+def test_validation_of_two_ranks_equals_one(runs):
+    folder, _ = runs
+    values = [
+        json.loads((folder / f"tb_logs/vae-digits-{name}/version_0/summary.json").read_text())["final"]
+        for name in ("one", "two")
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
+def test_both_ranks_hold_the_same_weights(runs):
+    _, output = runs
+    assert "ranks agree: 0.0" in output["two"]
+
+
+def test_the_batch_is_split_and_said(runs):
+    _, output = runs
+    assert "batch 128 = 2 devices x 64" in output["two"]

@@ -1,0 +1,133 @@
+"""The conformance test: a preset is tested by being in the table."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.digits import Digits
+from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.names import resolve
+from lightning_gen.presets import PRESETS
+from lightning_gen.protocols import Encodes, Likelihood, Reconstructs, Samples
+from lightning_gen.views import all_of
+
+GOLDEN = Path(__file__).parent / "golden" / "losses.txt"
+GOLDEN_STEPS = 5
+
+
+@pytest.fixture(params=PRESETS)
+def preset(request):
+    return PRESETS[request.param]
+
+
+@pytest.fixture
+def data(preset, data28):
+    if preset.data == "digits":
+        return Digits(batch_size=32)
+    options = {name: value for name, value in preset.data_arguments.items() if name != "batch_size"}
+    return data28(**options)
+
+
+@pytest.fixture
+def model(preset, data):
+    torch.manual_seed(0)
+    return resolve(preset.model, {}, "model class")(data.spec, **preset.arguments)
+
+
+def test_every_parameter_belongs_to_one_player(model):
+    owned = [id(p) for player in model.players for p in model.parameters_of(player)]
+    assert len(owned) == len(set(owned))
+    assert set(owned) == {id(p) for p in model.parameters()}
+
+
+def test_a_loss_moves_its_player_and_nobody_else(model, data, trainer):
+    """After each move, exactly the mover's parameters have changed, all of them, by finite amounts."""
+    seen = {}
+
+    def after_step(player):
+        for name in model.players:
+            now = torch.cat([p.detach().flatten() for p in model.parameters_of(name)])
+            if name in seen:
+                assert now.isfinite().all()
+                assert (now != seen[name]).any() == (name == player)
+            seen[name] = now
+        for parameter in model.parameters_of(player):
+            assert parameter.grad is not None and parameter.grad.isfinite().all()
+        still = [p for p in model.parameters_of(player) if not p.grad.any()]
+        assert not still, "a parameter without gradient"
+
+    for name in model.players:
+        seen[name] = torch.cat([p.detach().flatten() for p in model.parameters_of(name)])
+    model.after_step = after_step
+    trainer(max_steps=2, limit_val_batches=0).fit(model, data)
+    assert model.iteration == 2
+
+
+def test_checkpoint_round_trip(model, data, trainer, tmp_path):
+    run = trainer(max_steps=2, plugins=AtomicCheckpointIO())
+    run.fit(model, data)
+    path = tmp_path / "model.ckpt"
+    run.save_checkpoint(path)
+    assert read(path)["lightning_gen"]["iteration"] == 2
+    again = load(path)
+    same = type(model).load_from_checkpoint(path, weights_only=True).eval()
+    assert again.iteration == 2
+    assert again.spec == model.spec
+    with sampling(model):
+        for other in (again, same):
+            assert torch.equal(other.sample(4, seed=3), model.sample(4, seed=3))
+
+
+def test_samples(model, data):
+    assert isinstance(model, Samples)
+    with sampling(model):
+        whole = model.sample(9, seed=1)
+        parts = torch.cat([model.sample(2, seed=1), model.sample(7, seed=1, start=2)])
+    assert whole.shape == (9, *data.spec.shape)
+    assert whole.min() >= -1 and whole.max() <= 1
+    assert (whole - parts).abs().max() <= 2 / 255  # within one grey level
+    with sampling(model):
+        assert (model.sample(9, seed=2) - whole).abs().max() > 1e-3
+
+
+def test_capabilities(model, data):
+    data.setup()
+    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    x = batch["x"][:6]
+    with sampling(model):
+        if isinstance(model, Reconstructs):
+            assert model.reconstruct(x).shape == x.shape
+        if isinstance(model, Encodes):
+            assert model.decode(model.encode(x)).shape == x.shape
+        if isinstance(model, Likelihood):
+            few, many = model.log_likelihood(x, 1), model.log_likelihood(x, 50)
+            assert few.shape == (6,) and many.mean() > few.mean()
+        for name, picture in all_of(model, x, seed=0):
+            assert picture.dtype == torch.uint8 and picture.shape[0] == 3, name
+
+
+def test_validation_names_what_it_reports(model, data, trainer):
+    values = trainer().validate(model, data, verbose=False)[0]
+    assert {"val/loss", "val/reconstruction", "val/elbo", "val/nll_is8", "val/active_units"} <= set(values)
+    assert values["val/nll_is8"] <= -values["val/elbo"] + 1e-3
+
+
+def losses_of(model, data, trainer):
+    losses = []
+    model.log_every = 1
+    model.write = lambda values: losses.append(model.latest["train/loss"]) if "train/loss" in values else None
+    trainer(max_steps=GOLDEN_STEPS, limit_val_batches=0).fit(model, data)
+    return losses
+
+
+def test_golden_losses(model, data, trainer, request, preset):
+    """5 steps, CPU, float32. A changed value is explained in CHANGELOG.md under "Results may change"."""
+    name = next(name for name, row in PRESETS.items() if row is preset)
+    losses = losses_of(model, data, trainer)
+    rows = dict(line.split(maxsplit=1) for line in GOLDEN.read_text().splitlines()) if GOLDEN.exists() else {}
+    if request.config.getoption("--update-golden"):
+        rows[name] = " ".join(f"{loss:.5f}" for loss in losses)
+        GOLDEN.write_text("".join(f"{key} {rows[key]}\n" for key in sorted(rows)))
+    assert losses == pytest.approx([float(loss) for loss in rows[name].split()], rel=1e-4)

@@ -1,0 +1,266 @@
+"""The training loop with two players that take several moves, and what belongs to it."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from datamodules.errors import UserError
+from datamodules.toy import Toy
+from lightning_gen.checkpoints import AtomicCheckpointIO, load
+from lightning_gen.ema import decay
+from lightning_gen.finite import NonFinite
+from lightning_gen.models.vae import VAE
+from lightning_gen.module import GenerativeModule
+from lightning_gen.noise import BatchNoise, numbered
+
+
+class Duel(GenerativeModule):
+    """A Wasserstein GAN without its constraint, on points: enough for the loop."""
+
+    players: ClassVar = {"critic": ("critic",), "generator": ("generator",)}
+
+    def __init__(self, spec, *, critic_moves: int = 2, **options):
+        super().__init__(spec, **options)
+        self.critic_moves = critic_moves
+        self.critic = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+        self.generator = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        self.moves = []
+
+    def update_order(self, iteration):
+        return ("critic",) * self.critic_moves + ("generator",)
+
+    def loss_critic(self, batch, shared):
+        with torch.no_grad():
+            fake = self.generator(self.noise((len(batch["x"]), 4)))
+        loss = self.critic(fake).mean() - self.critic(batch["x"]).mean()
+        return loss, {"gap": loss}
+
+    def loss_generator(self, batch, shared):
+        fake = self.generator(self.noise((len(batch["x"]), 4)))
+        return -self.critic(fake).mean(), {}
+
+    def sample(self, n, y=None, seed=0, start=0):
+        return self.network("generator")(numbered(range(start, start + n), (4,), seed, "sample"))
+
+    def after_step(self, player):
+        self.moves.append(player)
+        assert all(p.requires_grad == (player == "critic") for p in self.critic.parameters())
+
+
+@pytest.fixture
+def toy():
+    return Toy(batch_size=32)
+
+
+def weights(model, player):
+    return torch.cat([p.detach().flatten() for p in model.parameters_of(player)])
+
+
+def test_players_take_turns(toy, trainer):
+    model = Duel(toy.spec)
+    run = trainer(max_steps=4, limit_val_batches=0)
+    run.fit(model, toy)
+    assert model.moves == ["critic", "critic", "generator"] * 4
+    assert (model.iteration, model.images) == (4, 4 * 32)
+
+
+def test_the_trainer_counts_iterations_not_optimizer_steps(toy, trainer):
+    """Lightning counts the steps of all optimizers; ours must count once for each iteration, whatever moves."""
+    model = Duel(toy.spec, critic_moves=5)
+    run = trainer(max_steps=10, limit_val_batches=0)
+    run.fit(model, toy)
+    assert run.global_step == model.iteration == 10
+
+
+def test_noise_differs_between_moves_and_iterations_but_not_between_runs():
+    noise = BatchNoise(0)
+    draws = []
+    for iteration, move in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        noise.at(iteration, move, 0, 1)
+        draws.append(noise((4, 3), "z"))
+    assert torch.equal(draws[0], draws[3])
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], noise((4, 3), "other"))
+
+
+def test_noise_of_the_global_batch_is_sliced():
+    noise = BatchNoise(7)
+    noise.at(3, 0, 0, 1)
+    whole = noise((8, 5), "z")
+    parts = []
+    for part in range(4):
+        noise.at(3, 0, part, 4)
+        parts.append(noise((2, 5), "z"))
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_numbered_noise_is_bit_equal_for_any_batch():
+    whole = numbered(range(50), (20,), 0, "sample")
+    assert torch.equal(whole[13:17], numbered(range(13, 17), (20,), 0, "sample"))
+    assert abs(whole.mean()) < 0.1 and abs(whole.std() - 1) < 0.05
+
+
+def test_accumulation_gives_the_same_weights(toy, trainer):
+    results = []
+    for accumulate in (1, 4):
+        torch.manual_seed(0)
+        model = Duel(toy.spec, accumulate=accumulate)
+        trainer(max_steps=3, limit_val_batches=0).fit(model, Toy(batch_size=32))
+        results.append(weights(model, "generator"))
+    assert torch.allclose(*results, atol=1e-6)
+
+
+def test_accumulation_must_divide_the_batch(toy, trainer):
+    with pytest.raises(UserError, match=r"batch of 32 .* accumulate=5"):
+        trainer(max_steps=1, limit_val_batches=0).fit(Duel(toy.spec, accumulate=5), toy)
+
+
+def test_clipping_bounds_the_gradient(toy, trainer):
+    model = Duel(toy.spec, clip=1e-3)
+    norms = []
+    model.after_step = lambda player: norms.append(
+        torch.cat([p.grad.flatten() for p in model.parameters_of(player)]).norm().item()
+    )
+    trainer(max_steps=2, limit_val_batches=0).fit(model, toy)
+    assert max(norms) <= 1e-3 * 1.001
+    assert max(norms) > 0.5e-3
+
+
+def test_l1_and_weight_decay_shrink_the_weights(toy, trainer):
+    sizes = {}
+    for name, extra in {"none": {}, "l1": {"l1": 0.1}, "weight_decay": {"weight_decay": 5.0}}.items():
+        torch.manual_seed(0)
+        model = Duel(toy.spec, optimizers={"generator": {"lr": 1e-2, **extra}})
+        trainer(max_steps=30, limit_val_batches=0).fit(model, Toy(batch_size=32))
+        sizes[name] = weights(model, "generator").abs().sum()
+    assert sizes["l1"] < sizes["none"] and sizes["weight_decay"] < sizes["none"]
+
+
+def test_learning_rate_follows_its_ramp(toy, trainer):
+    model = Duel(toy.spec, lr="1e-2..0@100%", log_every=1)
+    rates = []
+    model.write = lambda values: rates.append(values["train/lr_critic"])
+    trainer(max_steps=4, limit_val_batches=0).fit(model, toy)
+    assert rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+
+
+def test_average_follows_the_weights(toy, trainer):
+    """The average is the recursion written out, and what sampling and load use."""
+    model = Duel(toy.spec, ema={"generator": 64.0}, lr=1e-2)
+    expected = weights(model, "generator")
+    after_step = model.after_step
+
+    def note(player):
+        nonlocal expected
+        after_step(player)
+        if player == "generator":
+            keep = decay(32, model.images, 64.0)
+            expected = keep * expected + (1 - keep) * weights(model, "generator")
+
+    model.after_step = note
+    run = trainer(max_steps=5, limit_val_batches=0, plugins=AtomicCheckpointIO())
+    run.fit(model, toy)
+    average = torch.cat([p.flatten() for p in model.averages["generator"].parameters()])
+    assert torch.allclose(average, expected, atol=1e-6)
+    assert not torch.allclose(average, weights(model, "generator"), atol=1e-5)
+    path = run.default_root_dir + "/ema.ckpt"
+    run.save_checkpoint(path)
+    loaded = load(path, model=Duel)
+    assert torch.allclose(weights(loaded, "generator"), average)
+    assert not hasattr(loaded, "averages")
+    model.eval()
+    assert torch.allclose(loaded.sample(4), model.sample(4))
+
+
+def test_average_ramps_up():
+    assert decay(10, 0, 1e6) < 1e-3  # at first it is the weights themselves
+    assert decay(10, 10**9, 100.0) == pytest.approx(0.5**0.1)
+
+
+@pytest.mark.parametrize("where", ["loss", "term"])
+def test_nan_stops_with_player_and_term(toy, trainer, where):
+    class Sick(Duel):
+        def loss_critic(self, batch, shared):
+            loss, _ = super().loss_critic(batch, shared)
+            bad = torch.tensor(float("nan")) if self.iteration >= 3 else torch.tensor(0.0)
+            return loss + bad, {"healthy": loss.detach() * 0, "sick": bad}
+
+    with pytest.raises(NonFinite, match=r"'critic' became NaN or infinite at iteration 3, first in: sick"):
+        trainer(max_steps=20, limit_val_batches=0).fit(Sick(toy.spec, log_every=5), toy)
+
+
+def test_no_checkpoint_from_a_broken_state(toy, trainer, tmp_path):
+    model = Duel(toy.spec)
+    run = trainer(max_steps=2, limit_val_batches=0, plugins=AtomicCheckpointIO())
+    run.fit(model, toy)
+    with torch.no_grad():
+        model.generator[0].weight[0, 0] = float("inf")
+    with pytest.raises(NonFinite, match="a weight became NaN or infinite"):
+        run.save_checkpoint(tmp_path / "broken.ckpt")
+    assert not (tmp_path / "broken.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"optimizers": {"gen": {"lr": 1e-3}}}, "unknown player 'gen'.*generator"),
+        ({"optimizers": {"critic": {"lrr": 1e-3}}}, "unknown option of optimizers.critic 'lrr': did you mean 'lr'"),
+        ({"ema": {"gen": 100}}, "unknown player of ema 'gen'"),
+        ({"lr": "fast"}, "'fast' is neither a number nor a ramp"),
+    ],
+)
+def test_bad_options(toy, options, text):
+    with pytest.raises(UserError, match=text):
+        Duel(toy.spec, **options)
+
+
+def test_validation_is_the_mean_over_all_examples_for_any_batch_size(data28, trainer):
+    torch.manual_seed(0)
+    data = data28(binarize="threshold")
+    model = VAE(data.spec, latent_dim=4, network="mlp", terms={"kl": "0..2@10"})
+    results = []
+    for batch_size in (3, 20):
+        data = data28(binarize="threshold")
+        data.batch_size = batch_size
+        results.append(trainer().validate(model, data, verbose=False)[0])
+    for name, value in results[0].items():
+        assert value == pytest.approx(results[1][name], rel=1e-5), name
+    one = results[0]
+    assert one["val/loss"] == pytest.approx(one["val/reconstruction"] + 2 * one["val/kl"], rel=1e-5)
+
+
+def test_the_likelihood_bound_honours_k_and_not_the_chunks(data28, monkeypatch):
+    data = data28(binarize="threshold")
+    data.setup()
+    x = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)["x"][:5]
+    model = VAE(data.spec, latent_dim=4, network="mlp").eval()
+    drawn = []
+    weigh = model._log_weights
+    model._log_weights = lambda *a: drawn.append(a[-1].shape[1]) or weigh(*a)
+    with torch.no_grad():
+        whole = model.log_likelihood(x, 37)
+        assert drawn == [37]
+        monkeypatch.setattr("lightning_gen.models.vae.DECODED_AT_ONCE", 50)
+        parts = model.log_likelihood(x, 37)
+    assert sum(drawn[1:]) == 37 and len(drawn) == 5
+    assert torch.allclose(whole, parts, atol=1e-3)
+
+
+def test_vae_equals_its_definition(data28):
+    """loss = -log p(x|z) + KL with the noise of this step, written out by hand."""
+    data = data28(binarize="threshold")
+    data.setup()
+    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    model = VAE(data.spec, latent_dim=3, network="mlp", likelihood="bernoulli").eval()
+    model._examples = batch["index"].tolist()
+    loss, _ = model.loss_vae(batch, {})
+    mean, log_var = model.encoder(batch["x"]).chunk(2, 1)
+    q = torch.distributions.Normal(mean, (log_var / 2).exp())
+    z = mean + q.scale * model.noise(tuple(mean.shape))
+    p = torch.distributions.Bernoulli(logits=model.decoder(z))
+    log_p = p.log_prob((batch["x"] + 1) / 2).flatten(1).sum(1)
+    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    assert loss.item() == pytest.approx((kl - log_p).mean().item(), rel=1e-5)

@@ -1,0 +1,211 @@
+"""A run that is stopped anywhere and resumed ends bit-identical to the uninterrupted one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from datamodules.digits import Digits
+from datamodules.errors import UserError
+from lightning_gen.callbacks.checkpoints import Checkpoints, Stopped
+from lightning_gen.checkpoints import AtomicCheckpointIO, find, load, read, write_atomically
+from lightning_gen.models.vae import VAE
+
+STEPS = 30  # of 10 batches an epoch
+VAL_EVERY = 7
+
+
+def same(a, b, where=""):
+    """Whether two checkpoints hold the same values, bit by bit; the clock and Lightning's restart counters aside."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if "RunProgress" not in str(key) and key != "loops":
+                same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, f"{where}: {a} != {b}"
+
+
+class StopAt(Checkpoints):
+    """As if a signal came during an iteration."""
+
+    def __init__(self, folder, at=None, **options):
+        super().__init__(folder, **options)
+        self.at = at
+
+    @property
+    def state_key(self):
+        return "Checkpoints"
+
+    def on_train_batch_end(self, trainer, pl_module, *rest):
+        if pl_module.iteration == self.at:
+            self._signal = signal.SIGTERM
+        super().on_train_batch_end(trainer, pl_module, *rest)
+
+
+def run(folder, trainer, at=None, resume=False, steps=STEPS, epochs=None, dropout=0.2):
+    torch.manual_seed(0)
+    data = Digits(batch_size=130)
+    model = VAE(
+        data.spec,
+        latent_dim=4,
+        network_args={"hidden": [16], "dropout": dropout, "norm": "batch"},
+        terms={"kl": "0..1@20"},
+        lr="1e-2..1e-4@100% cos",
+        ema={"vae": 500.0},
+    )
+    length = {"max_epochs": epochs} if epochs else {"max_steps": steps, "max_epochs": -1}
+    checkpoints = StopAt(folder, at, every=5)
+    run = trainer(
+        **length,
+        enable_checkpointing=True,
+        callbacks=[checkpoints],
+        plugins=AtomicCheckpointIO(),
+        val_check_interval=VAL_EVERY,
+        check_val_every_n_epoch=None,
+    )
+    run.fit(model, data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
+    return read(folder / "last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return {}
+
+
+# inside an epoch, at its end, at its start, at a validation, both, before the first save, at the last iteration
+@pytest.mark.parametrize("at", [1, 3, 7, 9, 10, 11, 14, 20, 21, 29])
+@pytest.mark.parametrize("epochs", [None, 3])
+def test_stopped_anywhere(tmp_path, trainer, whole, at, epochs):
+    if epochs not in whole:
+        whole[epochs] = run(tmp_path / "whole", trainer, epochs=epochs)
+    with pytest.raises(Stopped):
+        run(tmp_path / "parts", trainer, at=at, epochs=epochs)
+    assert read(tmp_path / "parts" / "last.ckpt")["lightning_gen"]["iteration"] == at
+    same(whole[epochs], run(tmp_path / "parts", trainer, resume=True, epochs=epochs))
+
+
+def test_resumed_twice_and_from_an_older_checkpoint(tmp_path, trainer, whole):
+    if None not in whole:
+        whole[None] = run(tmp_path / "whole", trainer)
+    with pytest.raises(Stopped):
+        run(tmp_path / "parts", trainer, at=4)
+    (tmp_path / "old.ckpt").write_bytes((tmp_path / "parts" / "last.ckpt").read_bytes())
+    with pytest.raises(Stopped):
+        run(tmp_path / "parts", trainer, at=17, resume=True)
+    (tmp_path / "parts" / "last.ckpt").write_bytes((tmp_path / "old.ckpt").read_bytes())  # as after kill -9
+    same(whole[None], run(tmp_path / "parts", trainer, resume=True))
+
+
+def test_the_comparison_can_fail(tmp_path, trainer):
+    """Another noise gives other weights, so equality means something."""
+    a = run(tmp_path / "a", trainer, dropout=0.2)
+    b = run(tmp_path / "b", trainer, dropout=0.1)
+    with pytest.raises(AssertionError):
+        same(a["state_dict"], b["state_dict"])
+
+
+def start(folder, *arguments):
+    command = [sys.executable, str(ROOT / "scripts" / "fit.py"), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def stop(folder, last, name, *arguments):
+    """Start a run, send a signal once it has saved, and return its exit status and output."""
+    with start(folder, *arguments) as process:
+        give_up = time.monotonic() + 120
+        while not last.exists():
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(0.02)
+        process.send_signal(getattr(signal, name))
+        output = process.communicate(timeout=120)[0]
+    return process.returncode, output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_signals(tmp_path, script):
+    """Ctrl-C, SIGTERM and kill -9 on the real script, each resumed to the end."""
+    options = ["--model", "vae", "--steps", 600, "--save_every", 40, "--val_every", 250, "--model.ema.vae", 1000]
+    script("fit", *options, "--name", "whole")
+    reference = read(tmp_path / "tb_logs/vae-digits-whole/version_0/checkpoints/last.ckpt")
+    for name in ("SIGINT", "SIGTERM", "SIGKILL"):
+        folder = tmp_path / f"tb_logs/vae-digits-{name.lower()}/version_0"
+        last = folder / "checkpoints/last.ckpt"
+        status, output = stop(tmp_path, last, name, *options, "--name", name)
+        assert status == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[name], output
+        if name != "SIGKILL":
+            assert "--resume" in output and "Traceback" not in output
+        done = read(last)["lightning_gen"]["iteration"]
+        assert 0 < done < 600
+        script("fit", "--resume", folder)
+        same(reference["state_dict"], read(last)["state_dict"])
+        same(reference["optimizer_states"], read(last)["optimizer_states"])
+        same(reference["lightning_gen"], read(last)["lightning_gen"])
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_disk_full_while_saving(tmp_path, trainer, monkeypatch):
+    """A device without room: one line that says what to do, and the old checkpoint loads."""
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", trainer, at=6)
+    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+    (tmp_path / "run" / ".last.ckpt.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"could not save .*No space left.*--resume"):
+        run(tmp_path / "run", trainer, resume=True)
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
+
+
+def damaged(path, how):
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("hello")
+    elif how == "foreign":
+        torch.save({"state_dict": {}}, path)
+    else:
+        torch.save({"lightning_gen": test_signals}, path)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "foreign", "pickled"])
+def test_damaged_checkpoints_are_refused_and_a_good_one_is_named(tmp_path, trainer, how):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run" / "checkpoints", trainer, at=16)
+    path = find(tmp_path / "run", "last")
+    damaged(path, how)
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert str(path) in str(error.value)
+    if how != "pickled":
+        assert "previous.ckpt" in str(error.value)
+        load(path.with_name("previous.ckpt"))
+
+
+def test_a_missing_run(tmp_path):
+    with pytest.raises(UserError, match="no run folder or checkpoint at"):
+        find(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"no checkpoint in .*last.ckpt"):
+        find(tmp_path)

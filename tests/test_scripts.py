@@ -1,0 +1,233 @@
+"""The scripts as a user calls them: what they write, and one clear line for each mistake."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from PIL import Image
+from torchvision.io import decode_image
+
+from datamodules.errors import UserError
+from lightning_gen import cli
+from lightning_gen.checkpoints import load, read
+from lightning_gen.presets import PRESETS
+
+SHORT = ["--model", "vae", "--steps", 60, "--val_every", 30]
+
+
+def plan(*arguments):
+    return cli.plan(*cli.pre_parse([str(a) for a in arguments])).config
+
+
+def model_of(*arguments):
+    return plan(*arguments)["model"]["init_args"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    command = [sys.executable, str(ROOT / "scripts/fit.py"), *map(str, SHORT)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ})
+    assert result.returncode == 0, result.stderr
+    return folder / "tb_logs/vae-digits/version_0", result.stdout
+
+
+def test_a_run_writes_what_it_promises(run):
+    folder, output = run
+    for name in ("config.yaml", "samples.png", "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        assert (folder / name).exists(), name
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["iterations"] == 60 and summary["images"] == 60 * 128
+    assert summary["final"]["val/loss"] >= summary["best"]["val/loss"] > 0
+    assert {"model", "data", "seed", "seconds", "images_per_second", "environment"} <= set(summary)
+    assert "scripts/sample.py" in output and "--data mnist" in output and "--resume" in output
+
+
+def test_tensorboard_holds_curves_and_pictures(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scalars, pictures = {}, {}
+    for file in run[0].glob("events*"):
+        events = EventAccumulator(str(file)).Reload()
+        scalars |= {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+        pictures |= {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert scalars["train/loss"] == [50]
+    assert scalars["val/loss"] == [30, 60]
+    assert {"train/reconstruction", "train/kl", "train/images_per_second", "val/nll_is8"} <= set(scalars)
+    assert any(tag.startswith("final/") for tag in scalars)
+    for tag in ("samples", "reconstructions", "traversals", "interpolations"):
+        assert pictures[tag] == [30, 60], tag
+
+
+def test_config_gives_back_the_identical_run(run, script, tmp_path):
+    folder, _ = run
+    script("fit", "--config", folder / "config.yaml")
+    again = tmp_path / "tb_logs/vae-digits/version_0"
+    assert (again / "config.yaml").read_text() == (folder / "config.yaml").read_text()
+    one, two = (read(f / "checkpoints/last.ckpt")["state_dict"] for f in (folder, again))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_sample(run, script, tmp_path):
+    folder, _ = run
+    script("sample", folder, "-n", 10, "--seed", 4, "--out", tmp_path / "a", "--traverse", "--interpolate")
+    script("sample", folder / "checkpoints/best.ckpt", "-n", 5, "--seed", 4, "--out", tmp_path / "b")
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == [f"{k:05d}.png" for k in range(10)] + ["grid.png", "interpolations.png", "traversals.png"]
+    for k in range(5):
+        first, second = (decode_image(str(tmp_path / side / f"{k:05d}.png")).int() for side in "ab")
+        assert first.shape == (1, 8, 8)
+        assert (first - second).abs().max() <= 1
+    with Image.open(tmp_path / "a/00003.png") as picture:
+        text = picture.text
+    assert text["seed"] == "4" and text["number"] == "3" and text["model"] == "VAE"
+    assert re.fullmatch("[0-9a-f]{64}", text["checkpoint_sha256"])
+    assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
+
+
+def test_reconstruct(run, script, tmp_path):
+    folder, _ = run
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    Image.new("L", (8, 8), 200).save(tmp_path / "grey.jpg")
+    script("reconstruct", folder, tmp_path / "red.png", tmp_path / "grey.jpg", "--out", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["grey.png", "grid.png", "red.png"]
+    with Image.open(tmp_path / "out/red.png") as picture:
+        assert picture.size == (8, 8) and picture.text["original"] == "red.png"
+
+
+def test_resume_extends_and_init_starts_from_weights(run, script, tmp_path):
+    folder, _ = run
+    (tmp_path / "tb_logs").mkdir()
+    copy = tmp_path / "tb_logs/vae-digits/version_0"
+    shutil.copytree(folder, copy)
+    assert "60 of 60 iterations; extend it with a larger --steps" in script("fit", "--resume", copy, ok=False).stderr
+    refused = script("fit", "--resume", copy, "--steps", 80, "--model.lr", 0.1, ok=False)
+    assert refused.returncode == 2 and "model.init_args.lr: None -> 0.1" in refused.stderr
+    script("fit", "--resume", copy, "--steps", 80)
+    assert json.loads((copy / "summary.json").read_text())["iterations"] == 80
+    script("fit", "--model", "vae", "--steps", 1, "--model.lr", 0.0, "--init", folder, "--name", "tuned")
+    tuned = load(tmp_path / "tb_logs/vae-digits-tuned/version_0").state_dict()
+    start = load(folder).state_dict()
+    assert all(torch.allclose(tuned[n], start[n]) for n in start if "kl_per" not in n)
+
+
+def test_own_network_term_data_and_logger(script, tmp_path):
+    (tmp_path / "pictures/cats").mkdir(parents=True)
+    for k in range(12):
+        Image.new("RGB", (20, 30), (k * 20, 0, 99)).save(tmp_path / f"pictures/cats/{k}.png")
+    (tmp_path / "pictures/cats/broken.png").write_bytes(b"\x89PNG nothing")
+    options = ["--model.network", "helpers.tiny", "--model.terms.helpers.roughness", 0.1, "--data.size", 16]
+    csv = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.init_args.save_dir", "csv"]
+    result = script("fit", *SHORT, "--data", "./pictures", *options, *csv, PYTHONPATH=str(ROOT / "tests"))
+    folder = tmp_path / "tb_logs/vae-pictures/version_0"
+    assert "broken.png" in result.stdout and "1 " in result.stdout
+    assert (folder / "pictures/samples/00000060.png").exists()  # the logger takes none
+    assert list((tmp_path / "csv").rglob("metrics.csv"))
+    terms = read(folder / "checkpoints/last.ckpt")["hyper_parameters"]["terms"]
+    assert terms["kl"] == 1.0 and 0.1 in (terms.get("helpers.roughness"), terms.get("helpers", {}).get("roughness"))
+    with pytest.raises(UserError, match=r"asks to import 'helpers"):
+        load(folder)
+    load(folder, trust=["helpers"])
+
+
+def test_nan_stops_the_script_with_one_line(script):
+    options = ["--steps", 200, "--trainer.callbacks", "[helpers.NaNAt]", "--save_every", 40]
+    result = script("fit", "--model", "vae", *options, ok=False, PYTHONPATH=str(ROOT / "tests"))
+    assert result.returncode == 2
+    assert "player 'vae' became NaN or infinite at iteration 60" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+MISTAKES = {
+    "--model vea": "unknown model 'vea': did you mean 'vae'? known: beta-vae",
+    "--model vae --data digts": "unknown data set 'digts': did you mean 'digits'",
+    "--model vae --model.latent 3": "unknown option '--model.latent': did you mean '--model.latent_dim'",
+    "--model vae --model.latent_dim x": "--model.latent_dim takes int (default 20), not 'x'",
+    "--model vae --data.batch_size many": "--data.batch_size takes int (default 128), not 'many'",
+    "--model vae --trainer.devces 2": "did you mean '--trainer.devices'",
+    "--model vae --trainer.max_steps 3": "use --steps",
+    "--model vae --trainer.gradient_clip_val 1": "use --model.clip",
+    "--model vae --model.terms.tc 3": "unknown term 'tc'",
+    "--model vae --model.network_args.hiden 3": "has no option 'hiden'",
+    "--model vae --model.likelihood foo": "unknown likelihood 'foo'",
+    "--model vae --model.lr fast": "neither a number nor a ramp",
+    "--mdel vae": "did you mean '--model'",
+    "--model vae --steps x": "--steps",
+    "--model vae --steps 0": "must be at least 1",
+    "--model vae --steps 5 --epochs 5": "not both",
+    "--model vae --config nothing.yaml": "cannot read the configuration nothing.yaml",
+    "--model vae --data nowhere/x.npy": "nowhere/x.npy",
+    "--model vae --resume nowhere": "no run folder",
+    "--model vae --init nowhere": "no run folder or checkpoint at nowhere",
+    "--model no_such_module.Model": "no_such_module",
+    "--model vae --model.network dcgan --data toy": "dcgan",
+    "--model vae stray": "unexpected argument 'stray'",
+    "--model vae --model.latent_dim": "needs a value",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_one_line_for_a_mistake(arguments, monkeypatch, tmp_path, capsys):
+    """In this process, to be quick; test_exit_status shows that the script does the same."""
+    from lightning_gen.fit import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["fit.py", *arguments.split()])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    said = capsys.readouterr()
+    assert stop.value.code == 2
+    assert MISTAKES[arguments] in said.err
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_exit_status(script):
+    result = script("fit", "--model", "vea", ok=False)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+
+
+def test_layers():
+    assert model_of("--model", "vae")["latent_dim"] == PRESETS["vae"].arguments["latent_dim"]
+    assert model_of("--model", "vae", "--model.latent_dim", 3)["latent_dim"] == 3
+    assert model_of("--model", "vae", "--model.terms.kl", "0..4@10")["terms"] == {"kl": "0..4@10"}
+    assert model_of("--model", "vae", "--model.terms.kl.free_bits", 0.1)["terms"]["kl"] == {"free_bits": 0.1}
+    optimizers = model_of("--model", "vae", "--model.optimizers.vae.lr", "1e-4")["optimizers"]
+    assert optimizers["vae"]["lr"] == 1e-4 and optimizers["vae"]["betas"] == [0.9, 0.999]
+    assert plan("--model", "vae-mnist")["data"]["init_args"]["binarize"] == "dynamic"
+    assert plan("--model", "vae-mnist", "--data", "digits")["data"]["init_args"]["binarize"] == "none"
+
+
+def test_a_partial_file_lies_between_preset_and_command_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"steps": 7, "model": {"init_args": {"latent_dim": 5, "terms": {"kl": 2}}}}))
+    config = plan("--model", "vae", "--config", file, "--model.latent_dim", 6)
+    assert config["steps"] == 7
+    assert config["model"]["init_args"]["latent_dim"] == 6
+    assert config["model"]["init_args"]["terms"] == {"kl": 2}
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: beta-vae\n")
+    with pytest.raises(UserError, match="contradicts 'beta-vae'"):
+        plan("--model", "vae", "--config", file)
+
+
+def test_removing_a_term(tmp_path):
+    assert model_of("--model", "vae", "--model.terms.kl", "null")["terms"] == {"kl": None}
+
+
+def test_lists_and_help(script):
+    listing = script("fit").stdout
+    assert all(name in listing for name in PRESETS) and "digits" in listing and "mnist" in listing
+    text = script("fit", "--model", "beta-vae", "--help").stdout
+    assert "--model.terms" in text and "'kl': 4.0" in text and "--resume RUN" in text
+    assert len(script("fit", "--help", "all").stdout) > 2 * len(text)
