@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,13 +49,17 @@ def _section(section: str, options: Mapping[str, Option], row: Mapping[str, Any]
             continue
         default = row.get(name, option.default)
         shown = "" if default is inspect.Parameter.empty else f" (default {default})"
+        if len(shown) > 60:
+            shown = " (default: see --print_config)"
         about = option.about if everything else option.about.split("; ")[0].split(". ")[0]
-        lines.append(_line(f"--{section}.{name} {_meta(option)}", f"{about}{shown}"))
+        entry = ".KEY VALUE" if option.is_dict else f" {_meta(option)}"
+        lines.append(_line(f"--{section}.{name}{entry}", f"{about.rstrip('.')}{shown}"))
     return lines
 
 
 def _meta(option: Option) -> str:
-    return "KEY VALUE" if option.is_dict else option.type_name.upper().replace(" | NONE", "").replace(" ", "")
+    choices = re.fullmatch(r"Literal\[(.*)\]", option.type_name)
+    return choices.group(1).replace("'", "").replace(" ", "") if choices else option.type_name.removesuffix(" | none")
 
 
 def _line(option: str, about: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -42,9 +43,9 @@ class Option(NamedTuple):
 
     @property
     def type_name(self) -> str:
-        if isinstance(self.type, type):
-            return self.type.__name__
-        return str(self.type).replace("typing.", "").replace("NoneType", "none").replace("None", "none")
+        text = self.type.__name__ if isinstance(self.type, type) else str(self.type)
+        text = re.sub(r"(Union|Optional)\[(.*)\]$", r"\2", text.replace("typing.", "").replace(", ", " | "))
+        return re.sub(r"[\w.]+\.(\w+)", r"\1", text).replace("NoneType", "none").replace("None", "none")
 
 
 def options_of(cls: type) -> dict[str, Option]:

@@ -335,9 +335,12 @@ def test_importance_bound_tightens_from_below():
 
 @pytest.mark.parametrize("live", [0, 2, 5])
 def test_active_units_of_a_linear_model_are_its_live_dimensions(live: int):
-    active = latent.active_units(linear_gaussian(data=8, latents=5, live=live, n=500)["mean"])
-    assert active.tolist() == [True] * live + [False] * (5 - live)
-    assert latent.active_units(torch.tensor([[5.0, 0.0], [5.1, 0.3]])).tolist() == [False, True]
+    def active(means: Tensor) -> list[bool]:
+        return latent.active_units(means.mean(0), means.square().mean(0)).tolist()
+
+    means = linear_gaussian(data=8, latents=5, live=live, n=500)["mean"]
+    assert active(means) == [True] * live + [False] * (5 - live)
+    assert active(torch.tensor([[5.0, 0.0], [5.1, 0.3]], dtype=torch.float64)) == [False, True]
 
 
 # Terms ----------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from lightning_gen.objectives import likelihood as likelihoods
 from lightning_gen.objectives.latent import (
     TERMS,
     Step,
+    active_units,
     gaussian_log_density,
     importance_bound,
     kl_normal,
@@ -33,7 +34,6 @@ from lightning_gen.objectives.latent import (
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.schedule import schedule
 
-ACTIVE = 0.01  # variance of the posterior mean over the data above which a unit is active (Burda et al. 2016, sec. 4)
 DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound
 
 
@@ -160,6 +160,6 @@ class VAE(GenerativeModule):
 
     def validation_summary(self, means: Logs) -> dict[str, float]:
         means = dict(means)
-        variance = means.pop("mean_squared") - means.pop("mean") ** 2  # (Z,) of the posterior means over the data
+        active = active_units(means.pop("mean"), means.pop("mean_squared"))  # (Z,)
         self.kl_per_dimension.copy_(means.pop("kl_per_dimension"))
-        return {**super().validation_summary(means), "active_units": float((variance > ACTIVE).sum())}
+        return {**super().validation_summary(means), "active_units": float(active.sum())}

@@ -109,17 +109,18 @@ def importance_bound(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])
 
 
-def active_units(means: Tensor, threshold: float = ACTIVE) -> Tensor:
+def active_units(first: Tensor, second: Tensor, threshold: float = ACTIVE) -> Tensor:
     """Which latents carry information: Cov_x(E_q[z_j | x]) > threshold, Burda et al. 2016, section 4.
 
     Args:
-        means: (N, Z) posterior means of N examples.
+        first: (Z,) mean over the data of the posterior means, E_x[mu].
+        second: (Z,) mean over the data of their squares, E_x[mu^2].
         threshold: variance over the data above which a unit is active.
 
     Returns:
         (Z,) bool.
     """
-    return means.var(0, correction=0) > threshold
+    return second - first.square() > threshold
 
 
 TERMS: dict[str, Callable[..., Tensor]] = {"kl": kl}
