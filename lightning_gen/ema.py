@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from datamodules.errors import unknown
 
 
 class Averages(nn.ModuleDict):
@@ -51,3 +53,15 @@ def decay(batch: int, images: int, half_life: float, rampup: float = 0.05) -> fl
     """Weight of the old average after a batch, for a half-life in images."""
     half_life = min(half_life, max(images, batch) * rampup)
     return 0.5 ** (batch / max(half_life, 1e-8))
+
+
+def half_lives(players: Iterable[str], given: Mapping[str, float | None]) -> dict[str, float]:
+    """player -> half-life, without those that are switched off.
+
+    Raises:
+        UserError: an unknown player.
+    """
+    for player in given:
+        if player not in players:
+            raise unknown("player of ema", player, players)
+    return {player: float(images) for player, images in given.items() if images}

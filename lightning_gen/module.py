@@ -7,17 +7,15 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
-from datamodules.errors import unknown
 from datamodules.spec import DataSpec
-from lightning_gen.ema import Averages, decay
+from lightning_gen.ema import Averages, decay, half_lives
 from lightning_gen.finite import FiniteCheck
 from lightning_gen.means import Means
 from lightning_gen.names import plain
 from lightning_gen.noise import BatchNoise, numbered, seed_default_generators
-from lightning_gen.players import chunks, optimizer_options, size_of
+from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
 from lightning_gen.schedule import Schedule
 
 Batch = dict[str, Tensor]
@@ -64,13 +62,10 @@ class GenerativeModule(L.LightningModule):
         arguments = {name: plain(value) for name, value in self.hparams.items()}
         self.save_hyperparameters({**arguments, "spec": self.spec.to_dict()})
         self.options = optimizer_options(self.players, optimizers or {}, lr)
-        for player in ema or {}:
-            if player not in self.players:
-                raise unknown("player of ema", player, self.players)
+        self.half_life = half_lives(self.players, ema or {})
         for player in self.players:
             assert hasattr(self, f"loss_{player}"), f"{type(self).__name__} has no loss_{player}"
         self.schedules = {f"lr_{player}": options["lr"] for player, options in self.options.items()}
-        self.half_life = {player: float(images) for player, images in (ema or {}).items() if images}
         self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
         self.iteration = 0
         self.images = 0
@@ -79,7 +74,7 @@ class GenerativeModule(L.LightningModule):
         self.finite = FiniteCheck()
         self._examples: list[int] = []
 
-    # What a family may override ------------------------------------------------------------------------------------
+    # What a family may override
 
     def update_order(self, iteration: int) -> tuple[str, ...]:
         """Who moves in this iteration, in order."""
@@ -96,7 +91,7 @@ class GenerativeModule(L.LightningModule):
         """From means over the whole validation set to the scalars that are logged."""
         return {name: float(mean) for name, mean in means.items()}
 
-    # What a family uses --------------------------------------------------------------------------------------------
+    # What a family uses
 
     def network(self, name: str) -> Any:
         """A submodule; outside training its moving average where there is one."""
@@ -113,23 +108,13 @@ class GenerativeModule(L.LightningModule):
         """A scheduled value now; validation uses the end of the ramp, so that it compares like with like."""
         return value(self.iteration, self.total) if self.training else value.end
 
-    # The loop ------------------------------------------------------------------------------------------------------
+    # The loop
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One AdamW (Adam where there is no weight decay) for each player."""
-        scaled = isinstance(self.trainer.precision_plugin, MixedPrecision) and self.trainer.precision == "16-mixed"
-        fused = self.device.type in ("cpu", "cuda") and not scaled  # fused Adam hides the scale from clipping
-        return [
-            torch.optim.AdamW(
-                [p for p in self.parameters_of(player) if p.requires_grad],
-                lr=float(options["lr"].first),
-                betas=tuple(options["betas"]),
-                eps=options["eps"],
-                weight_decay=options["weight_decay"],
-                fused=fused,
-            )
-            for player, options in self.options.items()
-        ]
+        scaled = self.trainer.precision == "16-mixed"  # a fused step would hide the scale from clipping
+        fused = self.device.type in ("cpu", "cuda") and not scaled
+        return [adamw(self.trainable(player), options, fused) for player, options in self.options.items()]
 
     def on_train_start(self) -> None:
         trainer = self.trainer
@@ -138,7 +123,7 @@ class GenerativeModule(L.LightningModule):
         self.total = int(min((n for n in limits if n > 0), default=0)) or None
         self._noise = BatchNoise(self.seed, self.device)
         self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
-        self._owned = {player: [p for p in self.parameters_of(player) if p.requires_grad] for player in self.players}
+        self._owned = {player: self.trainable(player) for player in self.players}
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -151,12 +136,13 @@ class GenerativeModule(L.LightningModule):
         self.log_now = (self.iteration + 1) % self.log_every == 0
         logged: dict[str, Tensor | float] = {}
         for move, player in enumerate(self.update_order(self.iteration)):
-            self._freeze_all_but(player)
+            freeze_all_but(player, self._owned)
             self._moves[player].zero_grad()
             for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
                 self._noise.at(self.iteration, move, rank * len(parts) + part, world * len(parts))
                 loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
-                self.manual_backward((loss + self._l1(player)) / len(parts))
+                l1 = l1_norm(self._owned[player], self.options[player]["l1"])
+                self.manual_backward((loss + l1) / len(parts))
                 self.finite.add(player, self.iteration, loss.detach(), logs)
                 if self.log_now:
                     name = "loss" if len(self.players) == 1 else f"loss_{player}"
@@ -166,7 +152,7 @@ class GenerativeModule(L.LightningModule):
         self._count()
         if self.log_now:
             self.finite.check()
-            self.latest = {f"train/{name}": float(value) for name, value in logged.items()}
+            self.latest = {f"train/{name}": float(self._mean_of_ranks(value)) for name, value in logged.items()}
             self.write(self.latest)
 
     def _step(self, player: str) -> dict[str, float]:
@@ -185,28 +171,21 @@ class GenerativeModule(L.LightningModule):
         if self.clip:  # here, not earlier: gradients of float16 are scaled until now
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
 
-    def _freeze_all_but(self, mover: str) -> None:
-        if len(self.players) > 1:
-            for player, parameters in self._owned.items():
-                for parameter in parameters:
-                    parameter.requires_grad_(player == mover)
-
-    def _l1(self, player: str) -> Tensor | float:
-        weight = self.options[player]["l1"]
-        return weight * sum(p.abs().sum() for p in self._owned[player]) if weight else 0.0
-
     def _count(self) -> None:
         self.iteration += 1
         self.images += self._batch
         self._progress.increment_ready()  # so that the Trainer's max_steps counts iterations
         self._progress.increment_completed()
 
+    def _mean_of_ranks(self, value: Tensor | float) -> Tensor | float:
+        return self.trainer.strategy.reduce(value, reduce_op="mean") if isinstance(value, Tensor) else value
+
     def write(self, values: Mapping[str, float]) -> None:
         """Log to all loggers at this iteration; 50 times cheaper than ``self.log``."""
         for logger in self.loggers:
             logger.log_metrics(dict(values), step=self.iteration)
 
-    # Validation ----------------------------------------------------------------------------------------------------
+    # Validation
 
     def on_validation_epoch_start(self) -> None:
         self.finite.check()
@@ -235,7 +214,7 @@ class GenerativeModule(L.LightningModule):
         if fitting and not self.trainer.sanity_checking:
             self.write(values)
 
-    # Averages, ownership and checkpoints ---------------------------------------------------------------------------
+    # Averages, ownership and checkpoints
 
     def _networks(self, players: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
         return ((name, getattr(self, name)) for player in players for name in self.players[player])
@@ -243,6 +222,10 @@ class GenerativeModule(L.LightningModule):
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """All parameters of a player's submodules."""
         return [p for _, network in self._networks([player]) for p in network.parameters()]
+
+    def trainable(self, player: str) -> list[nn.Parameter]:
+        """Those that are not frozen for good."""
+        return [p for p in self.parameters_of(player) if p.requires_grad]
 
     def make_averages(self) -> None:
         """Create the moving averages as copies of the networks; once."""

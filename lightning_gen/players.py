@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from datamodules.errors import UserError, unknown
 from lightning_gen.schedule import schedule
@@ -29,6 +30,31 @@ def optimizer_options(
                 raise unknown(f"option of optimizers.{player}", name, OPTIMIZER)
     merged = {player: {**OPTIMIZER, **given.get(player, {})} for player in players}
     return {player: {**o, "lr": schedule(o["lr"] if lr is None else lr)} for player, o in merged.items()}
+
+
+def adamw(parameters: Sequence[nn.Parameter], options: Mapping[str, Any], fused: bool) -> torch.optim.AdamW:
+    """AdamW with these options; at weight decay 0 it is Adam."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=float(options["lr"].first),
+        betas=(float(options["betas"][0]), float(options["betas"][1])),
+        eps=float(options["eps"]),
+        weight_decay=float(options["weight_decay"]),
+        fused=fused,
+    )
+
+
+def freeze_all_but(mover: str, owned: Mapping[str, Sequence[nn.Parameter]]) -> None:
+    """Let gradients reach the mover's parameters only."""
+    if len(owned) > 1:
+        for player, parameters in owned.items():
+            for parameter in parameters:
+                parameter.requires_grad_(player == mover)
+
+
+def l1_norm(parameters: Sequence[nn.Parameter], weight: float) -> Tensor | float:
+    """weight * sum |w|."""
+    return weight * sum(p.abs().sum() for p in parameters) if weight else 0.0
 
 
 def size_of(batch: Mapping[str, Tensor]) -> int:

@@ -48,15 +48,11 @@ def test_two_ranks_equal_one(runs):
     assert one["lightning_gen"] == two["lightning_gen"]
 
 
-def test_the_tolerance_is_far_below_what_training_moved(runs):
-    """The average lags behind the weights, so their distance is a lower bound of what 40 iterations changed."""
-    state = final(runs[0], "one")["state_dict"]
-    gaps = [
-        (value - state[name.removeprefix("averages.")]).abs().max()
-        for name, value in state.items()
-        if "averages" in name
-    ]
-    assert max(gaps) > 20 * 2e-4
+def test_the_tolerance_is_far_below_what_training_moves(runs):
+    folder, _ = runs
+    before = read(folder / "tb_logs/vae-digits-one/version_0/checkpoints/previous.ckpt")["state_dict"]
+    after = final(folder, "one")["state_dict"]  # ten iterations later
+    assert max((after[name] - before[name]).abs().max() for name in after if "kl_per" not in name) > 20 * 2e-4
 
 
 def test_validation_of_two_ranks_equals_one(runs):

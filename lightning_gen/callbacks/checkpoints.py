@@ -45,7 +45,7 @@ class Checkpoints(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = trainer.strategy.broadcast(self.folder)  # only the first rank made the run's folder
 
-    # Boundaries: the only two places where anything is saved or stopped ---------------------------------------------
+    # Boundaries: the only two places where anything is saved or stopped
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: GenerativeModule, *_: Any) -> None:  # type: ignore[override]
         if pl_module.iteration == pl_module.total:
@@ -72,7 +72,7 @@ class Checkpoints(Checkpoint):
         if signum:
             raise Stopped(signum, self.folder.parent)
 
-    # Signals ----------------------------------------------------------------------------------------------------------
+    # Signals
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -106,7 +106,7 @@ class Checkpoints(Checkpoint):
         stop = trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False)
         return (self._signal or signal.SIGTERM) if stop else 0
 
-    # State ------------------------------------------------------------------------------------------------------------
+    # State
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_iteration": self.best_iteration}

@@ -102,7 +102,7 @@ class VAE(GenerativeModule):
         mean, log_var = self.network("encoder")(x).chunk(2, dim=1)
         return mean, log_var
 
-    # What it can do ------------------------------------------------------------------------------------------------
+    # What it can do
 
     def encode(self, x: Tensor) -> Tensor:
         """x (B, *shape) -> posterior mean (B, Z)."""
@@ -142,7 +142,7 @@ class VAE(GenerativeModule):
         prior, posterior = gaussian_log_density(z, zeros, zeros), gaussian_log_density(z, mean, log_var)
         return self.network("likelihood").log_prob(x, out) + prior - posterior
 
-    # Validation ----------------------------------------------------------------------------------------------------
+    # Validation
 
     def validation_values(self, batch: Batch) -> Logs:
         s = self.step(batch)
