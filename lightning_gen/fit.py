@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     resume = given.pop("resume", None)
     if resume:
         folder = runs.folder_of(resume)
-        saved = cli.read_config(str(folder / runs.CONFIG))
+        saved = runs.read_config(folder)
         plan = cli.plan(given, rest, base=saved)
         _refuse_changes(saved, plan.config)
     else:

@@ -41,12 +41,12 @@ PRESETS: dict[str, Preset] = {
         {
             "latent_dim": 16,
             "network": "auto",
-            "network_args": {},
+            "network_args": {"dropout": 0.1},
             "likelihood": "auto",
             "terms": {"kl": 1.0},
             "optimizers": {"vae": ADAM},
         },
-        steps=6000,
+        steps=5000,
         paper="Kingma and Welling 2013, arXiv:1312.6114",
     ),
     "beta-vae": Preset(
@@ -55,12 +55,12 @@ PRESETS: dict[str, Preset] = {
         {
             "latent_dim": 10,
             "network": "auto",
-            "network_args": {},
+            "network_args": {"dropout": 0.1},
             "likelihood": "auto",
             "terms": {"kl": 4.0},
             "optimizers": {"vae": ADAM},
         },
-        steps=6000,
+        steps=5000,
         paper="Higgins et al. 2017, openreview Sy2fzU9gl",
     ),
     "conv-vae": Preset(

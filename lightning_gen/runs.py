@@ -53,6 +53,11 @@ def write_config(config: Mapping[str, Any], folder: Path) -> None:
     write_atomically(folder / CONFIG, dump(config).encode())
 
 
+def read_config(run: str | Path) -> dict[str, Any]:
+    """The resolved configuration of a run."""
+    return yaml.safe_load((folder_of(str(run)) / CONFIG).read_text(encoding="utf-8"))
+
+
 def dump(config: Mapping[str, Any]) -> str:
     """A configuration as YAML, in the form that ``--config`` takes."""
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,198 @@
+"""The docs are true: commands parse, snippets run, tables are complete, links lead somewhere, budgets hold."""
+
+import contextlib
+import re
+import shlex
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import datamodules
+from lightning_gen import cli, fit, reconstruct, runs, sample
+from lightning_gen.networks import NETWORKS
+from lightning_gen.objectives.latent import TERMS
+from lightning_gen.objectives.likelihood import LIKELIHOODS
+from lightning_gen.presets import PRESETS
+
+READMES = ("README.md", "README.zh-CN.md")
+PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/vae.md", "docs/your-own.md"]
+OWN = "docs/your-own.md"
+
+
+def text_of(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(page), re.M | re.S)
+
+
+def commands(page):
+    return [line for block in blocks(page, "bash") for line in block.splitlines()]
+
+
+def script_calls(page):
+    """(script, arguments) of each call of a script, redirections left out."""
+    for line in commands(page):
+        for part in line.partition(" > ")[0].split(" && "):
+            words = shlex.split(part.removeprefix("PYTHONPATH=. "))
+            if words[:1] == ["python"] and words[1].startswith("scripts/"):
+                yield words[1].removeprefix("scripts/").removesuffix(".py"), words[2:]
+
+
+CALLS = [(page, *call) for page in ("README.md", "docs/vae.md") for call in script_calls(page)]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A user's folder: what the docs speak of is there, and nothing is remembered from other folders."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    known = set(sys.modules)
+    (tmp_path / "pictures/cats").mkdir(parents=True)
+    (tmp_path / "pictures/dogs").mkdir()
+    for k in range(12):
+        image = Image.fromarray(np.full((20, 30, 3), 20 * k, np.uint8))
+        image.save(tmp_path / "pictures" / ("cats" if k % 2 else "dogs") / f"{k}.png")
+    image.save("one.png")
+    image.save("two.jpg")
+    np.save("vectors.npy", np.random.default_rng(0).normal(size=(50, 6)))
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def plan(*arguments):
+    return cli.plan(*cli.pre_parse([str(a) for a in arguments]))
+
+
+def test_both_readmes_have_the_same_commands_and_snippets():
+    english, chinese = READMES
+    assert commands(english) == commands(chinese)
+    assert blocks(english, "python") == blocks(chinese, "python")
+
+
+def test_the_first_lines_set_up_everything():
+    first, second, *_ = commands("README.md")
+    assert first == "pip install -e . && python scripts/fit.py --model vae"
+    assert second == 'pip install -e ".[dev]" && python -m pytest -n 2'
+    assert [line for line in text_of("README.md").splitlines() if "python -m pytest" in line] == [second]
+    assert "grep -m 1 'python -m pytest' README.md" in text_of(".ci/run")  # which takes it from there
+
+
+MAINS = {"fit": fit.main, "sample": sample.main, "reconstruct": reconstruct.main}
+
+
+@pytest.mark.parametrize(("page", "script", "arguments"), CALLS)
+def test_every_command_is_understood(page, script, arguments, place, capsys):
+    """fit.py plans the run, with all checks of its options; the other scripts run, on a model of two iterations."""
+    if "--help" in arguments:
+        with contextlib.suppress(SystemExit):
+            MAINS[script](arguments)
+        assert "usage: " in capsys.readouterr().out
+    elif script == "fit":
+        understood(arguments, place)
+    else:
+        fit.main(["--model", "vae", "--steps", "2"])
+        MAINS[script](arguments)
+        assert list(place.rglob("grid.png"))
+
+
+def understood(arguments, place):
+    usual = plan("--model", "vae").config
+    runs.write_config(usual, runs.new_folder(usual))
+    (place / "mine.yaml").write_text(runs.dump(usual))
+    given, rest = cli.pre_parse(arguments)
+    if "resume" in given:
+        saved = cli.read_config(str(runs.folder_of(given.pop("resume")) / runs.CONFIG))
+        fit._refuse_changes(saved, cli.plan(given, rest, base=saved).config)
+    else:
+        cli.plan(given, rest)
+
+
+def test_the_snippet_of_the_readme_runs(place):
+    (snippet,) = blocks("README.md", "python")
+    names = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["pictures"].shape == (16, 1, 8, 8)
+    assert names["model"].iteration == 50
+
+
+def test_the_page_for_your_own_runs(place):
+    """Snippets that begin with a file's name are files; the others run; then the commands do, but for four steps."""
+    snippets = blocks(OWN, "python")
+    for snippet in snippets:
+        if found := re.match(r"# (\w+\.py)\n", snippet):
+            (place / found.group(1)).write_text(snippet)
+    assert len(list(place.glob("*.py"))) == 4
+    for number, snippet in enumerate(snippets):
+        exec(compile(snippet, f"{OWN} snippet {number}", "exec"), {"__name__": f"snippet_{number}"})
+    for script, arguments in script_calls(OWN):
+        if script == "fit":
+            fit.main([*arguments, "--steps", "4"])
+        else:
+            sample.main(arguments)
+    assert len(list(place.glob("tb_logs/*/version_*/samples.png"))) == len(list(script_calls(OWN))) - 1
+
+
+@pytest.mark.parametrize("page", READMES)
+def test_the_tables_are_complete(page):
+    rows = set(re.findall(r"^\| `([\w.-]+)` \|", text_of(page), re.M))
+    scripts = {path.name for path in (ROOT / "scripts").glob("*.py")}
+    assert set(PRESETS) | set(datamodules.DATASETS) | scripts <= rows
+
+
+def test_the_family_page_is_complete(place):
+    text = text_of("docs/vae.md")
+    for table in (TERMS, LIKELIHOODS, NETWORKS):
+        assert all(f"| `{name}` |" in text for name in table)
+    vaes = [name for name, row in PRESETS.items() if row.model.endswith("VAE")]
+    assert all(f"| `{name}` |" in text for name in vaes)
+    folder = fit.train(plan("--model", "vae", "--steps", 2, "--model.log_every", 1))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events, *_) = sorted(folder.glob("events*"))
+    tags = EventAccumulator(str(events)).Reload().Tags()
+    logged = [tag for tag in tags["scalars"] if re.match("train|val", tag)]
+    assert len(logged) > 8
+    assert all(f"`{tag}`" in text for tag in logged)
+    assert all(f"**{tag}**" in text for tag in tags["images"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_paths_exist(page):
+    text, folder = text_of(page), (ROOT / page).parent
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not link.startswith("http"):
+            assert (folder / link).exists(), link
+    for path in re.findall(r"`((?:lightning_gen|datamodules|scripts|tests|docs|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_pictures_are_small():
+    for path in (ROOT / "docs/images").iterdir():
+        assert path.stat().st_size < 300_000, path.name
+
+
+def lines_of(*patterns):
+    files = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    return {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+
+
+def test_the_budgets_of_the_architecture_hold():
+    assert max(lines_of("lightning_gen/models/*.py", "lightning_gen/module.py").values()) <= 300
+    assert max(lines_of("lightning_gen/**/*.py", "datamodules/*.py").values()) <= 400
+    core = [f"lightning_gen/{name}.py" for name in ("module", "presets", "schedule", "cli")]
+    assert sum(lines_of(*core, "lightning_gen/objectives/*.py").values()) <= 2000
+
+
+def test_imports_run_downwards():
+    """datamodules knows nothing of models; networks and objectives nothing of Lightning."""
+    for name in lines_of("datamodules/*.py"):
+        assert not re.search(r"^\s*(from|import) lightning_gen", text_of(name), re.M), name
+    for name in lines_of("lightning_gen/networks/*.py", "lightning_gen/objectives/*.py"):
+        assert not re.search(r"^\s*(from|import) lightning(\.|\s)", text_of(name), re.M), name
