@@ -117,7 +117,8 @@ def find(run: str | Path, which: str = "best") -> Path:
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         names = [f"{which}.ckpt", LAST, PREVIOUS, BEST]
-        found = next((folder / name for name in names if (folder / name).exists()), None)
+        others = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)  # of other Trainers
+        found = next((folder / name for name in names if (folder / name).exists()), next(iter(others), None))
         if found is None:
             raise UserError(f"no checkpoint in {path}: a run folder holds checkpoints/{LAST}, see tb_logs/")
         return found

@@ -207,9 +207,7 @@ def _finish(
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(
-                hyper, {f"final/{name.removeprefix('val/')}": value for name, value in final.items()}
-            )
+            logger.log_hyperparams(hyper, final, step=model.iteration)
             logger.finalize("success")
     _print_summary(summary, folder)
 

@@ -154,6 +154,8 @@ class GenerativeModule(L.LightningModule):
             self.finite.check()
             self.latest = {f"train/{name}": float(self._mean_of_ranks(value)) for name, value in logged.items()}
             self.write(self.latest)
+            if not getattr(self.trainer.progress_bar_callback, "reads_latest", False):
+                self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
 
     def _step(self, player: str) -> dict[str, float]:
         """Clip, step and average; returns the learning rate where it is scheduled."""
@@ -199,6 +201,9 @@ class GenerativeModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._summarise("val")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        return self(batch["x"])
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

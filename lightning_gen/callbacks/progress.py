@@ -21,6 +21,8 @@ class RunProgress(ProgressBar):
     ``seconds`` is the training time of the whole run, validations and an interruption's resumes included.
     """
 
+    reads_latest = True  # the model need not hand its values to Lightning for this bar
+
     def __init__(self) -> None:
         super().__init__()
         self.seconds = 0.0
