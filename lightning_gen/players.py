@@ -52,9 +52,9 @@ def freeze_all_but(mover: str, owned: Mapping[str, Sequence[nn.Parameter]]) -> N
                 parameter.requires_grad_(player == mover)
 
 
-def l1_norm(parameters: Sequence[nn.Parameter], weight: float) -> Tensor | float:
+def l1_norm(parameters: Sequence[nn.Parameter], weight: float) -> Tensor:
     """weight * sum |w|."""
-    return weight * sum(p.abs().sum() for p in parameters) if weight else 0.0
+    return weight * torch.stack([p.abs().sum() for p in parameters]).sum()
 
 
 def size_of(batch: Mapping[str, Tensor]) -> int:

@@ -82,7 +82,10 @@ class VAE(GenerativeModule):
     def loss_vae(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         values = self.values(self.step(batch))
         means = {name: value.mean() for name, value in values.items()}
-        return means["reconstruction"] + sum(self.weight(w) * means[name] for name, w in self.weights.items()), means
+        loss = means["reconstruction"]
+        for name, weight in self.weights.items():
+            loss = torch.add(loss, means[name], alpha=self.weight(weight))
+        return loss, means
 
     def step(self, batch: Batch) -> Step:
         """x -> q(z|x) -> z -> p(x|z), with one sample of z."""

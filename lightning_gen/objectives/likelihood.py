@@ -85,8 +85,8 @@ class Bernoulli(Likelihood):
     values = ("binary", "unit", "uint8")
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        x, out = torch.broadcast_tensors(x, out.to(x.dtype))
-        return -self._sum(F.binary_cross_entropy_with_logits(out, 0.5 * x + 0.5, reduction="none"))
+        target, out = torch.broadcast_tensors(x.add(1).mul_(0.5), out.to(x.dtype))
+        return -self._sum(F.binary_cross_entropy_with_logits(out, target, reduction="none"))
 
     def mean(self, out: Tensor) -> Tensor:
         return 2 * torch.sigmoid(out) - 1
