@@ -43,6 +43,7 @@ from torchvision.datasets import MNIST, VisionDataset
 from torchvision.transforms import ToTensor
 
 from datamodules.base import DataModule
+from datamodules.loader import Position
 from datamodules.sources import Source, Tensors
 from datamodules.spec import DataSpec
 from lightning_gen import fit
@@ -87,13 +88,13 @@ class Clock:
     """Times the batches ``WARMUP`` to ``WARMUP + iterations`` of a stream, in the same way in all loops."""
 
     def __init__(self, iterations: int) -> None:
-        self.iterations, self.seen = iterations, 0
+        self.iterations, self.seen = max(1, iterations // 10) * 10, 0
         self.started = self.stopped = (0.0, 0.0)  # wall clock and CPU time of the process, in seconds
 
     @property
     def steps(self) -> int:
-        """Length of the run: the last batch stops the clock and is not timed."""
-        return WARMUP + self.iterations + 1
+        """Length of the run: the batch after the timed ones stops the clock; in (a) ten iterations may be one batch."""
+        return WARMUP + self.iterations + 10
 
     @property
     def done(self) -> bool:
@@ -104,12 +105,13 @@ class Clock:
         wall, cpu = (stop - start for start, stop in zip(self.started, self.stopped, strict=True))
         return self.iterations * BATCH / wall, self.iterations * BATCH / cpu
 
-    def tick(self) -> None:
+    def tick(self, batches: int = 1) -> None:
+        """A batch, or ten in one, is handed out."""
         if self.seen == WARMUP:
             self.started = time.perf_counter(), time.process_time()
         elif self.seen == WARMUP + self.iterations:
             self.stopped = time.perf_counter(), time.process_time()
-        self.seen += 1
+        self.seen += batches
 
 
 class Timed:
@@ -117,13 +119,14 @@ class Timed:
 
     def __init__(self, loader: Any, clock: Clock) -> None:
         self.loader, self.clock = loader, clock
+        self.position = getattr(loader, "position", Position())
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            self.clock.tick()
+            self.clock.tick(self.position.block)
             yield batch
 
 
@@ -203,10 +206,11 @@ def ours(setting: Setting, clock: Clock) -> Pair:
     """(a) What fit.py does; it validates, draws and saves after the last iteration."""
     model = setting.model()
     config = {"seed": 0, "val_every": clock.steps, "save_every": clock.steps}
+    data = InMemory(setting.images, setting.data.targets, clock)
     folder = Path(tempfile.mkdtemp(dir=setting.folder)) / "version_0"
-    trainer = fit._trainer({"accelerator": "cpu"}, folder, config, clock.steps)
+    trainer = fit.trainer_of({"accelerator": "cpu"}, folder, config, clock.steps, data)
     with undisturbed():
-        trainer.fit(model, datamodule=InMemory(setting.images, setting.data.targets, clock))
+        trainer.fit(model, datamodule=data)
     return Pair(model.encoder, model.decoder)
 
 

@@ -175,10 +175,13 @@ class DataModule(L.LightningDataModule, ABC):
     def _noise(self, stream: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Uniform in [-1, 1), (B / world, *shape), drawn for the last global batch and sliced: N ranks equal one."""
         generator = self._generators.setdefault(device, torch.Generator(device))
-        generator.manual_seed(mix(self.seed, self.position.batches - 1, stream))
         rank, world = self._rank_and_world()
-        noise = torch.empty((self.batch_size, *shape), device=device).uniform_(-1, 1, generator=generator)
-        return noise[rank_slice(self.batch_size, rank, world)]
+        end, block = self.position.batches, self.position.block
+        noise = torch.empty((block, self.batch_size, *shape), device=device)
+        for n, part in zip(range(end - block, end), noise, strict=True):
+            generator.manual_seed(mix(self.seed, n, stream))
+            part.uniform_(-1, 1, generator=generator)
+        return noise[:, rank_slice(self.batch_size, rank, world)].flatten(0, 1)
 
     def _eval_loader(self, split: str) -> EvalLoader:
         self.setup()

@@ -58,10 +58,11 @@ class Order:
             self._epoch = epoch
         return self._permutation
 
-    def batch(self, n: int, rank: int = 0, world: int = 1) -> Tensor:
-        """Positions of one rank's share of global batch ``n``: (B / world,)."""
+    def batch(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Tensor:
+        """Positions of one rank's share of global batch ``n``: (B / world,); or of ``block`` batches, for one rank."""
+        assert block == 1 or world == 1, "only one rank gets several batches at once"
         share = rank_slice(self.batch_size, rank, world)
-        at, end = n * self.batch_size + share.start, n * self.batch_size + share.stop
+        at, end = n * self.batch_size + share.start, (n + block - 1) * self.batch_size + share.stop
         parts = []
         while at < end:
             epoch, offset = divmod(at, self.size)
@@ -69,8 +70,8 @@ class Order:
             at += len(parts[-1])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def batches(self, n: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
-        """Batches n, n + 1, ... without end, as lists."""
+    def batches(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Iterator[list[int]]:
+        """Batches n, n + 1, ... without end, as lists; ``block`` of them at once."""
         while True:
-            yield self.batch(n, rank, world).tolist()
-            n += 1
+            yield self.batch(n, rank, world, block).tolist()
+            n += block

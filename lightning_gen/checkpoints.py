@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,7 +157,40 @@ def load(
     with trusting(trust):
         cls = model or resolve(checkpoint["lightning_gen"]["model"], {}, "model class")
         loaded = cls(**arguments)
-    loaded.on_load_checkpoint(checkpoint)
-    loaded.load_state_dict(checkpoint["state_dict"])
-    loaded.use_averages()
+    load_weights(loaded, path, checkpoint)
+    loaded.count_from(checkpoint)
     return loaded.eval()
+
+
+def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]) -> None:
+    """Give a checkpoint's weights to a model, the averaged ones where there are any.
+
+    Raises:
+        UserError: they are of another architecture.
+    """
+    state = checkpoint["state_dict"]
+    averaged = {name.removeprefix("averages."): value for name, value in state.items() if name.startswith("averages.")}
+    own = {name: value for name, value in state.items() if not name.startswith("averages.")}
+    try:
+        model.load_state_dict({**own, **averaged})
+    except RuntimeError as error:
+        reason = str(error).split("\n\t")[1:3]
+        raise UserError(f"{path} holds the weights of another architecture: {' '.join(reason)}") from None
+
+
+def foreign_modules(checkpoint: dict[str, Any]) -> list[str]:
+    """Modules of the user's own that a checkpoint refers to by name: what ``load`` must be told to trust."""
+    names: set[str] = {checkpoint["lightning_gen"]["model"]}
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            names.update(value)
+            for entry in value.values():
+                walk(entry)
+        elif isinstance(value, str):
+            names.add(value)
+
+    walk(checkpoint["hyper_parameters"])
+    paths = [name.split(".") for name in names if "." in name]
+    modules = {path[0] for path in paths if all(part.isidentifier() for part in path)}
+    return sorted(module for module in modules if module in sys.modules and module != "lightning_gen")

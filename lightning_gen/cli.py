@@ -92,10 +92,10 @@ def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None 
     Raises:
         UserError: an unknown name or option, or a value of the wrong type.
     """
-    sys.path.insert(0, ".")  # import paths of the user's own
-    layer = _layer(given, base)
+    pairs = _pairs(rest)
+    layer = _layer(given, base, dict(pairs).get("model.network"))
     classes = {section: _class(section, layer[section]["class_path"]) for section in ("model", "data")}
-    passed = _take_dict_entries(_pairs(rest), layer, classes)
+    passed = _take_dict_entries(pairs, layer, classes)
     for section, cls in classes.items():
         arguments = layer[section]["init_args"]
         check_known(section, cls, arguments)
@@ -105,8 +105,11 @@ def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None 
     return Plan(_plain_config(layer, parsed), parsed, given.get("init"))
 
 
-def _layer(given: dict[str, Any], base: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The preset, below the configuration file (or the resumed run's), below the short options."""
+def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, network: str | None) -> dict[str, Any]:
+    """The preset, below the configuration file (or the resumed run's), below the short options.
+
+    ``network`` is the one that the command line asks for: the preset's options of another network are dropped.
+    """
     file = dict(base) if base is not None else read_config(given["config"]) if "config" in given else {}
     for option, key in (("model", "preset"), ("data", "dataset")):
         if option in given and file.get(key) not in (None, given[option]):
@@ -129,7 +132,9 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None) -> dict[str, A
     for key in file:
         if key not in (*TOP, *SECTIONS):
             raise unknown("key of the configuration", key, (*TOP, *SECTIONS))
-    layer = merge(layer, file)
+    layer = _over(layer, file)
+    if network not in (None, layer["model"]["init_args"].get("network")):
+        layer["model"]["init_args"]["network_args"] = {}
     length = {key: given[key] for key in ("steps", "epochs") if key in given}
     if len(length) == 2:
         raise UserError("give --steps or --epochs, not both")
@@ -139,6 +144,17 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None) -> dict[str, A
     if length:
         layer |= {"steps": None, "epochs": None} | length
     return layer | {key: given[key] for key in ("seed", "name", "val_every", "save_every") if key in given}
+
+
+def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
+    """A configuration file over the preset; a section with its class is whole and replaces the preset's."""
+    for section in ("model", "data"):
+        if "class_path" in (file.get(section) or {}):
+            layer[section] = {"class_path": file[section]["class_path"], "init_args": {}}
+    ours, theirs = layer["model"]["init_args"], (file.get("model") or {}).get("init_args") or {}
+    if theirs.get("network", ours.get("network")) != ours.get("network"):
+        ours["network_args"] = {}  # the preset's are another network's
+    return merge(layer, file)
 
 
 def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,6 +319,7 @@ def build(value: Any) -> Any:
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Call a script's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
+    sys.path.insert(0, ".")  # import paths of the user's own
     try:
         main(sys.argv[1:])
     except Stopped as stop:

@@ -12,22 +12,22 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from datamodules.base import DataModule
 from datamodules.errors import UserError
-from lightning_gen import cli, runs
+from lightning_gen import cli, runs, views
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.pictures import Pictures, sampling
 from lightning_gen.callbacks.progress import RunProgress
-from lightning_gen.checkpoints import LAST, AtomicCheckpointIO, find, read
+from lightning_gen.checkpoints import LAST, AtomicCheckpointIO, find, foreign_modules, load_weights, read
 from lightning_gen.help import help_text
 from lightning_gen.images import save_png
 from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import Samples
-from lightning_gen.render import render
-from lightning_gen.speed import NoProfiler, undisturbed
-from lightning_gen.views import SAMPLES
+from lightning_gen.speed import NoProfiler, block_size, undisturbed
 
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
 MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "data.init_args.root", "data.init_args.num_workers")
+SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
 QUIET = (  # warnings of Lightning that do not apply here
     ".*does not have many workers.*",
     ".*The number of training batches.*",
@@ -95,10 +95,14 @@ def train(plan: cli.Plan, resumed: Path | None = None) -> Path:
     if state and state["lightning_gen"]["iteration"] >= steps:
         done = state["lightning_gen"]["iteration"]
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
+    chunks = getattr(model, "accumulate", 1)
+    if isinstance(data, DataModule) and data.batch_size % chunks:
+        raise UserError(f"--model.accumulate {chunks} does not divide --data.batch_size {data.batch_size}")
     if plan.init:
-        model.load_state_dict(read(find(plan.init))["state_dict"])
+        start = find(plan.init)
+        load_weights(model, start, read(start))
     folder = resumed or (runs.new_folder(config) if _first_rank() else runs.ROOT)
-    trainer = _trainer(cli.build(plan.parsed.trainer.as_dict()), folder, config, steps)
+    trainer = trainer_of(cli.build(plan.parsed.trainer.as_dict()), folder, config, steps, data)
     _announce(trainer, model, data, folder, steps, state)
     if trainer.is_global_zero:
         runs.write_config(config, folder)
@@ -129,21 +133,25 @@ def _steps(config: dict[str, Any], data: Any) -> int:
     return config["epochs"] * max(1, data.spec.size // data.batch_size)
 
 
-def _trainer(arguments: dict[str, Any], folder: Path, config: dict[str, Any], steps: int) -> L.Trainer:
+def trainer_of(arguments: dict[str, Any], folder: Path, config: dict[str, Any], steps: int, data: Any) -> L.Trainer:
+    """The Trainer of a run of ``steps`` iterations, with its callbacks.
+
+    Raises:
+        UserError: the Trainer refuses its options.
+    """
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
     checkpoints = Checkpoints(folder / "checkpoints", config["save_every"])
     callbacks = [RunProgress(), Pictures(folder, config["seed"]), checkpoints]
-    arguments = {key: value for key, value in arguments.items() if value is not None}
-    arguments["callbacks"] = [*(arguments.get("callbacks") or []), *callbacks]
-    arguments["plugins"] = [*(arguments.get("plugins") or []), AtomicCheckpointIO()]
-    version = int(folder.name.removeprefix("version_")) if folder.name.startswith("version_") else ""
-    arguments.setdefault(
-        "logger", TensorBoardLogger(folder.parent.parent, folder.parent.name, version, default_hp_metric=False)
-    )
-    arguments.setdefault("profiler", NoProfiler())
+    arguments["callbacks"] = [*_listed(arguments.get("callbacks")), *callbacks]
+    arguments["plugins"] = [*_listed(arguments.get("plugins")), AtomicCheckpointIO()]
+    board = TensorBoardLogger(folder.parent.parent, folder.parent.name, version=folder.name, default_hp_metric=False)
+    val_every = min(steps, config["val_every"] or max(1, steps // VALIDATIONS))
+    arguments = {"logger": board, "profiler": NoProfiler()} | arguments
     arguments |= {
         "max_steps": steps,
         "max_epochs": -1,
-        "val_check_interval": min(steps, config["val_every"] or max(1, steps // VALIDATIONS)),
+        "val_check_interval": val_every,
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
@@ -151,9 +159,18 @@ def _trainer(arguments: dict[str, Any], folder: Path, config: dict[str, Any], st
         "default_root_dir": str(folder),
     }
     try:
-        return L.Trainer(**arguments)
+        trainer = L.Trainer(**arguments)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"the Trainer refuses its options: {error}") from error
+    if may_group and trainer.world_size == 1:
+        block = block_size(data.spec, data.batch_size, steps, val_every, config["save_every"])
+        data.position.block = block
+        trainer.val_check_interval = val_every // block
+    return trainer
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _announce(
@@ -186,7 +203,7 @@ def _finish(
     checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
     if isinstance(model, Samples):
         with sampling(model):
-            save_png(render(model.sample(SAMPLES, seed=config["seed"]), model.spec), folder / "samples.png")
+            save_png(views.samples(model, config["seed"]), folder / "samples.png")
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     rate = model.images / progress.training_seconds if progress.training_seconds else None
     summary = {
@@ -219,11 +236,14 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
     values = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in summary["final"].items())
     rate = summary["images_per_second"] or 0
     print(f"\ndone: {summary['iterations']:,} iterations in {summary['seconds']:.0f} s, {rate:,.0f} images/s")
-    print(f"validation: {values}")
+    if values:
+        print(f"validation: {values}")
     if summary["skipped"]:
         print(summary["skipped"])
     print(f"pictures:   {folder / 'samples.png'} and  tensorboard --logdir {runs.ROOT}")
-    print(f"sample:     python scripts/sample.py {folder} -n 64 --seed 0")
+    modules = foreign_modules(read(Path(summary["checkpoint"])))
+    trust = f" --trust {' '.join(modules)}" if modules else ""
+    print(f"sample:     python scripts/sample.py {folder} -n 64 --seed 0{trust}")
     print(f"extend:     python scripts/fit.py --resume {folder} --steps {2 * summary['iterations']}")
     if summary["data"] == "digits":
         print(f"larger:     python scripts/fit.py --model {summary['model']} --data mnist   (downloads 12 MB)")

@@ -13,7 +13,7 @@ from datamodules.spec import DataSpec
 from lightning_gen.ema import Averages, decay, half_lives
 from lightning_gen.finite import FiniteCheck
 from lightning_gen.means import Means
-from lightning_gen.names import plain
+from lightning_gen.names import at_least_one, plain
 from lightning_gen.noise import BatchNoise, numbered, seed_default_generators
 from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
 from lightning_gen.schedule import Schedule
@@ -66,9 +66,9 @@ class GenerativeModule(L.LightningModule):
         for player in self.players:
             assert hasattr(self, f"loss_{player}"), f"{type(self).__name__} has no loss_{player}"
         self.schedules = {f"lr_{player}": options["lr"] for player, options in self.options.items()}
+        at_least_one(accumulate=accumulate, log_every=log_every)
         self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
-        self.iteration = 0
-        self.images = 0
+        self.iteration, self.images = 0, 0
         self.total: int | None = None  # iterations of the run, known when it starts
         self.latest: dict[str, float] = {}  # the last logged values
         self.finite = FiniteCheck()
@@ -123,10 +123,17 @@ class GenerativeModule(L.LightningModule):
         self.total = int(min((n for n in limits if n > 0), default=0)) or None
         self._noise = BatchNoise(self.seed, self.device)
         self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
+        data = getattr(trainer, "datamodule", None)
+        self._block = getattr(getattr(data, "position", None), "block", 1)
         self._owned = {player: self.trainable(player) for player in self.players}
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """The iterations of a batch: one, or as many as fit.py asked the data to hand out at once."""
+        for part in chunks(batch, self._block):
+            self._iterate(part)
+
+    def _iterate(self, batch: Batch) -> None:
         """One iteration: the players of this turn move, then the counters do."""
         rank, world = self.global_rank, self.trainer.world_size
         seed_default_generators(self.seed, "default", self.iteration, rank)
@@ -147,7 +154,8 @@ class GenerativeModule(L.LightningModule):
                 self.finite.add(player, self.iteration, loss.detach(), logs)
                 if self.log_now:
                     name = "loss" if len(self.players) == 1 else f"loss_{player}"
-                    logged.update({name: loss.detach(), **{key: value.detach() for key, value in logs.items()}})
+                    for key, value in {name: loss, **logs}.items():
+                        logged[key] = logged.get(key, 0.0) * (part > 0) + value.detach() / len(parts)
             logged.update(self._step(player))
             self.after_step(player)
         self._count()
@@ -238,12 +246,6 @@ class GenerativeModule(L.LightningModule):
         if self.half_life and "averages" not in self._modules:
             self.averages = Averages(self._networks(list(self.half_life)))
 
-    def use_averages(self) -> None:
-        """Put the averaged weights into the networks themselves, for sampling; training cannot go on from here."""
-        for name, average in getattr(self, "averages", {}).items():
-            getattr(self, name).load_state_dict(average.state_dict())
-        self._modules.pop("averages", None)
-
     def setup(self, stage: str) -> None:
         self.make_averages()
 
@@ -259,5 +261,9 @@ class GenerativeModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.make_averages()
+        self.count_from(checkpoint)
+
+    def count_from(self, checkpoint: dict[str, Any]) -> None:
+        """Take over a checkpoint's counters."""
         counters = checkpoint["lightning_gen"]
         self.iteration, self.images = counters["iteration"], counters["images"]

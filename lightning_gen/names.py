@@ -55,8 +55,8 @@ def resolve(name: str | T, table: Mapping[str, T], kind: str) -> T:
     except (ImportError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        known = ", ".join(sorted(table))
-        raise UserError(f"cannot import {kind} {name!r}: {error}. A name without dots is one of: {known}") from error
+        known = f". A name without dots is one of: {', '.join(sorted(table))}" if table else ""
+        raise UserError(f"cannot import {kind} {name!r}: {error}{known}") from error
 
 
 def _import(path: str) -> Any:
@@ -104,6 +104,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, type) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
     return f"<instance of {type(value).__module__}.{type(value).__qualname__}>"
+
+
+def at_least_one(**numbers: int) -> None:
+    """Refuse counts and sizes below 1.
+
+    Raises:
+        UserError: that names the option.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            raise UserError(f"{name} {value}: it must be at least 1")
 
 
 # what may be given where the default is of a type; a default of another type (None) says nothing

@@ -29,7 +29,11 @@ def optimizer_options(
             if name not in OPTIMIZER:
                 raise unknown(f"option of optimizers.{player}", name, OPTIMIZER)
     merged = {player: {**OPTIMIZER, **given.get(player, {})} for player in players}
-    return {player: {**o, "lr": schedule(o["lr"] if lr is None else lr)} for player, o in merged.items()}
+    options = {player: {**o, "lr": schedule(o["lr"] if lr is None else lr)} for player, o in merged.items()}
+    for player, o in options.items():
+        if min(o["lr"].first, o["lr"].end) < 0:
+            raise UserError(f"learning rate {o['lr'].first:g} of player {player!r}: it must not be negative")
+    return options
 
 
 def adamw(parameters: Sequence[nn.Parameter], options: Mapping[str, Any], fused: bool) -> torch.optim.AdamW:
@@ -73,6 +77,6 @@ def chunks(batch: dict[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
         return
     size = size_of(batch)
     if size % count:
-        raise UserError(f"a batch of {size} per device cannot be split into accumulate={count} equal chunks")
+        raise UserError(f"a batch of {size} per device cannot be split into {count} equal chunks (accumulate)")
     for start in range(0, size, size // count):
         yield {name: values[start : start + size // count] for name, values in batch.items()}

@@ -41,12 +41,12 @@ PRESETS: dict[str, Preset] = {
         {
             "latent_dim": 16,
             "network": "auto",
-            "network_args": {"dropout": 0.1},
+            "network_args": {},
             "likelihood": "auto",
             "terms": {"kl": 1.0},
             "optimizers": {"vae": ADAM},
         },
-        steps=5000,
+        steps=3000,
         paper="Kingma and Welling 2013, arXiv:1312.6114",
     ),
     "beta-vae": Preset(
@@ -55,12 +55,12 @@ PRESETS: dict[str, Preset] = {
         {
             "latent_dim": 10,
             "network": "auto",
-            "network_args": {"dropout": 0.1},
+            "network_args": {},
             "likelihood": "auto",
             "terms": {"kl": 4.0},
             "optimizers": {"vae": ADAM},
         },
-        steps=5000,
+        steps=3000,
         paper="Higgins et al. 2017, openreview Sy2fzU9gl",
     ),
     "conv-vae": Preset(
@@ -69,7 +69,7 @@ PRESETS: dict[str, Preset] = {
         {
             "latent_dim": 32,
             "network": "dcgan",
-            "network_args": {"width": 32, "norm": "batch", "dropout": 0.0},
+            "network_args": {"width": 32, "norm": "batch"},
             "likelihood": "auto",
             "terms": {"kl": 1.0},
             "optimizers": {"vae": ADAM},
@@ -83,7 +83,7 @@ PRESETS: dict[str, Preset] = {
         {
             "latent_dim": 50,
             "network": "mlp",
-            "network_args": {"hidden": [400, 400], "activation": "leaky_relu", "norm": "batch", "dropout": 0.0},
+            "network_args": {"hidden": [400, 400], "activation": "leaky_relu", "norm": "batch"},
             "likelihood": "bernoulli",
             "terms": {"kl": 1.0},
             "optimizers": {"vae": {**ADAM, "lr": "0.002..0.00001@100% cos"}},

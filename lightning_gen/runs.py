@@ -22,7 +22,12 @@ CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 def new_folder(config: Mapping[str, Any], root: Path = ROOT) -> Path:
     """Make the next free version folder of this model and data."""
-    tag = "-".join(_word(config[key]) for key in ("preset", "dataset", "name") if config.get(key))
+    words = [
+        _word(config["preset"]),
+        _word(config["dataset"]),
+        re.sub(r"[^\w-]+", "_", config.get("name") or "").lower(),
+    ]
+    tag = "-".join(filter(None, words))
     parent = root / tag
     try:
         parent.mkdir(parents=True, exist_ok=True)

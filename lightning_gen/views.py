@@ -14,6 +14,7 @@ from lightning_gen.protocols import Encodes, RanksLatents, Reconstructs, Samples
 from lightning_gen.render import bars, render
 
 SAMPLES = 64
+POINTS = 4096
 EXAMPLES = 16
 TRAVERSED = 10  # rows, the most active dimensions
 STEPS = 11  # columns of traversals and interpolations
@@ -23,7 +24,7 @@ REACH = 3.0  # standard deviations to either side
 def all_of(model: GenerativeModule, examples: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     """(name, picture uint8 (3, H, W)) of every view that the model's capabilities allow; examples (B, *shape)."""
     if isinstance(model, Samples):
-        yield "samples", render(model.sample(SAMPLES, seed=seed), model.spec)
+        yield "samples", samples(model, seed)
     if isinstance(model, Reconstructs):
         yield "reconstructions", pairs(examples, model.reconstruct(examples), model.spec)
     if isinstance(model, Encodes) and model.spec.kind == "image":
@@ -32,6 +33,12 @@ def all_of(model: GenerativeModule, examples: Tensor, seed: int) -> Iterator[tup
             yield "interpolations", interpolations(model, examples[0::2][:4], examples[1::2][:4])
     if isinstance(model, RanksLatents):
         yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
+
+
+def samples(model: Any, seed: int) -> Tensor:
+    """A grid of new examples; of points so many that their density shows. The model ``Samples``."""
+    count = POINTS if model.spec.kind == "vector" else SAMPLES
+    return render(model.sample(count, seed=seed), model.spec)
 
 
 def pairs(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -> Tensor:

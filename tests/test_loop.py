@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from datamodules.errors import UserError
+from datamodules.spec import DataSpec
 from datamodules.toy import Toy
 from lightning_gen.checkpoints import AtomicCheckpointIO, load
 from lightning_gen.ema import decay
@@ -14,6 +15,7 @@ from lightning_gen.finite import NonFinite
 from lightning_gen.models.vae import VAE
 from lightning_gen.module import GenerativeModule
 from lightning_gen.noise import BatchNoise, numbered
+from lightning_gen.speed import block_size
 
 
 class Duel(GenerativeModule):
@@ -114,7 +116,7 @@ def test_accumulation_gives_the_same_weights(toy, trainer):
 
 
 def test_accumulation_must_divide_the_batch(toy, trainer):
-    with pytest.raises(UserError, match=r"batch of 32 .* accumulate=5"):
+    with pytest.raises(UserError, match=r"batch of 32 .* 5 equal chunks"):
         trainer(max_steps=1, limit_val_batches=0).fit(Duel(toy.spec, accumulate=5), toy)
 
 
@@ -264,3 +266,27 @@ def test_vae_equals_its_definition(data28):
     log_p = p.log_prob((batch["x"] + 1) / 2).flatten(1).sum(1)
     kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
     assert loss.item() == pytest.approx((kl - log_p).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"binarize": "dynamic"}])
+def test_iterations_in_blocks_are_the_same_iterations(data28, trainer, options):
+    """Ten batches handed out at once train as ten batches, bit by bit."""
+    results = []
+    for block in (1, 2, 5):
+        torch.manual_seed(0)
+        data = data28(**options)
+        data.position.block = block
+        model = VAE(data.spec, latent_dim=3, network="mlp", network_args={"hidden": [9], "dropout": 0.3})
+        run = trainer(max_steps=20, max_epochs=-1, limit_val_batches=0)
+        run.fit(model, data)
+        assert model.iteration == run.global_step == data.position.batches == 20
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_block_size():
+    spec = DataSpec(shape=(1, 28, 28))
+    assert block_size(spec, 128, 5000, 250, 500) == 10
+    assert block_size(spec, 256, 21500, 1075, 500) == 5
+    assert block_size(spec, 128, 137, 6, 500) == 1
+    assert block_size(DataSpec(shape=(3, 256, 256)), 128, 100, 100, 100) == 1

@@ -126,6 +126,8 @@ def test_resume_extends_and_init_starts_from_weights(run, script, tmp_path):
     tuned = load(tmp_path / "tb_logs/vae-digits-tuned/version_0").state_dict()
     start = load(folder).state_dict()
     assert all(torch.allclose(tuned[n], start[n]) for n in start if "kl_per" not in n)
+    other = script("fit", "--model", "vae", "--model.latent_dim", 3, "--init", folder, ok=False)
+    assert other.returncode == 2 and "another architecture" in other.stderr
 
 
 def test_own_network_term_data_and_logger(script, tmp_path):
@@ -178,6 +180,13 @@ MISTAKES = {
     "--model vae --init nowhere": "no run folder or checkpoint at nowhere",
     "--model no_such_module.Model": "no_such_module",
     "--model vae --model.network dcgan --data toy": "dcgan",
+    "--model vae --model.latent_dim 0": "latent_dim 0: it must be at least 1",
+    "--model vae --model.log_every 0": "log_every 0: it must be at least 1",
+    "--model vae --model.accumulate 3": "--model.accumulate 3 does not divide --data.batch_size 128",
+    "--model vae --model.lr -1": "must not be negative",
+    "--model vae --data.batch_size 0": "batch_size 0 must be at least 1",
+    "--model vae --trainer.devices 1.x": "the Trainer refuses its options",
+    "--model vae --model.ema.vae x": "--model.ema takes",
     "--model vae stray": "unexpected argument 'stray'",
     "--model vae --model.latent_dim": "needs a value",
 }
@@ -221,6 +230,18 @@ def test_a_partial_file_lies_between_preset_and_command_line(tmp_path):
     assert config["steps"] == 7
     assert config["model"]["init_args"]["latent_dim"] == 6
     assert config["model"]["init_args"]["terms"] == {"kl": 2}
+
+
+def test_options_of_a_network_stay_with_it(tmp_path):
+    assert model_of("--model", "conv-vae")["network_args"]["width"] == 32
+    assert model_of("--model", "conv-vae", "--model.network", "mlp")["network_args"] == {}
+    chosen = plan("--model", "conv-vae", "--model.network", "mlp", "--model.network_args.dropout", 0.1)
+    assert chosen["model"]["init_args"]["network_args"] == {"dropout": 0.1}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(chosen))
+    assert plan("--config", file) == chosen
+    file.write_text(yaml.safe_dump(plan("--model", "vae", "--model.terms.kl", "null")))
+    assert plan("--config", file)["model"]["init_args"]["terms"] == {"kl": None}
 
 
 def test_a_file_of_another_model_is_refused(tmp_path):

@@ -40,7 +40,8 @@ class Pictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # type: ignore[override]
         if batch_idx == 0 and self.examples is None:
-            self.examples = batch["x"][: views.EXAMPLES]
+            x = batch["x"]
+            self.examples = x if x.dim() == 2 else x[: views.EXAMPLES]  # points: as many as there are
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]

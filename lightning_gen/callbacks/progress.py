@@ -28,6 +28,7 @@ class RunProgress(ProgressBar):
         self.seconds = 0.0
         self.training_seconds = 0.0  # without validations
         self.images_per_second = 0.0
+        self._tick: float | None = None  # while training
         self._shown = True
         self._bar: Progress | None = None
 
@@ -35,12 +36,15 @@ class RunProgress(ProgressBar):
         self._shown = False
 
     def enable(self) -> None:
+        self._tick: float | None = None  # while training
         self._shown = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
-        self._tick = self._mark = time.perf_counter()
+        self._mark = time.perf_counter()
+        self._tick = self._mark
         self._images = pl_module.images
         self._first = pl_module.iteration
+        self._points = pl_module.iteration // pl_module.log_every
         self._shown = self._shown and trainer.is_global_zero
         if self._shown and sys.stdout.isatty():
             columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
@@ -49,8 +53,10 @@ class RunProgress(ProgressBar):
             self._bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: GenerativeModule, *_: Any) -> None:  # type: ignore[override]
-        if not pl_module.log_now:
+        points = pl_module.iteration // pl_module.log_every
+        if points == self._points:
             return
+        self._points = points
         now = time.perf_counter()
         self.training_seconds += now - self._mark
         self.images_per_second = (pl_module.images - self._images) / (now - self._mark)
@@ -86,8 +92,9 @@ class RunProgress(ProgressBar):
             self._bar = None
 
     def _clock(self, now: float) -> None:
-        self.seconds += now - self._tick
-        self._tick = now
+        if self._tick is not None:
+            self.seconds += now - self._tick
+            self._tick = now
 
     def _show(self, model: GenerativeModule) -> None:
         losses = (

@@ -20,6 +20,7 @@ from torch import Tensor
 from datamodules.spec import DataSpec
 from lightning_gen import networks
 from lightning_gen.module import Batch, GenerativeModule, Logs
+from lightning_gen.names import at_least_one
 from lightning_gen.noise import numbered
 from lightning_gen.objectives import likelihood as likelihoods
 from lightning_gen.objectives.latent import (
@@ -69,6 +70,7 @@ class VAE(GenerativeModule):
         **options: Any,
     ) -> None:
         super().__init__(spec, **options)
+        at_least_one(latent_dim=latent_dim, val_k=val_k)
         self.latent_dim, self.val_k = latent_dim, val_k
         network_args = network_args or {}
         self.likelihood = likelihoods.build(likelihood, self.spec, scale)
