@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -103,6 +104,8 @@ def train(plan: cli.Plan, resumed: Path | None = None) -> Path:
         load_weights(model, start, read(start))
     folder = resumed or (runs.new_folder(config) if _first_rank() else runs.ROOT)
     trainer = trainer_of(cli.build(plan.parsed.trainer.as_dict()), folder, config, steps, data)
+    if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # the players take turns
     _announce(trainer, model, data, folder, steps, state)
     if trainer.is_global_zero:
         runs.write_config(config, folder)

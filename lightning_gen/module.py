@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
 from lightning_gen.ema import Averages, decay, half_lives
 from lightning_gen.finite import FiniteCheck
-from lightning_gen.means import Means
 from lightning_gen.names import at_least_one, plain
 from lightning_gen.noise import BatchNoise, numbered, seed_default_generators
 from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
 from lightning_gen.schedule import Schedule
+from lightning_gen.speed import nobody_listens
+from lightning_gen.validation import Batch, Validated
 
-Batch = dict[str, Tensor]
-Logs = dict[str, Tensor]
 
-
-class GenerativeModule(L.LightningModule):
+class GenerativeModule(Validated):
     """A few networks owned by players; a player is one optimizer and the submodules that it updates.
 
     A family defines ``players``, builds the named submodules in its constructor and writes one
@@ -72,7 +69,6 @@ class GenerativeModule(L.LightningModule):
         self.total: int | None = None  # iterations of the run, known when it starts
         self.latest: dict[str, float] = {}  # the last logged values
         self.finite = FiniteCheck()
-        self._examples: list[int] = []
 
     # What a family may override
 
@@ -82,14 +78,6 @@ class GenerativeModule(L.LightningModule):
 
     def after_step(self, player: str) -> None:
         """Called after each move of a player: weight clipping, codebooks, adaptive augmentation."""
-
-    def validation_values(self, batch: Batch) -> Logs:
-        """Values (B, ...) of each example of a validation batch; their means go to ``validation_summary``."""
-        return {}
-
-    def validation_summary(self, means: Logs) -> dict[str, float]:
-        """From means over the whole validation set to the scalars that are logged."""
-        return {name: float(mean) for name, mean in means.items()}
 
     # What a family uses
 
@@ -102,7 +90,7 @@ class GenerativeModule(L.LightningModule):
         """Standard normal noise (B, ...), see noise.py; in validation it depends on the example alone."""
         if self.training:
             return self._noise(shape, stream)
-        return numbered(self._examples, shape[1:], self.seed, "validation", stream).to(self.device)
+        return numbered(self.numbers, shape[1:], self.seed, "validation", stream).to(self.device)
 
     def weight(self, value: Schedule) -> float:
         """A scheduled value now; validation uses the end of the ramp, so that it compares like with like."""
@@ -125,6 +113,7 @@ class GenerativeModule(L.LightningModule):
         self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
         data = getattr(trainer, "datamodule", None)
         self._block = getattr(getattr(data, "position", None), "block", 1)
+        self._direct = nobody_listens(self)
         self._owned = {player: self.trainable(player) for player in self.players}
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
@@ -139,8 +128,8 @@ class GenerativeModule(L.LightningModule):
         seed_default_generators(self.seed, "default", self.iteration, rank)
         parts = list(chunks(batch, self.accumulate))
         shared: list[dict[str, Any]] = [{} for _ in parts]
-        self._batch = world * size_of(batch)
-        self.log_now = (self.iteration + 1) % self.log_every == 0
+        images = world * size_of(batch)
+        log_now = (self.iteration + 1) % self.log_every == 0
         logged: dict[str, Tensor | float] = {}
         for move, player in enumerate(self.update_order(self.iteration)):
             freeze_all_but(player, self._owned)
@@ -150,31 +139,35 @@ class GenerativeModule(L.LightningModule):
                 loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
                 l1 = self.options[player]["l1"]
                 total = loss + l1_norm(self._owned[player], l1) if l1 else loss
-                self.manual_backward(total / len(parts) if len(parts) > 1 else total)
+                total = total / len(parts) if len(parts) > 1 else total
+                total.backward() if self._direct else self.manual_backward(total)
                 self.finite.add(player, self.iteration, loss.detach(), logs)
-                if self.log_now:
+                if log_now:
                     name = "loss" if len(self.players) == 1 else f"loss_{player}"
                     for key, value in {name: loss, **logs}.items():
                         logged[key] = logged.get(key, 0.0) * (part > 0) + value.detach() / len(parts)
-            logged.update(self._step(player))
+            logged.update(self._step(player, images))
             self.after_step(player)
-        self._count()
-        if self.log_now:
+        self._count(images)
+        if log_now:
             self.finite.check()
             self.latest = {f"train/{name}": float(self._mean_of_ranks(value)) for name, value in logged.items()}
             self.write(self.latest)
             if not getattr(self.trainer.progress_bar_callback, "reads_latest", False):
                 self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
 
-    def _step(self, player: str) -> dict[str, float]:
+    def _step(self, player: str, images: int) -> dict[str, float]:
         """Clip, step and average; returns the learning rate where it is scheduled."""
         optimizer, lr = self._moves[player], self.options[player]["lr"]
         for group in optimizer.param_groups:
             group["lr"] = lr(self.iteration, self.total)
-        # Not through LightningOptimizer.step, which would count each player's move as a step of the run.
-        self.trainer.strategy.optimizer_step(optimizer, lambda: None)
+        if self._direct:
+            self.on_before_optimizer_step(optimizer)
+            optimizer.step()
+        else:  # not through LightningOptimizer.step, which would count each player's move as a step of the run
+            self.trainer.strategy.optimizer_step(optimizer, lambda: None)
         if player in self.half_life:
-            keep = decay(self._batch, self.images, self.half_life[player])
+            keep = decay(images, self.images, self.half_life[player])
             self.averages.follow(self._networks([player]), keep)
         return {} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]}
 
@@ -182,51 +175,14 @@ class GenerativeModule(L.LightningModule):
         if self.clip:  # here, not earlier: gradients of float16 are scaled until now
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
 
-    def _count(self) -> None:
+    def _count(self, images: int) -> None:
         self.iteration += 1
-        self.images += self._batch
+        self.images += images
         self._progress.increment_ready()  # so that the Trainer's max_steps counts iterations
         self._progress.increment_completed()
 
     def _mean_of_ranks(self, value: Tensor | float) -> Tensor | float:
         return self.trainer.strategy.reduce(value, reduce_op="mean") if isinstance(value, Tensor) else value
-
-    def write(self, values: Mapping[str, float]) -> None:
-        """Log to all loggers at this iteration; 50 times cheaper than ``self.log``."""
-        for logger in self.loggers:
-            logger.log_metrics(dict(values), step=self.iteration)
-
-    # Validation
-
-    def on_validation_epoch_start(self) -> None:
-        self.finite.check()
-        self._means = Means()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        size = size_of(batch)
-        numbers = batch.get("index")
-        self._examples = list(range(batch_idx * size, (batch_idx + 1) * size)) if numbers is None else numbers.tolist()
-        self._means.add(self.validation_values(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        self._summarise("val")
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
-        return self(batch["x"])
-
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
-
-    def on_test_epoch_end(self) -> None:
-        self._summarise("test")
-
-    def _summarise(self, stage: str) -> None:
-        means = self._means.reduce(self.trainer.world_size)
-        values = {f"{stage}/{name}": value for name, value in self.validation_summary(means).items()}
-        fitting = self.trainer.state.fn == "fit"
-        self.log_dict(values, logger=not fitting)  # for callbacks, and what trainer.validate returns
-        if fitting and not self.trainer.sanity_checking:
-            self.write(values)
 
     # Averages, ownership and checkpoints
 

@@ -54,7 +54,7 @@ class BatchNoise:
         noise = torch.randn(
             (size * self.parts, *shape[1:]), generator=self.generator, device=self.generator.device
         )  # the global batch
-        return noise[self.part * size : (self.part + 1) * size]
+        return noise if self.parts == 1 else noise[self.part * size : (self.part + 1) * size]
 
 
 def seed_default_generators(*key: int | str) -> None:

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.spec import DataSpec
 
@@ -33,6 +37,16 @@ def block_size(spec: DataSpec, batch_size: int, *boundaries: int) -> int:
     largest = BLOCK_BYTES // (4 * batch_size * math.prod(spec.shape))
     common = math.gcd(*boundaries)
     return max(k for k in range(1, 11) if k == 1 or (k <= largest and common % k == 0))
+
+
+def nobody_listens(model: L.LightningModule) -> bool:
+    """Whether backward pass and step can be called directly: one device, full precision, nobody's hook around them."""
+    trainer, hooks = model.trainer, ("on_before_backward", "on_after_backward")
+    plain = isinstance(trainer.strategy, SingleDeviceStrategy) and type(trainer.precision_plugin) is Precision
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    heard = any(is_overridden(hook, model, L.LightningModule) for hook in hooks)
+    heard |= any(is_overridden(h, c, L.Callback) for h in (*hooks, "on_before_optimizer_step") for c in callbacks)
+    return plain and not heard
 
 
 @contextmanager

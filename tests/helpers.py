@@ -1,9 +1,14 @@
 """What tests hand to the scripts by import path."""
 
+from typing import ClassVar
+
 import lightning as L
 import torch
+from torch import nn
 
+from lightning_gen.module import GenerativeModule
 from lightning_gen.networks import NETWORKS, Network
+from lightning_gen.noise import numbered
 
 
 class SameOnAllRanks(L.Callback):
@@ -33,3 +38,36 @@ tiny = Network(
     lambda spec, out: NETWORKS["mlp"].encoder(spec, out, hidden=[8]),
     lambda spec, latent_dim, params: NETWORKS["mlp"].decoder(spec, latent_dim, params, hidden=[8]),
 )
+
+
+class Duel(GenerativeModule):
+    """A Wasserstein GAN without its constraint, on points: enough for the loop."""
+
+    players: ClassVar = {"critic": ("critic",), "generator": ("generator",)}
+
+    def __init__(self, spec, *, critic_moves: int = 2, **options):
+        super().__init__(spec, **options)
+        self.critic_moves = critic_moves
+        self.critic = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+        self.generator = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        self.moves = []
+
+    def update_order(self, iteration):
+        return ("critic",) * self.critic_moves + ("generator",)
+
+    def loss_critic(self, batch, shared):
+        with torch.no_grad():
+            fake = self.generator(self.noise((len(batch["x"]), 4)))
+        loss = self.critic(fake).mean() - self.critic(batch["x"]).mean()
+        return loss, {"gap": loss}
+
+    def loss_generator(self, batch, shared):
+        fake = self.generator(self.noise((len(batch["x"]), 4)))
+        return -self.critic(fake).mean(), {}
+
+    def sample(self, n, y=None, seed=0, start=0):
+        return self.network("generator")(numbered(range(start, start + n), (4,), seed, "sample"))
+
+    def after_step(self, player):
+        self.moves.append(player)
+        assert all(p.requires_grad == (player == "critic") for p in self.critic.parameters())

@@ -13,6 +13,7 @@ from lightning_gen.checkpoints import read
 
 OPTIONS = ["--model", "vae", "--steps", 40, "--seed", 3, "--trainer.accelerator", "cpu", "--model.terms.kl.weight", 1]
 OPTIONS += ["--model.terms.kl.free_bits", 0.05, "--model.ema.vae", 1000, "--val_every", 15]
+DUEL = ["--model", "helpers.Duel", "--data", "toy", "--steps", 20, "--model.clip", 1.0, "--trainer.accelerator", "cpu"]
 CHECK = "helpers.SameOnAllRanks"
 
 
@@ -36,6 +37,8 @@ def runs(tmp_path_factory):
     output = {
         "one": fit(*OPTIONS, "--name", "one"),
         "two": fit(*OPTIONS, "--name", "two", *two),
+        "duel1": fit(*DUEL, "--name", "one"),
+        "duel2": fit(*DUEL, "--name", "two", *two),
     }
     return folder, output
 
@@ -72,3 +75,12 @@ def test_both_ranks_hold_the_same_weights(runs):
 def test_the_batch_is_split_and_said(runs):
     _, output = runs
     assert "batch 128 = 2 devices x 64" in output["two"]
+
+
+def test_two_players_on_two_ranks_equal_one(runs):
+    """Frozen players and several moves a turn under DDP."""
+    folder, output = runs
+    assert "ranks agree: 0.0" in output["duel2"]
+    one, two = (read(folder / f"tb_logs/duel-toy-{n}/version_0/checkpoints/last.ckpt") for n in ("one", "two"))
+    for name, value in one["state_dict"].items():
+        assert torch.allclose(value, two["state_dict"][name], atol=2e-4), name

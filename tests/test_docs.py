@@ -184,7 +184,8 @@ def lines_of(*patterns):
 
 
 def test_the_budgets_of_the_architecture_hold():
-    assert max(lines_of("lightning_gen/models/*.py", "lightning_gen/module.py").values()) <= 300
+    assert max(lines_of("lightning_gen/models/*.py").values()) <= 300
+    assert max(lines_of("lightning_gen/module.py").values()) <= 250
     assert max(lines_of("lightning_gen/**/*.py", "datamodules/*.py").values()) <= 400
     core = [f"lightning_gen/{name}.py" for name in ("module", "presets", "schedule", "cli")]
     assert sum(lines_of(*core, "lightning_gen/objectives/*.py").values()) <= 2000

@@ -1,10 +1,10 @@
 """The training loop with two players that take several moves, and what belongs to it."""
 
-from typing import ClassVar
 
+import lightning as L
 import pytest
 import torch
-from torch import nn
+from helpers import Duel
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
@@ -13,42 +13,8 @@ from lightning_gen.checkpoints import AtomicCheckpointIO, load
 from lightning_gen.ema import decay
 from lightning_gen.finite import NonFinite
 from lightning_gen.models.vae import VAE
-from lightning_gen.module import GenerativeModule
 from lightning_gen.noise import BatchNoise, numbered
 from lightning_gen.speed import block_size
-
-
-class Duel(GenerativeModule):
-    """A Wasserstein GAN without its constraint, on points: enough for the loop."""
-
-    players: ClassVar = {"critic": ("critic",), "generator": ("generator",)}
-
-    def __init__(self, spec, *, critic_moves: int = 2, **options):
-        super().__init__(spec, **options)
-        self.critic_moves = critic_moves
-        self.critic = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
-        self.generator = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
-        self.moves = []
-
-    def update_order(self, iteration):
-        return ("critic",) * self.critic_moves + ("generator",)
-
-    def loss_critic(self, batch, shared):
-        with torch.no_grad():
-            fake = self.generator(self.noise((len(batch["x"]), 4)))
-        loss = self.critic(fake).mean() - self.critic(batch["x"]).mean()
-        return loss, {"gap": loss}
-
-    def loss_generator(self, batch, shared):
-        fake = self.generator(self.noise((len(batch["x"]), 4)))
-        return -self.critic(fake).mean(), {}
-
-    def sample(self, n, y=None, seed=0, start=0):
-        return self.network("generator")(numbered(range(start, start + n), (4,), seed, "sample"))
-
-    def after_step(self, player):
-        self.moves.append(player)
-        assert all(p.requires_grad == (player == "critic") for p in self.critic.parameters())
 
 
 @pytest.fixture
@@ -257,7 +223,7 @@ def test_vae_equals_its_definition(data28):
     data.setup()
     batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
     model = VAE(data.spec, latent_dim=3, network="mlp", likelihood="bernoulli").eval()
-    model._examples = batch["index"].tolist()
+    model.numbers = batch["index"].tolist()
     loss, _ = model.loss_vae(batch, {})
     mean, log_var = model.encoder(batch["x"]).chunk(2, 1)
     q = torch.distributions.Normal(mean, (log_var / 2).exp())
@@ -290,3 +256,23 @@ def test_block_size():
     assert block_size(spec, 256, 21500, 1075, 500) == 5
     assert block_size(spec, 128, 137, 6, 500) == 1
     assert block_size(DataSpec(shape=(3, 256, 256)), 128, 100, 100, 100) == 1
+
+
+def test_a_callback_that_listens_is_heard_and_changes_nothing(toy, trainer):
+    """The short way around Lightning's hooks gives the same weights as the long one."""
+
+    class Listens(L.Callback):
+        heard = 0
+
+        def on_before_optimizer_step(self, *_):
+            self.heard += 1
+
+    results = []
+    for callbacks in ([], [Listens()]):
+        torch.manual_seed(0)
+        model = Duel(toy.spec, clip=0.1)
+        trainer(max_steps=4, limit_val_batches=0, callbacks=callbacks).fit(model, Toy(batch_size=32))
+        assert model._direct == (not callbacks)
+        results.append(weights(model, "generator"))
+    assert callbacks[0].heard == 4 * 3
+    assert torch.equal(*results)

@@ -36,7 +36,6 @@ class RunProgress(ProgressBar):
         self._shown = False
 
     def enable(self) -> None:
-        self._tick: float | None = None  # while training
         self._shown = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]

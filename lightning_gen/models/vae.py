@@ -19,7 +19,7 @@ from torch import Tensor
 
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.module import Batch, GenerativeModule, Logs
+from lightning_gen.module import GenerativeModule
 from lightning_gen.names import at_least_one
 from lightning_gen.noise import numbered
 from lightning_gen.objectives import likelihood as likelihoods
@@ -34,6 +34,7 @@ from lightning_gen.objectives.latent import (
 )
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.schedule import schedule
+from lightning_gen.validation import Batch, Logs
 
 DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound
 
@@ -157,7 +158,7 @@ class VAE(GenerativeModule):
             "loss": values["reconstruction"] + sum(w.end * values[name] for name, w in self.weights.items()),
             **values,
             "elbo": -values["reconstruction"] - kl.sum(1),
-            f"nll_is{self.val_k}": -self.log_likelihood(s.x, self.val_k, self._examples),
+            f"nll_is{self.val_k}": -self.log_likelihood(s.x, self.val_k, self.numbers),
             "kl_per_dimension": kl,
             "mean": s.mean,
             "mean_squared": s.mean**2,

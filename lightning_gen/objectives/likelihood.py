@@ -85,7 +85,7 @@ class Bernoulli(Likelihood):
     values = ("binary", "unit", "uint8")
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        target, out = torch.broadcast_tensors(x.add(1).mul_(0.5), out.to(x.dtype))
+        target, out = torch.broadcast_tensors(torch.add(x.new_tensor(0.5), x, alpha=0.5), out.to(x.dtype))
         return -self._sum(F.binary_cross_entropy_with_logits(out, target, reduction="none"))
 
     def mean(self, out: Tensor) -> Tensor:
