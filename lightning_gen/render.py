@@ -49,8 +49,8 @@ def grid(pictures: Tensor, columns: int) -> Tensor:
     return make_grid(large, nrow=columns, padding=2, pad_value=GROUND)
 
 
-def density(points: Tensor, extent: float | None = None, size: int = 384) -> Tensor:
-    """Points (N, 2) -> uint8 (3, size, size): dark where they are many; white where there is none."""
+def density(points: Tensor, extent: float | None = None, size: int = 128, factor: int = 3) -> Tensor:
+    """Points (N, 2) -> uint8 (3, size * factor, size * factor): dark where they are many, white where there is none."""
     extent = extent or 1.1 * float(points.abs().max().clamp_min(1e-6))
     cells = ((points / extent + 1) / 2 * size).floor().long()  # (N, 2)
     inside = ((cells >= 0) & (cells < size)).all(1)
@@ -58,7 +58,8 @@ def density(points: Tensor, extent: float | None = None, size: int = 384) -> Ten
     counts = torch.zeros(size * size).index_add_(0, (size - 1 - y) * size + x, torch.ones(len(x))).view(size, size)
     shade = (counts / counts.max().clamp_min(1)).sqrt()  # the root shows thin regions too
     ink = torch.tensor([0.10, 0.25, 0.55])[:, None, None]  # a dark blue
-    return ((1 - shade * (1 - ink)) * 255).round().to(torch.uint8)
+    picture = ((1 - shade * (1 - ink)) * 255).round().to(torch.uint8)  # (3, size, size)
+    return picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def bars(values: Sequence[float], height: int = 160) -> Tensor:

@@ -1,6 +1,5 @@
 """The training loop with two players that take several moves, and what belongs to it."""
 
-
 import lightning as L
 import pytest
 import torch
