@@ -30,7 +30,7 @@ from lightning_gen.options import INSTEAD, check_known, options_of, type_error
 from lightning_gen.presets import PRESETS, preset
 
 SECTIONS = ("model", "data", "trainer")
-TOP = ("preset", "dataset", "name", "seed", "steps", "epochs", "val_every", "save_every")  # of config.yaml
+TOP = ("preset", "dataset", "name", "seed", "init", "steps", "epochs", "val_every", "save_every")  # of config.yaml
 SHORT = {
     "model": (str, "NAME", "a model of the list, or an import path of your own class"),
     "data": (str, "NAME", "a data set of the list, a folder of images, a .npy file, or an import path"),
@@ -58,7 +58,6 @@ class Plan(NamedTuple):
 
     config: dict[str, Any]  # plain values, as in config.yaml
     parsed: Namespace  # for instantiation
-    init: str | None
 
 
 def pre_parse(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -102,7 +101,7 @@ def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None 
         if "seed" in options_of(cls):
             arguments["seed"] = layer["seed"]
     parsed = _parse(layer, passed, classes)
-    return Plan(_plain_config(layer, parsed), parsed, given.get("init"))
+    return Plan(_plain_config(layer, parsed), parsed)
 
 
 def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, network: str | None) -> dict[str, Any]:
@@ -135,15 +134,18 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, network: str |
     layer = _over(layer, file)
     if network not in (None, layer["model"]["init_args"].get("network")):
         layer["model"]["init_args"]["network_args"] = {}
-    length = {key: given[key] for key in ("steps", "epochs") if key in given}
-    if len(length) == 2:
-        raise UserError("give --steps or --epochs, not both")
+    return layer | _plain_options(given)
+
+
+def _plain_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The short options that are entries of the configuration as they stand."""
     for key in ("steps", "epochs", "val_every", "save_every"):
         if given.get(key, 1) < 1:
             raise UserError(f"--{key} {given[key]}: it must be at least 1")
-    if length:
-        layer |= {"steps": None, "epochs": None} | length
-    return layer | {key: given[key] for key in ("seed", "name", "val_every", "save_every") if key in given}
+    if "steps" in given and "epochs" in given:
+        raise UserError("give --steps or --epochs, not both")
+    length = {"steps": given.get("steps"), "epochs": given.get("epochs")} if {"steps", "epochs"} & set(given) else {}
+    return length | {key: given[key] for key in ("seed", "name", "init", "val_every", "save_every") if key in given}
 
 
 def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +248,7 @@ def _value(text: str) -> Any:
 def _parser() -> LightningArgumentParser:
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile)
-    for name, kind in (("preset", str), ("dataset", str), ("name", str), ("seed", int)):
+    for name, kind in (("preset", str), ("dataset", str), ("name", str), ("init", str), ("seed", int)):
         parser.add_argument(f"--{name}", type=kind | None)
     for name in ("steps", "epochs", "val_every", "save_every"):
         parser.add_argument(f"--{name}", type=int | None)

@@ -99,8 +99,8 @@ def train(plan: cli.Plan, resumed: Path | None = None) -> Path:
     chunks = getattr(model, "accumulate", 1)
     if isinstance(data, DataModule) and data.batch_size % chunks:
         raise UserError(f"--model.accumulate {chunks} does not divide --data.batch_size {data.batch_size}")
-    if plan.init:
-        start = find(plan.init)
+    if config["init"] and not state:
+        start = find(config["init"])
         load_weights(model, start, read(start))
     folder = resumed or (runs.new_folder(config) if _first_rank() else runs.ROOT)
     trainer = trainer_of(cli.build(plan.parsed.trainer.as_dict()), folder, config, steps, data)

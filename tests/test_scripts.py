@@ -126,6 +126,8 @@ def test_resume_extends_and_init_starts_from_weights(run, script, tmp_path):
     tuned = load(tmp_path / "tb_logs/vae-digits-tuned/version_0").state_dict()
     start = load(folder).state_dict()
     assert all(torch.allclose(tuned[n], start[n]) for n in start if "kl_per" not in n)
+    config = yaml.safe_load((tmp_path / "tb_logs/vae-digits-tuned/version_0/config.yaml").read_text())
+    assert config["init"] == str(folder)
     other = script("fit", "--model", "vae", "--model.latent_dim", 3, "--init", folder, ok=False)
     assert other.returncode == 2 and "another architecture" in other.stderr
 
