@@ -50,7 +50,7 @@ def find(name: str) -> tuple[str, dict[str, Any]]:
     if name in DATASETS:
         return DATASETS[name].target, {}
     path = Path(name)
-    if path.is_dir():
+    if name and path.is_dir():
         return DATASETS["folder"].target, {"root": name}
     if path.suffix in (".npy", ".npz") and path.is_file():
         return "datamodules.custom.Arrays", {"path": name}

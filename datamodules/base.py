@@ -174,7 +174,9 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _noise(self, stream: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Uniform in [-1, 1), (B / world, *shape), drawn for the last global batch and sliced: N ranks equal one."""
-        generator = self._generators.setdefault(device, torch.Generator(device))
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device)
+        generator = self._generators[device]
         rank, world = self._rank_and_world()
         end, block = self.position.batches, self.position.block
         noise = torch.empty((block, self.batch_size, *shape), device=device)

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datamodules.errors import UserError
 from lightning_gen.module import GenerativeModule
-from lightning_gen.names import resolve, trusting
+from lightning_gen.names import expect_class, resolve, trusting
 
 Model = TypeVar("Model", bound=GenerativeModule)
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -89,7 +89,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"no checkpoint at {path}{_good_one_beside(path)}") from None
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise UserError(f"{path} holds pickled objects, which are not loaded for safety") from None
+            unsafe = "is damaged, or holds pickled objects, which are not loaded for safety"
+            raise UserError(f"{path} {unsafe}{_good_one_beside(path)}") from None
         raise UserError(f"{path} is no checkpoint, or a damaged one{_good_one_beside(path)}") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError):
         raise UserError(f"{path} is truncated, damaged or no checkpoint{_good_one_beside(path)}") from None
@@ -155,7 +156,9 @@ def load(
         if isinstance(value, str) and value.startswith("<instance of "):
             raise UserError(f"{path} was trained with {name} = {value}, which no file can hold: load(..., {name}=...)")
     with trusting(trust):
-        cls = model or resolve(checkpoint["lightning_gen"]["model"], {}, "model class")
+        name = checkpoint["lightning_gen"]["model"]
+        cls = model or resolve(name, {}, "model class")
+        expect_class(cls, GenerativeModule, f"{path}: {name}")
         loaded = cls(**arguments)
     load_weights(loaded, path, checkpoint)
     loaded.count_from(checkpoint)

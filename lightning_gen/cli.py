@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
+import inspect
 import json
 import re
 import sys
@@ -20,12 +20,13 @@ import lightning as L
 import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 import datamodules
 from datamodules.errors import UserError, unknown
 from lightning_gen.callbacks.checkpoints import Stopped
 from lightning_gen.module import GenerativeModule
-from lightning_gen.names import resolve
+from lightning_gen.names import expect_class, resolve
 from lightning_gen.options import INSTEAD, check_known, options_of, type_error
 from lightning_gen.presets import PRESETS, preset
 
@@ -115,11 +116,12 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, network: str |
             raise UserError(
                 f"--{option} {given[option]} contradicts {file[key]!r} of the configuration: drop one of them"
             )
-    name = given.get("model", file.get("preset", "vae"))
+    name = given.get("model", file.get("preset", file.get("model", {}).get("class_path", "vae")))
     row = preset(name) if "." not in name else None
     layer: dict[str, Any] = {"preset": name, "seed": 0, "save_every": 500, "trainer": {}}
     layer["model"] = {"class_path": row.model if row else name, "init_args": dict(row.arguments) if row else {}}
-    dataset = given.get("data", file.get("dataset", row.data if row else "digits"))
+    own = file.get("data", {}).get("class_path", row.data if row else "digits")
+    dataset = given.get("data", file.get("dataset", own))
     path, arguments = datamodules.find(dataset)
     if row and dataset == row.data:
         arguments = {**arguments, **row.data_arguments}
@@ -128,24 +130,26 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, network: str |
         "data": {"class_path": path, "init_args": arguments},
         "steps": row.steps if row else None,
     }
-    for key in file:
-        if key not in (*TOP, *SECTIONS):
-            raise unknown("key of the configuration", key, (*TOP, *SECTIONS))
     layer = _over(layer, file)
     if network not in (None, layer["model"]["init_args"].get("network")):
         layer["model"]["init_args"]["network_args"] = {}
-    return layer | _plain_options(given)
+    return _checked(layer | _plain_options(given))
 
 
 def _plain_options(given: dict[str, Any]) -> dict[str, Any]:
     """The short options that are entries of the configuration as they stand."""
-    for key in ("steps", "epochs", "val_every", "save_every"):
-        if given.get(key, 1) < 1:
-            raise UserError(f"--{key} {given[key]}: it must be at least 1")
     if "steps" in given and "epochs" in given:
         raise UserError("give --steps or --epochs, not both")
     length = {"steps": given.get("steps"), "epochs": given.get("epochs")} if {"steps", "epochs"} & set(given) else {}
     return length | {key: given[key] for key in ("seed", "name", "init", "val_every", "save_every") if key in given}
+
+
+def _checked(layer: dict[str, Any]) -> dict[str, Any]:
+    for key in ("steps", "epochs", "val_every", "save_every", "seed"):
+        value, least = layer.get(key), 0 if key == "seed" else 1
+        if value is not None and not (isinstance(value, int) and least <= value < 2**32):
+            raise UserError(f"--{key} {value}: it must be a whole number, at least {least} and below 2^32")
+    return layer
 
 
 def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
@@ -184,14 +188,33 @@ def read_config(path: str) -> dict[str, Any]:
         raise UserError(f"the configuration {path} is no YAML: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"the configuration {path} is no mapping of options: see --print_config for its form")
+    _check_shape(path, config)
     return config
+
+
+def _check_shape(path: str, config: dict[str, Any]) -> None:
+    for key, value in config.items():
+        if key not in (*TOP, *SECTIONS):
+            raise unknown("key of the configuration", key, (*TOP, *SECTIONS))
+        if key in SECTIONS and not isinstance(value, dict):
+            raise UserError(f"{key} in {path} must be a mapping, not {value!r}: see --print_config for its form")
+        if key in ("preset", "dataset") and not isinstance(value, str):
+            raise UserError(f"{key} in {path} must be a name, not {value!r}")
+    for section in ("model", "data"):
+        entries = config.get(section, {})
+        if not isinstance(entries.get("init_args", {}), dict) or not {"class_path", "init_args"} >= set(entries):
+            raise UserError(f"{section} in {path} holds class_path and init_args: see --print_config for its form")
+    for name in config.get("trainer", {}):
+        if f"trainer.{name}" in INSTEAD:
+            raise UserError(f"trainer.{name} in {path} is not used here: use {INSTEAD[f'trainer.{name}']}")
 
 
 def _class(section: str, path: str) -> type:
     cls: Any = resolve(path, {}, "model class" if section == "model" else "data set")
     base = GenerativeModule if section == "model" else L.LightningDataModule
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise UserError(f"--{section} {path}: this is no {base.__name__}")
+    expect_class(cls, base, f"--{section} {path}")
+    if inspect.isabstract(cls) or (section == "model" and not hasattr(cls, "players")):
+        raise UserError(f"--{section} {path} is a base class: name one of its models or sets")
     return cls
 
 
@@ -225,12 +248,22 @@ def _take_dict_entries(pairs: list[tuple[str, str]], layer: dict[str, Any], clas
             continue
         check_known(section, classes[section], [path[0]])  # type: ignore[arg-type]
         if len(path) > 1 and options_of(classes[section])[path[0]].is_dict:
+            entry: Any = _value(value)
             for name in reversed(path):
-                value = {name: _value(value) if isinstance(value, str) else value}  # type: ignore[assignment]
-            layer[section]["init_args"] = merge(layer[section]["init_args"], value)  # type: ignore[arg-type]
+                entry = {name: entry}
+            _lift_weights(layer[section]["init_args"], entry)
+            layer[section]["init_args"] = merge(layer[section]["init_args"], entry)
         else:
             passed.append(f"--{section}.init_args.{'.'.join(path)}={value}")
     return passed
+
+
+def _lift_weights(low: dict[str, Any], high: Mapping[str, Any]) -> None:
+    """A term written as its weight alone becomes {"weight": weight} when one of its arguments is set."""
+    terms = low.get("terms") or {}
+    for name, entry in (high.get("terms") or {}).items():
+        if isinstance(entry, Mapping) and isinstance(terms.get(name), (int, float, str)):
+            low["terms"] = {**terms, name: {"weight": terms[name]}}
 
 
 def _value(text: str) -> Any:
@@ -325,16 +358,17 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     try:
         main(sys.argv[1:])
     except Stopped as stop:
-        print(f"{stop}; everything is saved. Go on with:\n  python scripts/fit.py --resume {stop.folder}", flush=True)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            print(
+                f"{stop}; everything is saved. Go on with:\n  python scripts/fit.py --resume {stop.folder}", flush=True
+            )
         sys.exit(128 + stop.signum)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"error: the disk is full ({error.filename or 'while logging'}); checkpoints are whole", file=sys.stderr)
+    except OSError as error:  # a full disk, a folder that cannot be written; checkpoints are whole in any case
+        print(f"error: {error.strerror or error}: {error.filename or 'while writing'}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

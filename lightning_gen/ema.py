@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import unknown
+from datamodules.errors import UserError, unknown
 
 
 class Averages(nn.ModuleDict):
@@ -64,4 +64,6 @@ def half_lives(players: Iterable[str], given: Mapping[str, float | None]) -> dic
     for player in given:
         if player not in players:
             raise unknown("player of ema", player, players)
+        if (given[player] or 0) < 0:
+            raise UserError(f"ema.{player} {given[player]}: a half-life in images, which must not be negative")
     return {player: float(images) for player, images in given.items() if images}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 
-AT_ONCE = 1000  # moves after which it looks unasked
+AT_ONCE = 1000  # moves after which one should look
 
 
 class NonFinite(UserError):
@@ -26,29 +26,24 @@ class FiniteCheck:
         """Note a move's loss and terms."""
         values = {name: value.detach() for name, value in logs.items()}
         self.seen.append((player, iteration, {**values, "loss": loss}))
-        if len(self.seen) == AT_ONCE:
-            self.check()
 
-    def check(self, parameters: Iterable[Tensor] = ()) -> None:
-        """Wait for the device and look.
-
-        Raises:
-            NonFinite: a noted value, or one of the given parameters, is NaN or infinite.
-        """
+    def find(self, parameters: Iterable[Tensor] = ()) -> NonFinite | None:
+        """Wait for the device and look: the error for the first noted value or parameter that is not finite."""
         flat = [value for _, _, values in self.seen for value in values.values()]
         finite = iter(torch.stack(flat).isfinite().tolist() if flat else [])
         for player, iteration, values in self.seen:
             broken = [name for name in values if not next(finite)]
             if broken:
                 terms = [name for name in broken if name != "loss"]
-                raise NonFinite(
+                return NonFinite(
                     f"the loss of player {player!r} became NaN or infinite at iteration {iteration}, first in: "
                     f"{', '.join(terms) or 'loss'}. Nothing was saved since: the last checkpoint is good. "
-                    " Try a smaller --model.lr, --model.clip 1, or another likelihood"
+                    "Try a smaller --model.lr, --model.clip 1, or another likelihood"
                 )
         self.seen = []
         if not all(bool(p.isfinite().all()) for p in parameters):
-            raise NonFinite(
+            return NonFinite(
                 "a weight became NaN or infinite; nothing was saved since: the last checkpoint is good. "
                 "Try a smaller --model.lr or --model.clip 1"
             )
+        return None

@@ -50,8 +50,11 @@ def main(argv: list[str]) -> None:
         print("\ntry: python scripts/fit.py --model vae        help: python scripts/fit.py --help")
         return
     resume = given.pop("resume", None)
+    folder = checkpoint = None
     if resume:
-        folder = runs.folder_of(resume)
+        if "config" in given:
+            raise UserError("--resume takes the configuration of its run: drop --config")
+        folder, checkpoint = runs.folder_of(resume), find(resume, "last")
         saved = runs.read_config(folder)
         plan = cli.plan(given, rest, base=saved)
         _refuse_changes(saved, plan.config)
@@ -60,7 +63,7 @@ def main(argv: list[str]) -> None:
     if given.get("print_config"):
         print(runs.dump(plan.config), end="")
         return
-    train(plan, runs.folder_of(resume) if resume else None)
+    train(plan, folder, checkpoint)
 
 
 def _refuse_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
@@ -84,17 +87,16 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     return entries
 
 
-def train(plan: cli.Plan, resumed: Path | None = None) -> Path:
-    """Run a plan; returns the run's folder."""
+def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None = None) -> Path:
+    """Run a plan, from a checkpoint of a resumed run's folder; returns the run's folder."""
     _quiet()
     config = plan.config
     L.seed_everything(config["seed"], verbose=False)
-    checkpoint = find(resumed, "last") if resumed else None
     state = read(checkpoint) if checkpoint else None
+    done = state["lightning_gen"]["iteration"] if state else 0
     model, data = cli.instantiate(plan)
     steps = _steps(config, data)
-    if state and state["lightning_gen"]["iteration"] >= steps:
-        done = state["lightning_gen"]["iteration"]
+    if state and done >= steps:
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
     chunks = getattr(model, "accumulate", 1)
     if isinstance(data, DataModule) and data.batch_size % chunks:
@@ -103,7 +105,7 @@ def train(plan: cli.Plan, resumed: Path | None = None) -> Path:
         start = find(config["init"])
         load_weights(model, start, read(start))
     folder = resumed or (runs.new_folder(config) if _first_rank() else runs.ROOT)
-    trainer = trainer_of(cli.build(plan.parsed.trainer.as_dict()), folder, config, steps, data)
+    trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done)
     if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # the players take turns
     _announce(trainer, model, data, folder, steps, state)
@@ -136,37 +138,44 @@ def _steps(config: dict[str, Any], data: Any) -> int:
     return config["epochs"] * max(1, data.spec.size // data.batch_size)
 
 
-def trainer_of(arguments: dict[str, Any], folder: Path, config: dict[str, Any], steps: int, data: Any) -> L.Trainer:
-    """The Trainer of a run of ``steps`` iterations, with its callbacks.
+def trainer_of(
+    arguments: dict[str, Any], folder: Path, config: dict[str, Any], steps: int, data: Any, done: int = 0
+) -> L.Trainer:
+    """The Trainer of a run of ``steps`` iterations, of which some are done, with its callbacks.
 
     Raises:
         UserError: the Trainer refuses its options.
     """
     arguments = {key: value for key, value in arguments.items() if value is not None}
+    if str(arguments.get("precision", "32-true")) in ("64", "16", "64-true", "16-true", "bf16-true"):
+        raise UserError(f"--trainer.precision {arguments['precision']}: use 32-true, bf16-mixed or 16-mixed")
+    shown = arguments.pop("enable_progress_bar", True)
     may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
     checkpoints = Checkpoints(folder / "checkpoints", config["save_every"])
-    callbacks = [RunProgress(), Pictures(folder, config["seed"]), checkpoints]
-    arguments["callbacks"] = [*_listed(arguments.get("callbacks")), *callbacks]
-    arguments["plugins"] = [*_listed(arguments.get("plugins")), AtomicCheckpointIO()]
+    progress = RunProgress()
+    if not shown:
+        progress.disable()
+    callbacks = [progress, Pictures(folder, config["seed"]), checkpoints]
     board = TensorBoardLogger(folder.parent.parent, folder.parent.name, version=folder.name, default_hp_metric=False)
     val_every = min(steps, config["val_every"] or max(1, steps // VALIDATIONS))
-    arguments = {"logger": board, "profiler": NoProfiler()} | arguments
-    arguments |= {
+    usual = {"logger": board, "profiler": NoProfiler(), "num_sanity_val_steps": 0, "enable_model_summary": False}
+    ours = {
         "max_steps": steps,
         "max_epochs": -1,
         "val_check_interval": val_every,
         "check_val_every_n_epoch": None,
-        "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
-        "enable_model_summary": False,
         "default_root_dir": str(folder),
     }
     try:
-        trainer = L.Trainer(**arguments)
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise UserError(f"the Trainer refuses its options: {error}") from error
+        built = {**usual, **cli.build(arguments), **ours}
+        built["callbacks"] = [*_listed(built.get("callbacks")), *callbacks]
+        built["plugins"] = [*_listed(built.get("plugins")), AtomicCheckpointIO()]
+        trainer = L.Trainer(**built)
+    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+        raise UserError(f"the Trainer refuses its options: {' '.join(str(error).split())}") from error
     if may_group and trainer.world_size == 1:
-        block = block_size(data.spec, data.batch_size, steps, val_every, config["save_every"])
+        block = block_size(data.spec, data.batch_size, steps, val_every, config["save_every"], done)
         data.position.block = block
         trainer.val_check_interval = val_every // block
     return trainer

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen.ema import Averages, decay, half_lives
-from lightning_gen.finite import FiniteCheck
+from lightning_gen.finite import AT_ONCE, FiniteCheck, NonFinite
 from lightning_gen.names import at_least_one, plain
 from lightning_gen.noise import BatchNoise, numbered, seed_default_generators
 from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
@@ -64,6 +65,8 @@ class GenerativeModule(Validated):
             assert hasattr(self, f"loss_{player}"), f"{type(self).__name__} has no loss_{player}"
         self.schedules = {f"lr_{player}": options["lr"] for player, options in self.options.items()}
         at_least_one(accumulate=accumulate, log_every=log_every)
+        if clip is not None and clip <= 0:
+            raise UserError(f"clip {clip}: the largest norm of a gradient must be above 0")
         self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
         self.iteration, self.images = 0, 0
         self.total: int | None = None  # iterations of the run, known when it starts
@@ -146,18 +149,20 @@ class GenerativeModule(Validated):
                     name = "loss" if len(self.players) == 1 else f"loss_{player}"
                     for key, value in {name: loss, **logs}.items():
                         logged[key] = logged.get(key, 0.0) * (part > 0) + value.detach() / len(parts)
-            logged.update(self._step(player, images))
+            logged.update(self._step(player))
             self.after_step(player)
+        self._average(images)
         self._count(images)
+        if log_now or len(self.finite.seen) >= AT_ONCE:
+            self.check_finite()
         if log_now:
-            self.finite.check()
             self.latest = {f"train/{name}": float(self._mean_of_ranks(value)) for name, value in logged.items()}
             self.write(self.latest)
             if not getattr(self.trainer.progress_bar_callback, "reads_latest", False):
                 self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
 
-    def _step(self, player: str, images: int) -> dict[str, float]:
-        """Clip, step and average; returns the learning rate where it is scheduled."""
+    def _step(self, player: str) -> dict[str, float]:
+        """Clip and step; returns the learning rate where it is scheduled."""
         optimizer, lr = self._moves[player], self.options[player]["lr"]
         for group in optimizer.param_groups:
             group["lr"] = lr(self.iteration, self.total)
@@ -166,14 +171,28 @@ class GenerativeModule(Validated):
             optimizer.step()
         else:  # not through LightningOptimizer.step, which would count each player's move as a step of the run
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
-        if player in self.half_life:
-            keep = decay(images, self.images, self.half_life[player])
-            self.averages.follow(self._networks([player]), keep)
         return {} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.clip:  # here, not earlier: gradients of float16 are scaled until now
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
+
+    def _average(self, images: int) -> None:
+        for player, half_life in self.half_life.items():
+            self.averages.follow(self._networks([player]), decay(images, self.images, half_life))
+
+    def check_finite(self, parameters: Iterable[Tensor] = ()) -> None:
+        """Look for NaN, on all ranks together: when one has met it, all stop.
+
+        Raises:
+            NonFinite: a loss, a term or one of the parameters is not finite.
+        """
+        trouble = self.finite.find(parameters)
+        if self.trainer.world_size > 1:
+            fine = self.trainer.strategy.reduce_boolean_decision(trouble is None, all=True)
+            trouble = trouble or (None if fine else NonFinite("another rank met a NaN or infinite value"))
+        if trouble:
+            raise trouble
 
     def _count(self, images: int) -> None:
         self.iteration += 1
@@ -206,7 +225,7 @@ class GenerativeModule(Validated):
         self.make_averages()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.finite.check(self.parameters())
+        self.check_finite(self.parameters())
         checkpoint["lightning_gen"] = {
             "format": 1,
             "model": f"{type(self).__module__}.{type(self).__qualname__}",

@@ -23,10 +23,13 @@ _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=Non
 def trusting(prefixes: Sequence[str] | None) -> Iterator[None]:
     """Inside, import paths are followed only below these modules; a checkpoint is opened in this way.
 
+    The outermost call counts: what a checkpoint opens in turn cannot widen it.
+
     Args:
         prefixes: modules such as "my_nets", which covers "my_nets.Net" and "my_nets.deep.Net"; None allows every path.
     """
-    token = _trusted.set(None if prefixes is None else ("lightning_gen", *prefixes))
+    outer = _trusted.get()  # a checkpoint that opens another one cannot widen what is trusted
+    token = _trusted.set(outer or (None if prefixes is None else ("lightning_gen", *prefixes)))
     try:
         yield
     finally:
@@ -104,6 +107,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, type) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
     return f"<instance of {type(value).__module__}.{type(value).__qualname__}>"
+
+
+def expect_class(value: Any, base: type, what: str) -> None:
+    """Refuse what is no class of a kind, before it is called.
+
+    Raises:
+        UserError: that names what was expected.
+    """
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise UserError(f"{what} is no {base.__name__}")
 
 
 def at_least_one(**numbers: int) -> None:

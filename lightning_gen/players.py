@@ -33,7 +33,17 @@ def optimizer_options(
     for player, o in options.items():
         if min(o["lr"].first, o["lr"].end) < 0:
             raise UserError(f"learning rate {o['lr'].first:g} of player {player!r}: it must not be negative")
+        for name in ("eps", "weight_decay", "l1"):
+            if not (isinstance(o[name], (int, float)) and o[name] >= 0):
+                raise UserError(f"optimizers.{player}.{name} {o[name]!r}: it must be a number, at least 0")
+        betas = o["betas"]
+        if not (isinstance(betas, (list, tuple)) and len(betas) == 2 and all(_is_share(beta) for beta in betas)):
+            raise UserError(f"optimizers.{player}.betas {betas!r}: give two numbers in [0, 1), such as [0.9, 0.999]")
     return options
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < 1
 
 
 def adamw(parameters: Sequence[nn.Parameter], options: Mapping[str, Any], fused: bool) -> torch.optim.AdamW:

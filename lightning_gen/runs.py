@@ -59,8 +59,19 @@ def write_config(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
-    """The resolved configuration of a run."""
-    return yaml.safe_load((folder_of(str(run)) / CONFIG).read_text(encoding="utf-8"))
+    """The resolved configuration of a run.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder_of(str(run)) / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict) or not {"preset", "dataset", "model", "data"} <= set(config):
+        raise UserError(f"{path} is damaged: it is not what a run wrote")
+    return config
 
 
 def dump(config: Mapping[str, Any]) -> str:
@@ -76,7 +87,7 @@ def folder_of(run: str) -> Path:
     """
     path = Path(run)
     for folder in (path, path.parent, path.parent.parent):
-        if (folder / CONFIG).exists():
+        if path.exists() and (folder / CONFIG).exists():
             return folder
     raise UserError(f"{run} is no run folder: there is no {CONFIG} in it; your runs are below {ROOT}/")
 

@@ -87,7 +87,7 @@ def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:
     """
     try:
         return load(path, trust=trust).to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}; cpu always works") from None
 
 

@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_gen.finite import FiniteCheck
 from lightning_gen.players import size_of
 
 Batch = dict[str, Tensor]
@@ -44,8 +43,10 @@ class Means:
 class Validated(L.LightningModule):
     """A LightningModule whose validation and test are means over examples."""
 
-    finite: FiniteCheck
     iteration: int
+
+    def check_finite(self) -> None:
+        """Stop where training has diverged."""
 
     def validation_values(self, batch: Batch) -> Logs:
         """Values (B, ...) of each example of a validation batch; their means go to ``validation_summary``."""
@@ -56,7 +57,7 @@ class Validated(L.LightningModule):
         return {name: float(mean) for name, mean in means.items()}
 
     def on_validation_epoch_start(self) -> None:
-        self.finite.check()
+        self.check_finite()
         self._means = Means()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -116,22 +116,23 @@ def test_learning_rate_follows_its_ramp(toy, trainer):
 
 def test_average_follows_the_weights(toy, trainer):
     """The average is the recursion written out, and what sampling and load use."""
-    model = Duel(toy.spec, ema={"generator": 64.0}, lr=1e-2)
-    expected = weights(model, "generator")
+    model = Duel(toy.spec, ema={"generator": 64.0, "critic": 64.0}, lr=1e-2)
+    expected = {player: weights(model, player) for player in model.players}
     after_step = model.after_step
 
     def note(player):
-        nonlocal expected
+        """Once for each iteration, however often a player moves in it; the generator moves last."""
         after_step(player)
-        if player == "generator":
+        for name in model.players if player == "generator" else ():
             keep = decay(32, model.images, 64.0)
-            expected = keep * expected + (1 - keep) * weights(model, "generator")
+            expected[name] = keep * expected[name] + (1 - keep) * weights(model, name)
 
     model.after_step = note
     run = trainer(max_steps=5, limit_val_batches=0, plugins=AtomicCheckpointIO())
     run.fit(model, toy)
-    average = torch.cat([p.flatten() for p in model.averages["generator"].parameters()])
-    assert torch.allclose(average, expected, atol=1e-6)
+    for player in model.players:
+        average = torch.cat([p.flatten() for p in model.averages[player].parameters()])
+        assert torch.allclose(average, expected[player], atol=1e-6)
     assert not torch.allclose(average, weights(model, "generator"), atol=1e-5)
     path = run.default_root_dir + "/ema.ckpt"
     run.save_checkpoint(path)
@@ -275,3 +276,19 @@ def test_a_callback_that_listens_is_heard_and_changes_nothing(toy, trainer):
         results.append(weights(model, "generator"))
     assert callbacks[0].heard == 4 * 3
     assert torch.equal(*results)
+
+
+def test_free_bits_steer_training_and_not_validation(data28, trainer):
+    """Validation is a mean over examples, so it cannot hold a maximum over the means of a batch."""
+    values = []
+    for terms in ({"kl": 1.0}, {"kl": {"weight": 1.0, "free_bits": 0.5}}):
+        torch.manual_seed(0)
+        data = data28(binarize="threshold")
+        model = VAE(data.spec, latent_dim=4, network="mlp", terms=terms)
+        values.append(trainer().validate(model, data, verbose=False)[0]["val/loss"])
+        first = []
+        model.log_every, model.write = 1, lambda _, m=model, f=first: f.append(m.latest["train/kl"])
+        trainer(max_steps=1, limit_val_batches=0).fit(model, data)
+        values.append(first[0])
+    assert values[0] == values[2]
+    assert values[1] < 4 * 0.5 <= values[3]

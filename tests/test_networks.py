@@ -265,8 +265,9 @@ def test_trust_opens_only_what_is_named(my_nets):
             resolve("my_package.other.Net", TABLE, "net")
     with trusting(["my_net"]), pytest.raises(UserError, match="asks to import"):
         resolve("my_nets.Net", TABLE, "net")
-    with trusting(["my_nets"]), trusting(None):
-        assert resolve("math.pi", TABLE, "number") == math.pi
+    for inner in (None, ["math"]):  # what is opened inside cannot widen it
+        with trusting(["my_nets"]), trusting(inner), pytest.raises(UserError, match="asks to import"):
+            resolve("math.pi", TABLE, "number")
     assert resolve("math.pi", TABLE, "number") == math.pi  # and afterwards everything is open again
 
 

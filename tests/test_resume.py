@@ -209,3 +209,23 @@ def test_a_missing_run(tmp_path):
         find(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"no checkpoint in .*last.ckpt"):
         find(tmp_path)
+
+
+def test_a_checkpoint_runs_nothing(tmp_path):
+    """Neither a class that is no model, nor a trusted function that would open another file, is called."""
+    ran = tmp_path / "ran"
+    entries = {"format": 1, "iteration": 0, "images": 0}
+    inner, outer = tmp_path / "inner.ckpt", tmp_path / "outer.ckpt"
+    torch.save(
+        {"lightning_gen": {**entries, "model": "os.system"}, "hyper_parameters": {"command": f"touch {ran}"}}, inner
+    )
+    arguments = {"run": str(inner), "trust": ["os", "posix"]}
+    torch.save(
+        {"lightning_gen": {**entries, "model": "lightning_gen.checkpoints.load"}, "hyper_parameters": arguments}, outer
+    )
+    for path in (inner, outer):
+        with pytest.raises(UserError, match=r"asks to import|is no GenerativeModule"):
+            load(path)
+    with pytest.raises(UserError, match="is no GenerativeModule"):
+        load(inner, trust=["os", "posix", "nt"])
+    assert not ran.exists()

@@ -74,7 +74,13 @@ class Checkpoints(Checkpoint):
 
     # Signals
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
+        # Lightning counts batches, of which one may hold several iterations, and another number than before the resume.
+        block = getattr(getattr(getattr(trainer, "datamodule", None), "position", None), "block", 1)
+        total = trainer.fit_loop.epoch_loop.batch_progress.total
+        shift = pl_module.iteration // block - total.ready
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(total, name, getattr(total, name) + shift)
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 signum = getattr(signal, name)

@@ -105,7 +105,7 @@ class VAE(GenerativeModule):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, *shape) -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
-        mean, log_var = self.network("encoder")(x).chunk(2, dim=1)
+        mean, log_var = self.network("encoder")(x).float().chunk(2, dim=1)  # nats in float32 under autocast too
         return mean, log_var
 
     # What it can do

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
-from lightning_gen.names import resolve
+from lightning_gen.names import expect_class, resolve
 
 Name = str | Callable[..., nn.Module]  # of a table below, an import path, or the class itself
 
@@ -55,11 +56,19 @@ def after(layer: nn.Module, channels: int, *, activation: Name, norm: Name, drop
         raise UserError(f"dropout {dropout}: possible are 0 <= dropout < 1")
     pieces = [layer]
     if norm != "none":
-        pieces.append(resolve(norm, NORMS_2D if dims else NORMS, "norm")(channels))
-    pieces.append(resolve(activation, ACTIVATIONS, "activation")())
+        pieces.append(_layer(norm, NORMS_2D if dims else NORMS, "norm")(channels))
+    pieces.append(_layer(activation, ACTIVATIONS, "activation")())
     if dropout:
         pieces.append(nn.Dropout(dropout))
     return nn.Sequential(*pieces)
+
+
+def _layer(name: Name, table: Mapping[str, Any], kind: str) -> Any:
+    """A row of the table; what an import path stands for must be a class of modules."""
+    layer = resolve(name, table, kind)
+    if isinstance(name, str) and name not in table:
+        expect_class(layer, nn.Module, f"{kind} {name!r}")
+    return layer
 
 
 class Condition(nn.Module):

@@ -72,7 +72,9 @@ def kl(s: Step, free_bits: float = 0.0) -> Tensor:
     """sum_j max(lambda, E_batch KL(q(z_j | x) || p(z_j))), Kingma et al. 2016, equation 15; lambda = 0 is the plain KL.
 
     Each example carries its own share: the batch mean of the result is the sum above and has its gradient. The
-    expectation runs over the batches of all ranks, and decides no more than which dimensions are clamped.
+    expectation runs over the batches of all ranks, and decides no more than which dimensions are clamped. Without
+    gradients, in validation, it is the plain KL: free bits steer training, and a mean over examples must not depend on
+    how they are batched.
 
     Args:
         s: the step.
@@ -82,7 +84,7 @@ def kl(s: Step, free_bits: float = 0.0) -> Tensor:
         (B,) nats.
     """
     per_dimension = kl_normal(s.mean, s.log_var)  # (B, Z)
-    if free_bits <= 0:
+    if free_bits <= 0 or not torch.is_grad_enabled():
         return per_dimension.sum(-1)
     is_free = _mean_over_ranks(per_dimension) <= free_bits  # (Z,)
     return torch.where(is_free, free_bits, per_dimension).sum(-1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
-from lightning_gen.names import resolve
+from lightning_gen.names import expect_class, resolve
 
 PACE = 10.0  # a learned scale has several units to travel, a weight a fraction of one: at equal learning rates it lags
 
@@ -234,6 +234,8 @@ def build(name: Any, spec: DataSpec, scale: float | str | None = None) -> Likeli
         UserError: for an unknown name, a misfit, or a scale given to a likelihood that has none.
     """
     likelihood: Any = resolve(auto(spec) if name == "auto" else name, LIKELIHOODS, "likelihood")
+    if not isinstance(likelihood, Likelihood):
+        expect_class(likelihood, Likelihood, f"likelihood {name!r}")
     if scale is None:
         return likelihood if isinstance(likelihood, Likelihood) else likelihood(spec)
     if isinstance(likelihood, Likelihood) or "scale" not in inspect.signature(likelihood).parameters:
