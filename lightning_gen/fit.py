@@ -35,6 +35,7 @@ QUIET = (  # warnings of Lightning that do not apply here
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*module.s. in eval mode at the start of training.*",  # the moving averages
+    ".*It is recommended to use .*sync_dist.*",  # they are means over all ranks already
     ".*isinstance.treespec, LeafSpec.*",
 )
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -14,6 +15,8 @@ from lightning_gen.checkpoints import read
 OPTIONS = ["--model", "vae", "--steps", 40, "--seed", 3, "--trainer.accelerator", "cpu", "--model.terms.kl.weight", 1]
 OPTIONS += ["--model.terms.kl.free_bits", 0.05, "--model.ema.vae", 1000, "--val_every", 15]
 DUEL = ["--model", "helpers.Duel", "--data", "toy", "--steps", 20, "--model.clip", 1.0, "--trainer.accelerator", "cpu"]
+UNEVEN = ["--model", "vae", "--data", "points.npy", "--data.batch_size", 100, "--steps", 6, "--val_every", 3]
+UNEVEN += ["--model.terms.kl.free_bits", 0.1, "--trainer.accelerator", "cpu"]
 CHECK = "helpers.SameOnAllRanks"
 
 
@@ -25,6 +28,7 @@ def final(folder, name):
 def runs(tmp_path_factory):
     """The same command on one and on two processes."""
     folder = tmp_path_factory.mktemp("ddp")
+    np.save(folder / "points.npy", np.random.default_rng(0).normal(size=(1010, 6)).astype(np.float32))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
 
     def fit(*arguments):
@@ -37,6 +41,7 @@ def runs(tmp_path_factory):
     output = {
         "one": fit(*OPTIONS, "--name", "one"),
         "two": fit(*OPTIONS, "--name", "two", *two),
+        "uneven": fit(*UNEVEN, "--trainer.devices", 2),
         "duel1": fit(*DUEL, "--name", "one"),
         "duel2": fit(*DUEL, "--name", "two", *two),
     }
@@ -84,3 +89,8 @@ def test_two_players_on_two_ranks_equal_one(runs):
     one, two = (read(folder / f"tb_logs/duel-toy-{n}/version_0/checkpoints/last.ckpt") for n in ("one", "two"))
     for name, value in one["state_dict"].items():
         assert torch.allclose(value, two["state_dict"][name], atol=2e-4), name
+
+
+def test_ranks_with_unequal_numbers_of_validation_batches(runs):
+    """One rank has a batch more; nothing in validation may wait for the other."""
+    assert "validation: loss" in runs[1]["uneven"]
