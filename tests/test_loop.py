@@ -292,3 +292,26 @@ def test_free_bits_steer_training_and_not_validation(data28, trainer):
         values.append(first[0])
     assert values[0] == values[2]
     assert values[1] < 4 * 0.5 <= values[3]
+
+
+def test_time_of_validation_is_no_training_time(trainer, data28, monkeypatch):
+    """A clock that moves by a second in each validation and not at all in between."""
+    from lightning_gen.callbacks import progress
+
+    class Slow(VAE):
+        def on_validation_epoch_end(self):
+            super().on_validation_epoch_end()
+            clock[0] += 100.0
+
+        def after_step(self, player):
+            clock[0] += 1.0
+
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    data, bar = data28(), progress.RunProgress()
+    model = Slow(data.spec, latent_dim=2, network="mlp", log_every=2)
+    options = {"val_check_interval": 3, "check_val_every_n_epoch": None, "enable_progress_bar": True, "max_epochs": -1}
+    trainer(max_steps=6, callbacks=[bar], **options).fit(model, data)
+    assert bar.seconds == pytest.approx(206)
+    assert bar.training_seconds == pytest.approx(6)
+    assert bar.images_per_second == pytest.approx(32)

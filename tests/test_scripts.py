@@ -49,6 +49,7 @@ def test_a_run_writes_what_it_promises(run):
     assert summary["iterations"] == 60 and summary["images"] == 60 * 128
     assert summary["final"]["val/loss"] >= summary["best"]["val/loss"] > 0
     assert {"model", "data", "seed", "seconds", "images_per_second", "environment"} <= set(summary)
+    assert summary["images"] / summary["images_per_second"] < summary["seconds"]  # validations are left out of the rate
     assert "scripts/sample.py" in output and "--data mnist" in output and "--resume" in output
 
 

@@ -66,11 +66,12 @@ class RunProgress(ProgressBar):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._clock(time.perf_counter())
+            now = time.perf_counter()
+            self._mark += now - self._paused  # validation is not training time
+            self._clock(now)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.training_seconds += time.perf_counter() - self._mark
+        self._paused = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         pass
@@ -85,7 +86,11 @@ class RunProgress(ProgressBar):
         self._close()
 
     def _close(self) -> None:
-        self._clock(time.perf_counter())
+        now = time.perf_counter()
+        if self._tick is not None:
+            self.training_seconds += now - self._mark
+            self._mark = now
+        self._clock(now)
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
