@@ -99,9 +99,8 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     steps = _steps(config, data)
     if state and done >= steps:
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
-    chunks = getattr(model, "accumulate", 1)
-    if isinstance(data, DataModule) and data.batch_size % chunks:
-        raise UserError(f"--model.accumulate {chunks} does not divide --data.batch_size {data.batch_size}")
+    if isinstance(data, DataModule) and data.batch_size % model.accumulate:
+        raise UserError(f"--model.accumulate {model.accumulate} does not divide --data.batch_size {data.batch_size}")
     if config["init"] and not state:
         start = find(config["init"])
         load_weights(model, start, read(start))
@@ -232,7 +231,7 @@ def _finish(
         "skipped": data.report() if hasattr(data, "report") else None,
         "folder": str(folder),
         "checkpoint": str(checkpoints.folder / LAST),
-        "environment": runs.environment(),
+        "environment": runs.environment(trainer.strategy.root_device),
     }
     runs.write_summary(folder, summary)
     hyper = {

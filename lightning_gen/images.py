@@ -1,4 +1,4 @@
-"""Picture files: PNG with the provenance of what made them, and reading a user's own pictures."""
+"""Picture files: PNG with the provenance of what made them."""
 
 from __future__ import annotations
 

@@ -97,14 +97,15 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
 
 
-def environment() -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware, as every result states them."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
     packages = {name: version(name) for name in ("lightning-gen", "torch", "lightning")}
     return {
         **packages,
         "python": platform.python_version(),
         "system": platform.system(),
-        "device": device,
+        "device": name,
         "threads": str(torch.get_num_threads()),
     }
