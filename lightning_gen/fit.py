@@ -104,6 +104,9 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     if config["init"] and not state:
         start = find(config["init"])
         load_weights(model, start, read(start))
+    if isinstance(data, DataModule) and _first_rank():  # what is wrong with the data shows before a folder is made
+        data.prepare_data()
+        data.setup("fit")
     folder = resumed or (runs.new_folder(config) if _first_rank() else runs.ROOT)
     trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done)
     if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):

@@ -204,6 +204,7 @@ MISTAKES = {
     "--model vae --steps 5 --epochs 5": "not both",
     "--model vae --config nothing.yaml": "cannot read the configuration nothing.yaml",
     "--model vae --data nowhere/x.npy": "nowhere/x.npy",
+    "--model vae --data folder --data.root .": "no image in",
     "--model vae --resume nowhere": "no run folder",
     "--model vae --init nowhere": "no run folder or checkpoint at nowhere",
     "--model no_such_module.Model": "no_such_module",
@@ -243,6 +244,7 @@ def test_one_line_for_a_mistake(arguments, monkeypatch, tmp_path, capsys):
     assert stop.value.code == 2
     assert MISTAKES[arguments] in said.err
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert not list(tmp_path.glob("tb_logs/*/*/*")), "a mistake leaves no run behind"
 
 
 def test_exit_status(script):
