@@ -39,6 +39,11 @@ class _Fetching(Dataset):
         return self.source.fetch(torch.tensor(index))
 
 
+def cores() -> int:
+    """CPU cores that this process may use, which a cluster's job may have fewer of than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_workers(source: Source, indices: Iterable[list[int]], num_workers: int, persistent: bool = False) -> DataLoader:
     """Fetch batches ahead in worker processes, in order.
 
@@ -52,7 +57,7 @@ def in_workers(source: Source, indices: Iterable[list[int]], num_workers: int, p
         _Fetching(source),
         batch_size=None,
         sampler=indices,
-        num_workers=min(num_workers, os.cpu_count() or 1),
+        num_workers=min(num_workers, cores()),
         persistent_workers=persistent,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # torch would draw the workers' seed from the global one and so shift it
