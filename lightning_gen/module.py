@@ -146,8 +146,9 @@ class GenerativeModule(Validated):
                 total.backward() if self._direct else self.manual_backward(total)
                 self.finite.add(player, self.iteration, loss.detach(), logs)
                 if log_now:
-                    name = "loss" if len(self.players) == 1 else f"loss_{player}"
-                    for key, value in {name: loss, **logs}.items():
+                    several = len(self.players) > 1  # whose terms may have the same names
+                    named = {f"{player}/{key}" if several else key: value for key, value in logs.items()}
+                    for key, value in {f"loss_{player}" if several else "loss": loss, **named}.items():
                         logged[key] = logged.get(key, 0.0) * (part > 0) + value.detach() / len(parts)
             logged.update(self._step(player))
             self.after_step(player)

@@ -315,3 +315,9 @@ def test_time_of_validation_is_no_training_time(trainer, data28, monkeypatch):
     assert bar.seconds == pytest.approx(206)
     assert bar.training_seconds == pytest.approx(6)
     assert bar.images_per_second == pytest.approx(32)
+
+
+def test_logged_names_of_several_players(toy, trainer):
+    model = Duel(toy.spec, log_every=1)
+    trainer(max_steps=1, limit_val_batches=0).fit(model, toy)
+    assert set(model.latest) == {"train/loss_critic", "train/loss_generator", "train/critic/gap"}
