@@ -181,9 +181,9 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
         raise UserError(f"{path} holds the weights of another architecture: {' '.join(reason)}") from None
 
 
-def foreign_modules(checkpoint: dict[str, Any]) -> list[str]:
-    """Modules of the user's own that a checkpoint refers to by name: what ``load`` must be told to trust."""
-    names: set[str] = {checkpoint["lightning_gen"]["model"]}
+def foreign_modules(model: GenerativeModule) -> list[str]:
+    """Modules of the user's own that a model's checkpoint refers to by name: what ``load`` must be told to trust."""
+    names: set[str] = {f"{type(model).__module__}.{type(model).__qualname__}"}
 
     def walk(value: Any) -> None:
         if isinstance(value, dict):
@@ -193,7 +193,7 @@ def foreign_modules(checkpoint: dict[str, Any]) -> list[str]:
         elif isinstance(value, str):
             names.add(value)
 
-    walk(checkpoint["hyper_parameters"])
+    walk(dict(model.hparams))
     paths = [name.split(".") for name in names if "." in name]
     modules = {path[0] for path in paths if all(part.isidentifier() for part in path)}
     return sorted(module for module in modules if module in sys.modules and module != "lightning_gen")

@@ -67,7 +67,6 @@ def pre_parse(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     Returns:
         the short options that were given, and the remaining ``--section.option`` arguments.
     """
-
     parser = Parser(add_help=False, allow_abbrev=False)
     for name, (kind, _, _) in SHORT.items():
         parser.add_argument(f"--{name}", type=kind)
@@ -352,13 +351,18 @@ def build(value: Any) -> Any:
     return {name: build(entry) for name, entry in value.items()}
 
 
+def first_rank() -> bool:
+    """Whether this process is the one that writes and speaks; known before there is a Trainer."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Call a script's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
     sys.path.insert(0, ".")  # import paths of the user's own
     try:
         main(sys.argv[1:])
     except Stopped as stop:
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if first_rank():
             print(
                 f"{stop}; everything is saved. Go on with:\n  python scripts/fit.py --resume {stop.folder}", flush=True
             )

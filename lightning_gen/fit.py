@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import DataModule
@@ -104,10 +103,10 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     if config["init"] and not state:
         start = find(config["init"])
         load_weights(model, start, read(start))
-    if isinstance(data, DataModule) and _first_rank():  # what is wrong with the data shows before a folder is made
+    if isinstance(data, DataModule) and cli.first_rank():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
-    folder = resumed or (runs.new_folder(config) if _first_rank() else runs.ROOT)
+    folder = resumed or (runs.new_folder(config) if cli.first_rank() else runs.ROOT)
     trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done)
     if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # the players take turns
@@ -117,7 +116,7 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     with undisturbed():
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
-        _finish(trainer, model, data, folder, config, steps)
+        _finish(trainer, model, data, folder, config)
     return folder
 
 
@@ -126,10 +125,6 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _first_rank() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _steps(config: dict[str, Any], data: Any) -> int:
@@ -209,9 +204,7 @@ def _announce(
             print(f"a length of {steps:,} instead of {counters['total']:,} changes these schedules from here: {ramps}")
 
 
-def _finish(
-    trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path, config: dict[str, Any], steps: int
-) -> None:
+def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path, config: dict[str, Any]) -> None:
     """samples.png, summary.json, the hyper-parameters with their final values, and what to type next."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     progress = next(c for c in callbacks if isinstance(c, RunProgress))
@@ -244,10 +237,10 @@ def _finish(
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hyper, final, step=model.iteration)
             logger.finalize("success")
-    _print_summary(summary, folder)
+    _print_summary(summary, folder, foreign_modules(model))
 
 
-def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+def _print_summary(summary: dict[str, Any], folder: Path, modules: list[str]) -> None:
     values = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in summary["final"].items())
     rate = summary["images_per_second"] or 0
     print(f"\ndone: {summary['iterations']:,} iterations in {summary['seconds']:.0f} s, {rate:,.0f} images/s")
@@ -256,7 +249,6 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
     if summary["skipped"]:
         print(summary["skipped"])
     print(f"pictures:   {folder / 'samples.png'} and  tensorboard --logdir {runs.ROOT}")
-    modules = foreign_modules(read(Path(summary["checkpoint"])))
     trust = f" --trust {' '.join(modules)}" if modules else ""
     print(f"sample:     python scripts/sample.py {folder} -n 64 --seed 0{trust}")
     print(f"extend:     python scripts/fit.py --resume {folder} --steps {2 * summary['iterations']}")

@@ -16,7 +16,7 @@ from lightning_gen.names import at_least_one, plain
 from lightning_gen.noise import BatchNoise, numbered, seed_default_generators
 from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
 from lightning_gen.schedule import Schedule
-from lightning_gen.speed import nobody_listens
+from lightning_gen.speed import block_of, nobody_listens
 from lightning_gen.validation import Batch, Validated
 
 
@@ -114,8 +114,7 @@ class GenerativeModule(Validated):
         self.total = int(min((n for n in limits if n > 0), default=0)) or None
         self._noise = BatchNoise(self.seed, self.device)
         self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
-        data = getattr(trainer, "datamodule", None)
-        self._block = getattr(getattr(data, "position", None), "block", 1)
+        self._block = block_of(trainer)
         self._direct = nobody_listens(self)
         self._owned = {player: self.trainable(player) for player in self.players}
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress

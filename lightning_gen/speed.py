@@ -39,6 +39,11 @@ def block_size(spec: DataSpec, batch_size: int, *boundaries: int) -> int:
     return max(k for k in range(1, 11) if k == 1 or (k <= largest and common % k == 0))
 
 
+def block_of(trainer: L.Trainer) -> int:
+    """Iterations in one batch of the Trainer: what the data hand out at once."""
+    return getattr(getattr(getattr(trainer, "datamodule", None), "position", None), "block", 1)
+
+
 def nobody_listens(model: L.LightningModule) -> bool:
     """Whether backward pass and step can be called directly: one device, full precision, nobody's hook around them."""
     trainer, hooks = model.trainer, ("on_before_backward", "on_after_backward")

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_gen.checkpoints import BEST, LAST
 from lightning_gen.module import GenerativeModule
+from lightning_gen.speed import block_of
 
 SIGNALS = ("SIGINT", "SIGTERM")
 AGREE_EVERY = 10  # iterations between two questions to the other ranks whether a signal came
@@ -76,9 +77,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         # Lightning counts batches, of which one may hold several iterations, and another number than before the resume.
-        block = getattr(getattr(getattr(trainer, "datamodule", None), "position", None), "block", 1)
         total = trainer.fit_loop.epoch_loop.batch_progress.total
-        shift = pl_module.iteration // block - total.ready
+        shift = pl_module.iteration // block_of(trainer) - total.ready
         for name in ("ready", "started", "processed", "completed"):
             setattr(total, name, getattr(total, name) + shift)
         if threading.current_thread() is threading.main_thread():

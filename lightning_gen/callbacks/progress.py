@@ -73,12 +73,6 @@ class RunProgress(ProgressBar):
     def on_validation_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         self._paused = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
-        pass
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: GenerativeModule, *_: Any) -> None:  # type: ignore[override]
-        pass
-
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
 
