@@ -188,7 +188,9 @@ def foreign_modules(model: GenerativeModule) -> list[str]:
     def walk(value: Any) -> None:
         if isinstance(value, dict):
             names.update(value)
-            for entry in value.values():
+            for key, entry in value.items():
+                if isinstance(entry, dict):  # an import path may arrive as nested keys
+                    names.update(f"{key}.{name}" for name in entry)
                 walk(entry)
         elif isinstance(value, str):
             names.add(value)

@@ -175,6 +175,9 @@ def test_own_network_term_data_and_logger(script, tmp_path):
     with pytest.raises(UserError, match=r"asks to import 'helpers"):
         load(folder)
     load(folder, trust=["helpers"])
+    assert "--trust helpers" in result.stdout
+    term = script("fit", *SHORT, "--model.terms.helpers.roughness", 0.1, PYTHONPATH=str(ROOT / "tests"))
+    assert "--trust helpers" in term.stdout
 
 
 def test_nan_stops_the_script_with_one_line(script):
