@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -164,6 +165,37 @@ class DataModule(L.LightningDataModule, ABC):
         elif self.binarize == "threshold":
             x = pixels.threshold(x)
         return {**batch, "x": x}
+
+    def originals(self) -> DataModule:
+        """These data before random binarisation: themselves, or a copy that is loaded anew."""
+        if self.binarize != "dynamic":
+            return self
+        plain = copy.copy(self)
+        plain.binarize, plain.position, plain.trainer = "none", Position(), None
+        plain._splits, plain._loaders, plain._generators = {}, WeakSet(), {}
+        plain.__dict__.pop("spec", None)  # a cached property
+        return plain
+
+    def size(self, split: str) -> int:
+        """Number of examples of "train", "val" or "test"."""
+        self.setup()
+        return len(self._splits[split])
+
+    def holds_out(self, split: str) -> bool:
+        """Whether these are examples of their own, and training examples do not stand in for them."""
+        self.setup()
+        return self._splits[split] is not self._splits["train"]
+
+    def examples(self, split: str, rows: Tensor) -> Batch:
+        """The examples at these positions (n,) of a split as a validation sees them; broken ones left out."""
+        self.setup()
+        batch = self._splits[split].fetch(rows)
+        self.note(batch.pop("skipped", []))
+        return self.transform(batch)
+
+    def modes(self) -> tuple[Tensor, float] | None:
+        """Centres (M, D) and standard deviation of the Gaussians that the data are drawn from, where this is known."""
+        return None
 
     def note(self, skipped: list[tuple[str, str]]) -> None:
         """Told of examples (name, reason) that could not be read; a set that can meet such keeps count."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,22 +18,40 @@ SIZES = {"train": 100_000, "val": 10_000, "test": 10_000}
 Points = tuple[Tensor, Tensor | None]  # (N, 2) float32 and (N,) mode, where there are modes
 
 
-def _modes(centres: Tensor, sigma: float, n: int, generator: torch.Generator) -> Points:
-    """Equal Gaussians round the centres (M, 2)."""
+class Modes(NamedTuple):
+    """Equal Gaussians of standard deviation sigma round the centres (M, 2)."""
+
+    centres: Tensor
+    sigma: float
+
+
+def _grid(side: int, step: float) -> Tensor:
+    ticks = step * (torch.arange(side) - (side - 1) / 2)
+    return torch.cartesian_prod(ticks, ticks)
+
+
+def _ring(count: int, radius: float) -> Tensor:
+    angle = torch.arange(count) * (2 * math.pi / count)
+    return radius * torch.stack([angle.cos(), angle.sin()], 1)
+
+
+MODES = {"grid25": Modes(_grid(5, 2.0), 0.05), "ring8": Modes(_ring(8, 2.0), 0.02)}
+
+
+def _draw(modes: Modes, n: int, generator: torch.Generator) -> Points:
+    centres, sigma = modes
     y = torch.randint(len(centres), (n,), generator=generator)
     return centres[y] + sigma * torch.randn(n, 2, generator=generator), y
 
 
 def grid25(n: int, generator: torch.Generator) -> Points:
     """25 Gaussians of sigma 0.05 on the grid {-4, -2, 0, 2, 4}^2."""
-    ticks = torch.arange(-4.0, 5.0, 2.0)
-    return _modes(torch.cartesian_prod(ticks, ticks), 0.05, n, generator)
+    return _draw(MODES["grid25"], n, generator)
 
 
 def ring8(n: int, generator: torch.Generator) -> Points:
     """8 Gaussians of sigma 0.02 on a circle of radius 2."""
-    angle = torch.arange(8) * (math.pi / 4)
-    return _modes(2 * torch.stack([angle.cos(), angle.sin()], 1), 0.02, n, generator)
+    return _draw(MODES["ring8"], n, generator)
 
 
 def swissroll(n: int, generator: torch.Generator) -> Points:
@@ -75,6 +93,10 @@ class Toy(DataModule):
         """(2,) real; classes are the modes."""
         _, modes = POINTS[self.points]
         return DataSpec(shape=(2,), kind="vector", values="real", size=SIZES["train"], num_classes=modes)
+
+    def modes(self) -> Modes | None:
+        """The Gaussians of grid25 and ring8; the others have none."""
+        return MODES.get(self.points)
 
     def splits(self) -> dict[str, Source]:
         """Draw the points."""
