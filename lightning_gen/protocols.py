@@ -43,6 +43,24 @@ class Likelihood(Protocol):
 
 
 @runtime_checkable
+class SamplesClasses(Samples, Protocol):
+    """Makes examples of the class that is asked for."""
+
+    classes: int  # that ``y`` of ``sample`` may ask for; 0 where the model takes none
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """Has a Gaussian code, and so a lower bound of the log-likelihood in two parts."""
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, *shape) -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
+
+    def elbo(self, x: Tensor, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, *shape) -> log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats."""
+
+
+@runtime_checkable
 class RanksLatents(Protocol):
     """Knows after a validation how much each latent dimension carries."""
 

@@ -129,6 +129,17 @@ class VAE(GenerativeModule):
         z = numbered(range(start, start + n), (self.latent_dim,), seed, "sample")
         return self.decode(z.to(self.device))
 
+    def elbo(self, x: Tensor, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats: their difference is the ELBO's draw.
+
+        ``numbers`` are the examples' numbers, on which their noise depends; 0 to B - 1 by default.
+        """
+        mean, log_var = self.posterior(x)
+        noise = numbered(range(len(x)) if numbers is None else numbers, (self.latent_dim,), self.seed, "elbo")
+        z = reparameterise(mean, log_var, noise.to(x.device))
+        out = self.network("decoder")(z)
+        return self.network("likelihood").log_prob(x, out), kl_normal(mean, log_var).sum(1)
+
     def log_likelihood(self, x: Tensor, k: int, numbers: list[int] | None = None) -> Tensor:
         """Importance-sampled bound of log p(x) (Burda et al. 2016, eq. 8) from exactly k samples, (B,) in nats.
 
