@@ -1,0 +1,7 @@
+"""What a metric says where it has no meaning."""
+
+from __future__ import annotations
+
+
+class Inapplicable(Exception):
+    """A metric has no meaning for this model or these data; the text is the reason, fit for a report."""

@@ -1,0 +1,118 @@
+"""How many known modes of the data a sampler reaches, and how evenly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from lightning_gen.metrics.base import Gathered, check_finite, need
+from lightning_gen.metrics.classes import count_labels
+from lightning_gen.names import at_least_one
+
+
+def _reached(counts: Tensor) -> dict[str, Tensor]:
+    """The number of modes with a sample, and KL(share of each mode || uniform) in nats, inf without samples.
+
+    Args:
+        counts: (M,) samples of each mode.
+    """
+    shares = counts.double() / counts.sum()  # (M,), NaN without samples
+    kl = torch.special.xlogy(shares, shares * len(counts)).sum()
+    return {"modes": (counts > 0).sum().double(), "reverse_kl": kl.nan_to_num(nan=math.inf)}
+
+
+class GaussianModes(Gathered):
+    """Modes of a mixture of Gaussians, Srivastava et al. 2017, section 5.1; the KL of Lin et al. 2018, section 4.1.
+
+    A sample is of high quality within ``radius`` standard deviations of the nearest centre.
+
+    Args:
+        centres: (M, D) of the modes.
+        sigma: standard deviation of each.
+        radius: in standard deviations.
+        options: of ``torchmetrics.Metric``.
+    """
+
+    counts: Tensor
+    total: Tensor
+
+    def __init__(self, centres: Tensor, sigma: float, radius: float = 3.0, **options: Any) -> None:
+        super().__init__(**options)
+        if centres.ndim != 2 or sigma <= 0 or radius <= 0:
+            raise UserError(
+                f"GaussianModes: needs centres (M, D), sigma > 0 and radius > 0, got centres {tuple(centres.shape)}, "
+                f"sigma {sigma}, radius {radius}"
+            )
+        self.centres = centres.detach().double()
+        self.reach = radius * sigma
+        self.add_state("counts", torch.zeros(len(centres), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, points: Tensor) -> None:
+        """Add a batch of points (B, D).
+
+        Raises:
+            UserError: for another shape, and for points that are not finite.
+        """
+        if points.ndim != 2 or points.shape[1] != self.centres.shape[1]:
+            raise UserError(f"GaussianModes: points must be (N, {self.centres.shape[1]}), got {tuple(points.shape)}")
+        check_finite(points, "GaussianModes: points")
+        points = points.detach().to(self.device, torch.float64)
+        differences = points[:, None] - self.centres.to(self.device)  # (B, M, D)
+        distances, modes = differences.norm(dim=2).min(1)  # (B,)
+        self.counts = self.counts + torch.bincount(modes[distances <= self.reach], minlength=len(self.counts))
+        self.total = self.total + len(points)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values, all ().
+
+        Returns:
+            "modes": with at least one sample of high quality; "high_quality": share of such samples; "reverse_kl":
+            KL(their share per mode || uniform) in nats, inf where there are none.
+
+        Raises:
+            UserError: if there are no samples.
+        """
+        need(int(self.total), 1, "GaussianModes: samples")
+        return {**_reached(self.counts), "high_quality": self.counts.sum().double() / self.total}
+
+
+class ClassModes(Gathered):
+    """Modes that are classes of a classifier, such as the 1000 of Stacked MNIST, Lin et al. 2018, section 4.2.
+
+    Args:
+        num_modes: M.
+        options: of ``torchmetrics.Metric``.
+    """
+
+    counts: Tensor
+
+    def __init__(self, num_modes: int, **options: Any) -> None:
+        super().__init__(**options)
+        at_least_one(num_modes=num_modes)
+        self.num_modes = num_modes
+        self.add_state("counts", torch.zeros(num_modes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, labels: Tensor) -> None:
+        """Add the labels (B,) of a batch of samples.
+
+        Raises:
+            UserError: for labels that are no integers in [0, M).
+        """
+        self.counts = self.counts + count_labels(labels.to(self.device), self.num_modes, "ClassModes: labels")
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values, both ().
+
+        Returns:
+            "modes": with at least one sample; "reverse_kl": KL(share per mode || uniform) in nats.
+
+        Raises:
+            UserError: if there are no samples.
+        """
+        need(int(self.counts.sum()), 1, "ClassModes: samples")
+        return _reached(self.counts)
