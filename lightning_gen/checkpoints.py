@@ -92,7 +92,7 @@ def read(path: Path) -> dict[str, Any]:
             unsafe = "is damaged, or holds pickled objects, which are not loaded for safety"
             raise UserError(f"{path} {unsafe}{_good_one_beside(path)}") from None
         raise UserError(f"{path} is no checkpoint, or a damaged one{_good_one_beside(path)}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError):
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError):
         raise UserError(f"{path} is truncated, damaged or no checkpoint{_good_one_beside(path)}") from None
     if not isinstance(checkpoint, dict) or "lightning_gen" not in checkpoint:
         raise UserError(f"{path} was not written by this program{_good_one_beside(path)}")

@@ -31,7 +31,8 @@ from lightning_gen.options import INSTEAD, check_known, options_of, type_error
 from lightning_gen.presets import PRESETS, preset
 
 SECTIONS = ("model", "data", "trainer")
-TOP = ("preset", "dataset", "name", "seed", "init", "steps", "epochs", "val_every", "save_every")  # of config.yaml
+OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by")  # that stand as they are
+TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
 SHORT = {
     "model": (str, "NAME", "a model of the list, or an import path of your own class"),
     "data": (str, "NAME", "a data set of the list, a folder of images, a .npy file, or an import path"),
@@ -44,6 +45,8 @@ SHORT = {
     "init": (str, "CHECKPOINT", "start from the weights of a checkpoint"),
     "val_every": (int, "N", "iterations between validations (default: 20 in a run)"),
     "save_every": (int, "N", "iterations between checkpoints (default 500)"),
+    "watch": (str, "METRIC@N", "measure N samples at each validation: fd@1000, kd@1000, or both with a comma"),
+    "best_by": (str, "VALUE", "choose best.ckpt by this value, such as val/fd_mnist_v1@1k (default val/loss)"),
 }
 
 
@@ -140,7 +143,7 @@ def _plain_options(given: dict[str, Any]) -> dict[str, Any]:
     if "steps" in given and "epochs" in given:
         raise UserError("give --steps or --epochs, not both")
     length = {"steps": given.get("steps"), "epochs": given.get("epochs")} if {"steps", "epochs"} & set(given) else {}
-    return length | {key: given[key] for key in ("seed", "name", "init", "val_every", "save_every") if key in given}
+    return length | {key: given[key] for key in OPTIONS if key in given}
 
 
 def _checked(layer: dict[str, Any]) -> dict[str, Any]:
@@ -280,10 +283,8 @@ def _value(text: str) -> Any:
 def _parser() -> LightningArgumentParser:
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile)
-    for name, kind in (("preset", str), ("dataset", str), ("name", str), ("init", str), ("seed", int)):
-        parser.add_argument(f"--{name}", type=kind | None)
-    for name in ("steps", "epochs", "val_every", "save_every"):
-        parser.add_argument(f"--{name}", type=int | None)
+    for name in TOP:
+        parser.add_argument(f"--{name}", type=(SHORT[name][0] if name in SHORT else str) | None)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     parser.add_subclass_arguments(GenerativeModule, "model", fail_untyped=False, skip={"spec"})
     parser.add_subclass_arguments(L.LightningDataModule, "data", fail_untyped=False)
@@ -335,9 +336,14 @@ def listing() -> str:
 
 def instantiate(plan: Plan) -> tuple[GenerativeModule, L.LightningDataModule]:
     """The model and its data; the data first, because the model takes their spec."""
-    data, model = plan.parsed.data, plan.parsed.model
-    made = resolve(data.class_path, {}, "data set")(**build(data.init_args.as_dict()))
+    model, made = plan.parsed.model, instantiate_data(plan)
     return resolve(model.class_path, {}, "model class")(made.spec, **build(model.init_args.as_dict())), made
+
+
+def instantiate_data(plan: Plan) -> Any:
+    """The data alone."""
+    data = plan.parsed.data
+    return resolve(data.class_path, {}, "data set")(**build(data.init_args.as_dict()))
 
 
 def build(value: Any) -> Any:

@@ -18,9 +18,11 @@ from lightning_gen import cli, runs, views
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.pictures import Pictures, sampling
 from lightning_gen.callbacks.progress import RunProgress
+from lightning_gen.callbacks.watch import Watch
 from lightning_gen.checkpoints import LAST, AtomicCheckpointIO, find, foreign_modules, load_weights, read
 from lightning_gen.help import help_text
 from lightning_gen.images import save_png
+from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import Samples
 from lightning_gen.speed import NoProfiler, block_size, undisturbed
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> None:
 
 def _refuse_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """A resumed run is the same experiment: only its length and where it runs may change."""
-    before, after = _flat(saved), _flat(now)
+    before, after = runs.flat(saved), runs.flat(now)
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("trainer.")]
     if refused:
@@ -76,15 +78,6 @@ def _refuse_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
         raise UserError(
             f"--resume goes on with the same experiment, but these differ: {lines}. Start a new run, with --init"
         )
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {key: value}
-    entries: dict[str, Any] = {}
-    for name, entry in value.items():
-        entries |= _flat(entry, f"{key}.{name}" if key else str(name))
-    return entries
 
 
 def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None = None) -> Path:
@@ -106,8 +99,9 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     if isinstance(data, DataModule) and cli.first_rank():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
+    watch = _watch(config, data)
     folder = resumed or (runs.new_folder(config) if cli.first_rank() else runs.ROOT)
-    trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done)
+    trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done, watch)
     if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # the players take turns
     _announce(trainer, model, data, folder, steps, state)
@@ -136,8 +130,24 @@ def _steps(config: dict[str, Any], data: Any) -> int:
     return config["epochs"] * max(1, data.spec.size // data.batch_size)
 
 
+def _watch(config: dict[str, Any], data: Any) -> Watch | None:
+    """The callback that ``--watch`` asks for."""
+    if not config.get("watch"):
+        return None
+    if not isinstance(data, DataModule):
+        raise UserError(f"--watch needs a data set of this package, not a {type(data).__name__}")
+    extractor = find_extractor("auto", config["dataset"], data.spec)
+    return Watch(config["watch"], extractor, data, config["seed"])
+
+
 def trainer_of(
-    arguments: dict[str, Any], folder: Path, config: dict[str, Any], steps: int, data: Any, done: int = 0
+    arguments: dict[str, Any],
+    folder: Path,
+    config: dict[str, Any],
+    steps: int,
+    data: Any,
+    done: int = 0,
+    watch: Watch | None = None,
 ) -> L.Trainer:
     """The Trainer of a run of ``steps`` iterations, of which some are done, with its callbacks.
 
@@ -149,11 +159,13 @@ def trainer_of(
         raise UserError(f"--trainer.precision {arguments['precision']}: use 32-true, bf16-mixed or 16-mixed")
     shown = arguments.pop("enable_progress_bar", True)
     may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
-    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"])
+    best_by = config.get("best_by")
+    names = [best_by] if best_by else ["val/loss", *(watch.metrics if watch else [])]
+    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], names, must=bool(best_by))
     progress = RunProgress()
     if not shown:
         progress.disable()
-    callbacks = [progress, Pictures(folder, config["seed"]), checkpoints]
+    callbacks = [progress, Pictures(folder, config["seed"]), *([watch] if watch else []), checkpoints]
     board = TensorBoardLogger(folder.parent.parent, folder.parent.name, version=folder.name, default_hp_metric=False)
     val_every = min(steps, config["val_every"] or max(1, steps // VALIDATIONS))
     usual = {"logger": board, "profiler": NoProfiler(), "num_sanity_val_steps": 0, "enable_model_summary": False}
@@ -231,7 +243,8 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
     }
     runs.write_summary(folder, summary)
     hyper = {
-        key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in _flat(config).items()
+        key: value if isinstance(value, (int, float, str, bool)) else str(value)
+        for key, value in runs.flat(config).items()
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -79,6 +79,16 @@ def dump(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """A nested configuration as {"model.init_args.latent_dim": 16, ...}."""
+    if not isinstance(value, dict):
+        return {key: value}
+    entries: dict[str, Any] = {}
+    for name, entry in value.items():
+        entries |= flat(entry, f"{key}.{name}" if key else str(name))
+    return entries
+
+
 def folder_of(run: str) -> Path:
     """The folder of a run that is given as a folder or as one of its checkpoints.
 

@@ -47,12 +47,7 @@ def main(argv: list[str]) -> None:
     out = given.out or folder / "samples" / f"seed_{given.seed}"
     source = provenance(model, path) | {"seed": given.seed}
     with torch.inference_mode():
-        samples = torch.cat(
-            [
-                model.sample(min(AT_ONCE, given.n - start), seed=given.seed, start=start).cpu()
-                for start in range(0, given.n, AT_ONCE)
-            ]
-        )
+        samples = drawn(model, given.n, given.seed)
         save_png(render(samples, model.spec), out / "grid.png", source)
         if given.interpolate or given.traverse:
             _save_views(model, samples.to(given.device), out, source, given)
@@ -77,6 +72,12 @@ def _save_views(model: GenerativeModule, samples: torch.Tensor, out: Path, sourc
         if len(samples) < 2:
             raise UserError("--interpolate needs at least -n 2")
         save_png(views.interpolations(model, samples[0::2][:8], samples[1::2][:8]), out / "interpolations.png", source)
+
+
+def drawn(model: Samples, n: int, seed: int) -> torch.Tensor:
+    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU."""
+    starts = range(0, n, AT_ONCE)
+    return torch.cat([model.sample(min(AT_ONCE, n - start), seed=seed, start=start).cpu() for start in starts])
 
 
 def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:

@@ -71,3 +71,28 @@ class Duel(GenerativeModule):
     def after_step(self, player):
         self.moves.append(player)
         assert all(p.requires_grad == (player == "critic") for p in self.critic.parameters())
+
+
+class Painter:
+    """What an evaluation needs of a model: gives training examples of the class that is asked for, and knows no more.
+
+    Args:
+        data: whose training examples are given.
+        shift: added to the class that is asked for.
+        only: the classes that it can make.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, data, shift=0, only=tuple(range(10))):
+        self.spec, self.classes, self.shift, self.only = data.spec, data.spec.num_classes, shift, only
+        batch = data.examples("train", torch.arange(data.size("train")))
+        self.x, self.y = batch["x"], batch["y"]
+
+    def sample(self, n, y=None, seed=0, start=0):
+        rows = []
+        for number, label in enumerate(y.tolist(), start):
+            label = self.only[(label + self.shift) % len(self.only)]
+            of_class = (self.y == label).nonzero().squeeze(1)
+            rows.append(int(of_class[number % len(of_class)]))
+        return self.x[rows]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from datamodules.errors import unknown
 from lightning_gen.checkpoints import BEST, LAST
 from lightning_gen.module import GenerativeModule
 from lightning_gen.speed import block_of
@@ -32,11 +34,16 @@ class Checkpoints(Checkpoint):
     Args:
         folder: where they are written.
         every: iterations between two saves.
-        monitor: the validation value that ``best.ckpt`` has the lowest of; without it there is no ``best.ckpt``.
+        monitor: names of validation values; ``best.ckpt`` has the lowest of the first that there is. Without one there
+            is no ``best.ckpt``.
+        must: whether it is a mistake if there is none.
     """
 
-    def __init__(self, folder: Path, every: int = 500, monitor: str = "val/loss") -> None:
-        self.folder, self.every, self.monitor = folder, every, monitor
+    def __init__(
+        self, folder: Path, every: int = 500, monitor: Sequence[str] = ("val/loss",), must: bool = False
+    ) -> None:
+        self.folder, self.every, self.candidates, self.must = folder, every, monitor, must
+        self.monitor = monitor[0]
         self.best: float | None = None
         self.best_iteration = 0
         self.saved = -1
@@ -59,7 +66,11 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        value = trainer.callback_metrics.get(self.monitor)
+        known = trainer.callback_metrics
+        if self.must and self.monitor not in known:
+            raise unknown("value to choose best.ckpt by", self.monitor, [name for name in known if "val/" in name])
+        self.monitor = next((name for name in self.candidates if name in known), self.monitor)
+        value = known.get(self.monitor)
         if value is not None and (self.best is None or float(value) < self.best):
             self.best, self.best_iteration = float(value), pl_module.iteration
             trainer.save_checkpoint(self.folder / BEST)

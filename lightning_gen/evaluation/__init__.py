@@ -1,0 +1,1 @@
+"""What scripts/evaluate.py measures, and how it reports it."""

@@ -1,0 +1,162 @@
+"""Measurements of likelihoods, reconstructions and latent codes, on held-out examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gen.evaluation.quality import Measured
+from lightning_gen.evaluation.subject import Subject
+from lightning_gen.evaluation.values import Value
+from lightning_gen.metrics import disentanglement, images, latents
+from lightning_gen.metrics.base import Rows
+from lightning_gen.metrics.errors import Inapplicable
+from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
+from lightning_gen.noise import numbered
+from lightning_gen.objectives.latent import ACTIVE, active_units
+from lightning_gen.protocols import Likelihood, Reconstructs
+
+FEWEST = 100  # examples of an importance bound, however large k
+BITS_K = 100  # importance samples of the bits per dimension where the data must be dequantised anew
+NEAR_BOUND = 0.5  # nats: so near to its bound an estimate of mutual information says nothing
+SEPARATE = 10_000  # codes that the disentanglement scores look at
+
+
+def elbo(s: Subject) -> Measured:
+    """The evidence lower bound and its two parts."""
+    codes = s.codes()
+    log_prob, kl = codes["log_prob"], codes["kl"]
+    error = "; std is the standard error over the test examples"
+    how = f"log p(x|z) - KL(q(z|x) || p(z)) in nats, one z for each test example{error}"
+    nats = _nats(s)
+    yield "elbo", _mean(log_prob - kl, how, "higher", likelihood=nats)
+    yield "reconstruction", _mean(-log_prob, f"-log p(x|z) in nats{error}", "lower", likelihood=nats)
+    yield "kl", _mean(kl, f"KL(q(z|x) || p(z)) in nats{error}", None)
+
+
+def importance(s: Subject) -> Measured:
+    """The importance-sampled bound, for each k."""
+    for k in s.k:
+        n = min(s.n, max(FEWEST, s.draws // k))
+        nll = -_bound(s, k, n)
+        how = f"-log 1/k sum p(x,z)/q(z|x) in nats (Burda et al. 2016, eq. 8), first {len(nll):,} test examples"
+        yield f"nll_is{k}", _mean(nll, f"{how}; std is the standard error over them", "lower", k=k, likelihood=_nats(s))
+
+
+def bits(s: Subject) -> Measured:
+    """Bits per dimension, where the data have levels."""
+    model = _likelihood(s)
+    rule = discretisation(model.likelihood, s.data.spec)  # type: ignore[attr-defined]
+    dims = math.prod(s.data.spec.shape)
+    k = min(BITS_K, *s.k)
+    n = min(s.n, max(FEWEST, s.draws // k))
+    transform = (lambda x, noise: dequantised(x, noise)) if rule.dequantise else None
+    nats = -_bound(s, k, n, transform) + dims * rule.offset
+    how = f"importance bound over {dims} dimensions times ln 2; {rule.levels} levels: {rule.how}; first {len(nats):,} "
+    how += "test examples; std is the standard error over them"
+    levels = f"{rule.levels} levels"  # of which the bits of all likelihoods compare
+    yield "bits_per_dim", _mean(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
+
+
+def _bound(s: Subject, k: int, n: int, transform: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+    """log p(x) of the first n test examples by k draws, (n,) in nats, of all ranks."""
+    model, rows = _likelihood(s), Rows("bound")
+    for batch in s.test_batches(n, f"importance sampling, k = {k}"):
+        x, numbers = batch["x"], batch["index"].tolist()
+        if transform is not None:  # the distribution function of a normal number is uniform
+            noise = numbered(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
+            x = transform(x, (torch.special.ndtr(noise.double()) - 0.5).float().to(x.device))
+        rows.update(bound=model.log_likelihood(x, k, numbers=numbers).double().cpu())
+    return rows.compute()["bound"]
+
+
+def _nats(s: Subject) -> str:
+    """What log p(x|z) is a density or probability of."""
+    likelihood = getattr(s.model, "likelihood", s.model)
+    return f"{type(likelihood).__name__} of {s.data.spec.values} values"
+
+
+def _likelihood(s: Subject) -> Any:
+    if not isinstance(s.model, Likelihood):
+        raise Inapplicable(f"{type(s.model).__name__} knows no likelihood")
+    return s.model
+
+
+def reconstructions(s: Subject) -> Measured:
+    """PSNR and SSIM of reconstructions."""
+    model = s.model
+    if not isinstance(model, Reconstructs) or s.data.spec.kind != "image":
+        raise Inapplicable(f"{type(model).__name__} on {s.data.spec.kind} data reconstructs no pictures")
+    rows = Rows("psnr", "ssim")
+    for batch in s.test_batches(s.n, "reconstructions"):
+        x, rebuilt = batch["x"].double(), model.reconstruct(batch["x"]).double()
+        rows.update(psnr=images.psnr(x, rebuilt).cpu(), ssim=images.ssim(x, rebuilt).cpu())
+    values = rows.compute()
+    how = "of reconstructions of test examples, in decibels, mean over images; std is the standard error"
+    yield "psnr", _mean(values["psnr"], how, "higher")
+    yield "ssim", _mean(values["ssim"], "of reconstructions of test examples; std is the standard error", "higher")
+
+
+def latent(s: Subject) -> Measured:
+    """What the code carries: active units, mutual information, collapse."""
+    codes = s.codes()
+    mean, log_var, n = codes["mean"], codes["log_var"], len(codes["mean"])
+    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)  # (Z,)
+    active = int(active_units(mean.mean(0), mean.square().mean(0)).sum())
+    report = latents.collapse_report(kl, mean.var(0, correction=0))
+    how = f"latents of {len(kl)} whose posterior mean varies by more than {ACTIVE} (Burda et al. 2016, section 4)"
+    yield "active_units", Value(active, n, how, None, details=report)
+    information = latents.mutual_information(codes["z"], mean, log_var)
+    bound = math.log(n)
+    how = (
+        f"I(x; z) under q in nats (Hoffman and Johnson 2016), of {n:,} examples and so at most log {n:,} = {bound:.2f}"
+    )
+    full = information > bound - NEAR_BOUND
+    note = (
+        f"the value is at its bound of {bound:.2f} for {n:,} examples: the information may be larger" if full else None
+    )
+    yield "mutual_information", Value(information, n, how, None, note=note)
+
+
+def _factors(s: Subject) -> tuple[dict[str, Tensor], Tensor, int]:
+    if not s.data.spec.factors:
+        raise Inapplicable("the data have no known factors of variation")
+    codes = {name: column[:SEPARATE] for name, column in s.codes().items()}
+    return codes, codes["factors"], len(codes["mean"])
+
+
+def gaps(s: Subject) -> Measured:
+    """The mutual information gap in both conventions."""
+    codes, factors, n = _factors(s)
+    result = disentanglement.mig_chen(codes["mean"], codes["log_var"], factors, seed=s.seed)
+    how = "gap between the two codes that know most of a factor, over its entropy; densities from q(z|x)"
+    yield "mig_chen", Value(result.pop("mig"), n, f"{how} (Chen et al. 2018, eq. 6)", "higher", details=result)
+    result = disentanglement.mig_histogram(codes["mean"], factors)
+    how = "the same gap from histograms of the posterior means in 20 bins (Locatello et al. 2019)"
+    yield "mig_histogram", Value(result.pop("mig"), n, how, "higher", details=result)
+
+
+def factor_vae(s: Subject) -> Measured:
+    """FactorVAE's score."""
+    codes, factors, n = _factors(s)
+    score = disentanglement.factor_vae_score(codes["mean"], factors, seed=s.seed)
+    how = f"accuracy of naming the fixed factor by the code that varies least (Kim and Mnih 2018); of {n:,} codes"
+    yield "factor_vae", Value(score, n, how, "higher")
+
+
+def dci(s: Subject) -> Measured:
+    """Disentanglement, completeness, informativeness."""
+    codes, factors, n = _factors(s)
+    result = disentanglement.dci(codes["mean"], factors, seed=s.seed)
+    for name in ("disentanglement", "completeness", "informativeness"):
+        how = f"{name} of the posterior means (Eastwood and Williams 2018), by decision forests"
+        yield f"dci_{name}", Value(result[name], n, how, "higher")
+
+
+def _mean(values: Tensor, how: str, better: str | None, **more: Any) -> Value:
+    """Mean over examples (n,), with its standard error."""
+    return Value(values.mean(), len(values), how, better, std=values.std() / len(values) ** 0.5, **more)

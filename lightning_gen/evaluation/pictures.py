@@ -1,0 +1,76 @@
+"""The pictures of an evaluation: what the numbers are about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lightning_gen import views
+from lightning_gen.evaluation.quality import gathered
+from lightning_gen.evaluation.subject import Subject
+from lightning_gen.metrics.errors import Inapplicable
+from lightning_gen.metrics.neighbours import nearest
+from lightning_gen.render import render
+
+SHOWN, PER_CLASS = 64, 10
+NEIGHBOURS = 24  # samples that are shown with their nearest training image
+
+
+def all_of(s: Subject) -> Iterator[tuple[str, Tensor]]:
+    """(name, picture uint8 (3, H, W)) of each picture that this model and these data allow."""
+    spec = s.model.spec
+    if spec.kind == "vector" and spec.shape[0] >= 2:
+        real, own = _points(s, "real"), _points(s, "generated")
+        yield "density", views.pairs(real, own, spec)  # real on the left
+    if spec.kind != "image" or spec.values == "real":
+        return
+    own = _images(s, range(min(SHOWN, s.n)))
+    yield "samples", render(own, spec)
+    if isinstance(s.extractor, str):
+        return
+    yield "neighbours", neighbours(s, own[:NEIGHBOURS])
+    if (picture := per_class(s)) is not None:
+        yield "classes", picture
+
+
+def _images(s: Subject, rows: range) -> Tensor:
+    """Samples (n, C, H, W) in [-1, 1], rounded to 256 levels."""
+    return s.samples(rows)[0].float() / 127.5 - 1
+
+
+def _points(s: Subject, source: str) -> Tensor:
+    rows = range(min(views.POINTS, s.n))
+    return s.samples(rows)[0] if source == "generated" else s.real("test", rows)[0]
+
+
+def neighbours(s: Subject, own: Tensor) -> Tensor:
+    """Rows of samples, each with the row of their nearest training images, in feature space, below."""
+    assert not isinstance(s.extractor, str)
+    features = s.extractor(own.to(s.model.device)).cpu()
+    _, found = nearest(features, gathered(s.described("train").features), 1)
+    rows = [s.real("train", range(row, row + 1))[0] for row in found[:, 0].tolist()]
+    return views.pairs(own, torch.cat(rows).float() / 127.5 - 1, s.model.spec)
+
+
+def per_class(s: Subject) -> Tensor | None:
+    """A row for each class: of samples that were asked for it, or else in which the classifier sees it."""
+    described = s.described("generated")
+    if described.log_probs is None:
+        return None
+    label = gathered(described.log_probs.argmax(1) if described.y is None else described.y)
+    tiles = []
+    for name in range(described.log_probs.shape[1] if described.y is None else s.classes):
+        rows = (label == name).nonzero().squeeze(1).tolist()[:PER_CLASS]
+        shown = [_images(s, range(row, row + 1)) for row in rows]
+        tiles += [*shown, torch.ones(PER_CLASS - len(shown), *s.model.spec.shape)]  # white where there are no more
+    return render(torch.cat(tiles), s.model.spec, columns=PER_CLASS)
+
+
+def safe(s: Subject) -> list[tuple[str, Tensor]]:
+    """The pictures, none where the model makes no samples."""
+    try:
+        return list(all_of(s))
+    except Inapplicable:
+        return []

@@ -1,0 +1,200 @@
+"""Measurements of samples against real examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gen.evaluation.subject import Described, Subject
+from lightning_gen.evaluation.values import Value
+from lightning_gen.metrics.base import FeatureMetric, Rows
+from lightning_gen.metrics.classes import ClassAccuracy, ClassifierScore
+from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
+from lightning_gen.metrics.errors import Inapplicable
+from lightning_gen.metrics.extractors import Extractor
+from lightning_gen.metrics.manifold import DensityCoverage, PrecisionRecall
+from lightning_gen.metrics.memorisation import Memorisation
+from lightning_gen.metrics.modes import ClassModes, GaussianModes
+
+Measured = Iterator[tuple[str, Value]]
+FRECHET_DIMS = 4096  # above, the root of the covariance takes minutes to hours
+SUBSET = 1000  # of the kernel distance
+NEIGHBOURS = {"precision": 3, "density": 5}
+CITED = {"fd": "Heusel et al. 2017, eq. 6", "kd": "Binkowski et al. 2018, section 4", "cs": "Salimans et al. 2016"}
+
+
+def frechet(s: Subject) -> Measured:
+    """Fréchet distance."""
+    if (dims := s.described("reference").features.shape[1]) > FRECHET_DIMS:
+        raise Inapplicable(f"features of {dims} dimensions are too many for a covariance: train an extractor")
+    own, floor = _against_reference(s, FrechetDistance(keep_real=True))
+    how = f"Frechet distance of features ({CITED['fd']}); biased upwards by about 1/N: compare at equal N"
+    yield _label(s, "fd"), _value(s, own, how, "lower", floor)
+
+
+def kernel(s: Subject) -> Measured:
+    """Kernel distance."""
+    size = min(SUBSET, max(2, s.n // 2))
+    own, floor = _against_reference(s, KernelDistance(subset_size=size, seed=s.seed, keep_real=True))
+    how = f"squared kernel MMD, cubic, unbiased ({CITED['kd']}); mean and std over 100 subsets of k examples"
+    yield _label(s, "kd"), _value(s, own["mean"], how, "lower", floor["mean"], std=own["std"], k=size)
+
+
+def classifier_score(s: Subject) -> Measured:
+    """Inception-type score."""
+
+    def score(source: str) -> dict[str, Tensor]:
+        metric = ClassifierScore()
+        metric.update(_log_probs(s, source))
+        return metric.compute()
+
+    own, floor = score("generated"), score("floor")
+    how = f"exp of the mean KL between a sample's classes and all samples' ({CITED['cs']}); std over 10 splits"
+    yield _label(s, "cs"), _value(s, own["mean"], how, "higher", floor["mean"], std=own["std"])
+
+
+def precision_recall(s: Subject) -> Measured:
+    """Precision and recall."""
+    k = NEIGHBOURS["precision"]
+    own, floor = _against_reference(s, PrecisionRecall(k=k, keep_real=True))
+    what = {"precision": "samples among the real examples", "recall": "real examples among the samples"}
+    for name, share in what.items():
+        how = f"share of {share}: inside a ball to the k-th neighbour (Kynkaanniemi et al. 2019)"
+        yield _label(s, name), _value(s, own[name], how, "higher", floor[name], k=k)
+
+
+def density_coverage(s: Subject) -> Measured:
+    """Density and coverage, coverage also per class."""
+    k = NEIGHBOURS["density"]
+    metric = DensityCoverage(k=k, keep_real=True)
+    own, floor = _against_reference(s, metric, floor_first=True)
+    how = "mean number of real balls round a sample, over k (Naeem et al. 2020, eq. 3); may exceed 1"
+    yield _label(s, "density"), _value(s, own["density"], how, "higher", floor["density"], k=k)
+    how = "share of real balls that hold a sample (Naeem et al. 2020, eq. 4)"
+    details = {"per_class": _covered_per_class(s, metric.covered)}
+    yield _label(s, "coverage"), _value(s, own["coverage"], how, "higher", floor["coverage"], k=k, details=details)
+
+
+def _covered_per_class(s: Subject, covered: Tensor | None) -> dict[int, float] | None:
+    y = s.described("reference").y
+    if y is None or covered is None:
+        return None
+    y = gathered(y)
+    return {int(label): float(covered[y == label].double().mean()) for label in y.unique()}
+
+
+def memorisation(s: Subject) -> Measured:
+    """Does it copy the training set?"""
+
+    def against_training(source: str) -> dict[str, Tensor]:
+        metric = Memorisation()
+        for name, rows in (("train", "train"), ("held_out", "reference"), ("generated", source)):
+            metric.update(s.described(rows).features, source=name)
+        return metric.compute()
+
+    own, floor = against_training("generated"), against_training("reference")
+    rows = s.train_rows
+    how = f"share of samples farther from the nearest of {rows:,} training examples than that one's own neighbour is"
+    how += " (Alaa et al. 2022); copies 0, fresh real examples the value beside it"
+    near = f"near {float(floor['authenticity']):.2f}"
+    yield _label(s, "authenticity"), _value(s, own["authenticity"], how, near, floor["authenticity"])
+    how = f"mean distance to the nearest of {rows:,} training examples, over that of held-out examples; copies 0"
+    yield _label(s, "nn_ratio"), _value(s, own["nn_ratio"], how, "near 1", floor["nn_ratio"])
+
+
+def classes(s: Subject) -> Measured:
+    """The classes that a classifier trained on real examples sees in the samples."""
+    total = s.data.spec.num_classes
+    log_probs = _log_probs(s, "generated")
+    if log_probs.shape[1] != total:
+        raise Inapplicable(f"the extractor knows {log_probs.shape[1]} classes, the data have {total}")
+    seen = ClassModes(total)
+    seen.update(log_probs.argmax(1))
+    found, counts = seen.compute(), torch.bincount(gathered(log_probs.argmax(1)), minlength=total)
+    details: dict[str, Any] = {"samples_per_class": counts.tolist()}
+    how = f"how many of {total} classes a classifier of real examples sees among the samples"
+    yield _label(s, "classes"), _value(s, found["modes"], how, "higher", details=details)
+    how = "KL in nats of the shares of these classes against equal shares"
+    yield _label(s, "class_kl"), _value(s, found["reverse_kl"], how, None)
+    if not s.classes:
+        return
+    accuracy = ClassAccuracy(total)
+    requested = s.described("generated").y
+    assert requested is not None
+    accuracy.update(log_probs, requested)
+    result = accuracy.compute()
+    how = "share of samples in which a classifier of real examples sees the class that was asked for"
+    details = {"per_class": result["per_class"]}
+    real = ClassAccuracy(total)
+    floor = s.described("floor")
+    assert floor.log_probs is not None and floor.y is not None
+    real.update(floor.log_probs, floor.y)
+    yield (
+        _label(s, "class_accuracy"),
+        _value(s, result["accuracy"], how, "higher", real.compute()["accuracy"], details=details),
+    )
+
+
+def modes(s: Subject) -> Measured:
+    """The Gaussians of toy data."""
+    known = s.data.modes()
+    if known is None:
+        raise Inapplicable("the data are not drawn from known modes")
+    centres, sigma = known
+
+    def found(source: str) -> dict[str, Tensor]:
+        metric = GaussianModes(centres, sigma)
+        for rows in s.chunks(s.n, f"{source} points"):
+            metric.update(s.samples(rows)[0] if source == "generated" else s.real("test", rows)[0])
+        return metric.compute()
+
+    own, real = found("generated"), found("reference")
+    how = f"modes of {len(centres)} with a sample within 3 standard deviations"
+    yield "modes", Value(own["modes"], s.n, how, "higher", real["modes"])
+    how = "share of samples within 3 standard deviations of a mode (98.89 % of the true density)"
+    yield "high_quality", Value(own["high_quality"], s.n, how, "higher", real["high_quality"])
+    how = "KL in nats of the modes' shares of the high-quality samples against equal shares"
+    yield "reverse_kl", Value(own["reverse_kl"], s.n, how, "lower", real["reverse_kl"])
+
+
+def _against_reference(s: Subject, metric: FeatureMetric, floor_first: bool = False) -> tuple[Any, Any]:
+    """A metric of the samples and of the floor, both against the reference; ``metric`` is left with the later one."""
+    results = {}
+    metric.update(s.described("reference").features, real=True)
+    for source in ("floor", "generated") if floor_first else ("generated", "floor"):
+        metric.reset()  # keeps the reference
+        metric.update(s.described(source).features, real=False)
+        results[source] = metric.compute()
+    return results["generated"], results["floor"]
+
+
+def _log_probs(s: Subject, source: str) -> Tensor:
+    described: Described = s.described(source)
+    if described.log_probs is None:
+        raise Inapplicable(f"the extractor {_extractor(s).name} is no classifier")
+    return described.log_probs
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Values (n, ...) of all ranks, in order."""
+    rows = Rows("values")
+    rows.update(values=values)
+    return rows.compute()["values"]
+
+
+def _extractor(s: Subject) -> Extractor:
+    assert isinstance(s.extractor, Extractor)
+    return s.extractor
+
+
+def _label(s: Subject, metric: str) -> str:
+    return _extractor(s).label(metric)
+
+
+def _value(s: Subject, value: Any, how: str, better: str | None, floor: Any = None, **more: Any) -> Value:
+    extractor = _extractor(s)
+    named = f"{extractor.name} {(extractor.sha256 or '')[:8]}".strip()
+    return Value(value, s.n, how, better, floor, extractor=named, **more)

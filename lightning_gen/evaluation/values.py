@@ -1,0 +1,60 @@
+"""A measured number with how it was obtained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+Number = float | int | Tensor
+
+
+@dataclass(slots=True)
+class Value:
+    """One number of a report.
+
+    Args:
+        value: the number.
+        n: examples that it is over.
+        how: a sentence: what it is, and of what.
+        better: "lower", "higher", "near X", or None for a description that ranks nothing.
+        floor: the same of held-out real examples, in place of the samples.
+        std: its spread or standard error; ``how`` says which.
+        k: neighbours, importance samples or subset size; ``how`` says which.
+        likelihood: what its nats measure, where it is in nats: those of different likelihoods do not compare.
+        extractor: name of the feature extractor and the start of its hash.
+        details: more of it: per class, per dimension.
+        note: what a reader of the value must know, if anything.
+        seconds: that its group took.
+    """
+
+    value: Number
+    n: int
+    how: str
+    better: str | None = None
+    floor: Number | None = None
+    std: Number | None = None
+    k: int | None = None
+    likelihood: str | None = None
+    extractor: str | None = None
+    details: Any = None
+    note: str | None = None
+    seconds: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it; infinite and undefined numbers as text."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,283 @@
+"""Evaluation of a run: what it writes, that it can be interrupted and shared out, and the metrics during training."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from helpers import Painter
+
+from datamodules.digits import Digits
+from datamodules.errors import UserError
+from lightning_gen import evaluate, fit
+from lightning_gen.checkpoints import find, load, read
+from lightning_gen.evaluation import pictures, quality
+from lightning_gen.evaluation.report import FILE, Report
+from lightning_gen.evaluation.subject import Subject, share
+from lightning_gen.metrics.errors import Inapplicable
+from lightning_gen.metrics.extractors import find_extractor
+
+RUN = "tb_logs/vae-digits/version_0"
+QUICK = ["--k", "5", "20", "--draws", "2000"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a short run on digits and one on points."""
+    folder = tmp_path_factory.mktemp("place")
+    before = os.getcwd()
+    os.chdir(folder)
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        fit.main(["--model", "vae", "--steps", "300", "--val_every", "150", "--model.ema.vae", "5000"])
+        fit.main(["--model", "vae", "--data", "toy", "--steps", "20"])
+        fit.main(["--model", "helpers.Duel", "--data", "toy", "--steps", "4"])
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def there(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return place
+
+
+def evaluated(run, *options):
+    evaluate.main([run, *map(str, [*QUICK, *options])])
+    return json.loads((find(run).parent.parent / FILE).read_text())
+
+
+def test_an_evaluation_says_how_each_value_was_obtained(there, capsys):
+    report = evaluated(RUN, "--fresh")
+    assert report["complete"] and not report["failed"]
+    setting = report["setting"]
+    assert setting["n"] == 297 and setting["averaged_weights"] and setting["iteration"] == 300
+    assert all(len(setting[name]) == 64 for name in ("checkpoint_sha256", "reference_sha256", "extractor_sha256"))
+    values = report["values"]
+    expected = ["fd", "kd", "cs", "precision", "recall", "density", "coverage", "authenticity", "nn_ratio", "classes"]
+    assert {f"{name}_digits_v1" for name in expected} <= set(values)
+    assert {"elbo", "kl", "nll_is5", "nll_is20", "bits_per_dim", "psnr", "ssim", "active_units"} <= set(values)
+    for value in values.values():
+        assert value["n"] > 0 and len(value["how"]) > 20 and value["seconds"] is not None
+    assert values["fd_digits_v1"]["value"] > 2 * values["fd_digits_v1"]["floor"] > 0  # 300 iterations are few
+    assert values["nll_is20"]["n"] == 100 and values["nll_is20"]["k"] == 20
+    assert values["elbo"]["value"] == pytest.approx(-values["reconstruction"]["value"] - values["kl"]["value"])
+    assert values["nll_is20"]["value"] < values["nll_is5"]["value"] < -values["elbo"]["value"]
+    assert set(report["inapplicable"]) == {"modes", "mig", "factor_vae", "dci"}
+    output = capsys.readouterr().out
+    assert "fd_digits_v1" in output and "297" in output and "no known factors" in output
+    for picture in ("samples", "neighbours", "classes"):
+        assert (there / RUN / f"evaluation/{picture}.png").stat().st_size > 1000
+
+
+def test_two_processes_give_the_values_of_one(there):
+    one = evaluated(RUN, "--fresh")["values"]
+    command = [sys.executable, str(ROOT / "scripts/evaluate.py"), RUN, *QUICK, "--devices", "2", "--fresh"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    two = json.loads((there / RUN / FILE).read_text())["values"]
+    assert set(one) == set(two)
+    for name, value in one.items():
+        for key in ("value", "floor", "std"):
+            same = two[name][key] == value[key]  # also None
+            assert same or two[name][key] == pytest.approx(value[key], rel=1e-6, abs=1e-9), name
+
+
+def test_the_random_numbers_of_training_are_untouched(there, tmp_path):
+    model, data = load(RUN), Digits()
+    s = Subject(model, data, find_extractor("auto", "digits", data.spec), n=297, k=(5,))
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    evaluate.measure(s, Report(tmp_path / FILE, {}, {}), list(evaluate.METRICS))
+    pictures.safe(s)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
+
+
+def test_an_interrupted_evaluation_goes_on(there, monkeypatch):
+    whole = evaluated(RUN, "--fresh")
+
+    def interrupted(subject):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(evaluate.METRICS, "pr", evaluate.Metric(interrupted, ""))
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(RUN, "--fresh")
+    half = json.loads((there / RUN / FILE).read_text())
+    assert not half["complete"] and set(half["done"]) == {"fd", "kd", "cs"}
+    monkeypatch.setitem(evaluate.METRICS, "fd", evaluate.Metric(interrupted, ""))  # would be seen if run again
+    again = evaluated(RUN)
+    assert again["complete"]
+    assert {k: v["value"] for k, v in again["values"].items()} == {k: v["value"] for k, v in whole["values"].items()}
+
+
+def test_another_setting_starts_anew(there):
+    evaluated(RUN, "--metrics", "fd", "elbo")
+    report = evaluated(RUN, "--metrics", "fd", "--seed", 1)
+    assert list(report["values"]) == ["fd_digits_v1"] and not report["complete"]
+
+
+def test_a_metric_that_fails_does_not_keep_the_rest_from_being_measured(there):
+    with pytest.raises(UserError, match=r"2 of 3 groups failed"):
+        evaluated(RUN, "--metrics", "elbo", "cs", "dc", "-n", 4)
+    report = json.loads((there / RUN / FILE).read_text())
+    assert "elbo" in report["values"]
+    assert "10" in report["failed"]["cs"] and "4" in report["failed"]["cs"]
+
+
+def test_points_are_compared_as_they_are(there):
+    report = evaluated("tb_logs/vae-toy/version_0", "-n", 600, "--metrics", "modes", "fd", "memorisation", "cs", "bits")
+    assert report["values"]["modes"]["floor"] == 25
+    assert report["values"]["high_quality"]["floor"] == pytest.approx(0.9889, abs=0.02)
+    assert report["values"]["fd_raw"]["floor"] < 0.1
+    assert set(report["inapplicable"]) == {"cs", "bits"}
+    assert (there / "tb_logs/vae-toy/version_0/evaluation/density.png").exists()
+
+
+def test_a_model_without_a_likelihood_is_measured_by_its_samples(there):
+    report = evaluated("tb_logs/duel-toy/version_0", "-n", 300, "--trust", "helpers")
+    assert {"fd_raw", "modes"} <= set(report["values"])
+    assert "knows no likelihood" in report["inapplicable"]["nll"]
+    assert "no Gaussian posterior" in report["inapplicable"]["elbo"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([RUN, "--metrics", "fdd"], ["'fdd'", "did you mean 'fd'", "memorisation"]),
+        ([RUN, "--data", "toy"], ["(1, 8, 8)", "(2,)"]),
+        ([RUN, "-n", "1"], ["n 1", "at least 2"]),
+        ([RUN, "--extractor", "mnist_v1"], ["28", "8"]),
+        ([RUN, "--extractor", "nothing"], ["nothing", "digits_v1"]),
+        ([RUN, "--k", "0"], ["--k 0"]),
+        ([RUN, "--device", "gpu9"], ["gpu9"]),
+        ([RUN, "--color", "red"], ["--color"]),
+        (["nowhere"], ["nowhere", "tb_logs"]),
+    ],
+)
+def test_mistakes_are_one_line(there, arguments, words):
+    with pytest.raises(UserError) as error:
+        evaluate.main(arguments)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_damaged_report_is_named(there):
+    (there / RUN / FILE).write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        evaluated(RUN, "--metrics", "fd")
+    (there / RUN / FILE).unlink()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_shares_are_whole_chunks_in_order(world):
+    everyone = [row for rank in range(world) for rows in share(1000, rank, world) for row in rows]
+    assert everyone == list(range(1000))
+    alone = share(1000, 0, 1)
+    assert all(rows in alone for rank in range(world) for rows in share(1000, rank, world))
+
+
+# A model that makes the class that it is asked for
+
+
+def subject(model, n=200, **options):
+    data = Digits()
+    return Subject(model, data, find_extractor("auto", "digits", data.spec), n=n, **options)
+
+
+def test_classes_are_asked_for_and_recognised():
+    values = dict(quality.classes(subject(Painter(Digits()))))
+    accuracy = values["class_accuracy_digits_v1"]
+    assert accuracy.value > 0.9 and accuracy.floor > 0.9
+    assert len(accuracy.details["per_class"]) == 10
+    assert values["classes_digits_v1"].value == 10
+
+
+def test_wrong_classes_are_seen():
+    values = dict(quality.classes(subject(Painter(Digits(), shift=1))))
+    assert values["class_accuracy_digits_v1"].value < 0.1
+
+
+def test_a_missing_class_shows_in_coverage_and_classes():
+    values = dict(quality.density_coverage(subject(Painter(Digits(), only=(0, 1, 2, 3, 4, 5, 6, 7, 8)))))
+    covered = values["coverage_digits_v1"].details["per_class"]
+    assert covered[9] < 0.3 < min(covered[name] for name in range(9))
+    values = dict(quality.classes(subject(Painter(Digits(), only=(3,)))))
+    assert values["classes_digits_v1"].value <= 2
+
+
+def test_copies_of_training_examples_are_found_out():
+    values = dict(quality.memorisation(subject(Painter(Digits()))))  # which paints training examples
+    assert values["authenticity_digits_v1"].value == 0 and values["nn_ratio_digits_v1"].value == 0
+    assert values["nn_ratio_digits_v1"].floor == pytest.approx(1)
+    assert values["authenticity_digits_v1"].floor > 0.3
+
+
+def test_the_grid_of_classes_has_a_row_for_each():
+    picture = pictures.per_class(subject(Painter(Digits())))
+    assert picture.shape[1] == pytest.approx(picture.shape[2], abs=5)  # ten rows of ten
+
+
+def test_without_an_extractor_the_reason_is_given():
+    with pytest.raises(Inapplicable, match="no such"):
+        next(quality.frechet(Subject(Painter(Digits()), Digits(), "no such network", n=50)))
+
+
+def test_samples_of_another_shape_are_refused():
+    model = Painter(Digits())
+    model.sample = lambda n, **_: torch.zeros(n, 1, 9, 9)
+    with pytest.raises(UserError, match=r"\(1, 9, 9\).*\(1, 8, 8\)"):
+        next(quality.frechet(subject(model)))
+
+
+def test_random_binarisation_is_not_held_against_the_samples():
+    data = Digits(binarize="dynamic")
+    s = Subject(Painter(Digits()), data, find_extractor("auto", "digits", Digits().spec), n=50)
+    grey = s.real("test", range(50))[0]
+    assert len(grey.unique()) > 10
+    assert len(next(s.test_batches(50, ""))["x"].unique()) == 2
+
+
+# During training
+
+
+def test_watched_values_choose_the_best_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "val/fd_digits_v1@100"
+    usual = ["--model", "vae", "--steps", "60", "--val_every", "20", "--model.ema.vae", "2000"]
+    fit.main([*usual, "--watch", "fd@100,kd@100", "--best_by", name, "--name", "watched"])
+    fit.main([*usual, "--name", "plain"])
+    watched, plain = (tmp_path / f"tb_logs/vae-digits-{tag}/version_0" for tag in ("watched", "plain"))
+    summary = json.loads((watched / "summary.json").read_text())
+    assert summary["best"][name] == pytest.approx(min(summary["best"][name], summary["final"][name]))
+    assert "val/kd_digits_v1@100" in summary["final"]
+    states = [read(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (watched, plain)]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())  # watching changes nothing
+    model = load(watched)  # and can be measured again: the value is that of the averaged weights
+    s = Subject(model, Digits(), find_extractor("auto", "digits", model.spec), n=100, split="val")
+    metric = quality.FrechetDistance()
+    metric.update(s.described("reference").features, real=True)
+    metric.update(s.described("generated").features, real=False)
+    assert float(metric.compute()) == pytest.approx(summary["best"][name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--watch", "fid@100"], ["fid@100", "fd@1000"]),
+        (["--watch", "fd@9999"], ["200 validation examples"]),
+        (["--watch", "fd", "--data", "shapes"], ["extractor"]),
+        (["--best_by", "val/lose"], ["val/lose", "val/loss"]),
+    ],
+)
+def test_what_cannot_be_watched_is_said(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        fit.main(["--model", "vae", "--steps", "4", *arguments])
+    assert all(word in str(error.value) for word in words), error.value
