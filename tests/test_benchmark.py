@@ -1,0 +1,510 @@
+"""Benchmarks: budgets, cells that are finished, resumed, failed or run anew, and the page of results."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from datamodules.errors import UserError
+from lightning_gen import runs
+from lightning_gen.benchmark import Benchmark, Budget, fixed_iterations, main, parse_budget, round_down
+from lightning_gen.cells import Processes, config_of, last_error
+from lightning_gen.results import cell_path, markdown, spread, tag_of, write_cell
+
+ENVIRONMENT = {"torch": "2.15.0", "lightning": "2.6.6", "system": "Linux", "device": "a CPU", "threads": "1"}
+SETTING = {
+    **{"n": 297, "data": "digits", "reference": "test split, 297 examples", "checkpoint": "best.ckpt"},
+    **{"reference_sha256": "r" * 64, "extractor": "digits_v1", "extractor_sha256": "e" * 64},
+}
+SHORT = ["--models", "vae", "--budget", "60it", "--seeds", "2"]
+
+
+def value(number, better="lower", floor=None, n=297, k=None):
+    return {"value": number, "n": n, "k": k, "std": None, "floor": floor, "better": better, "likelihood": None}
+
+
+class Scripts:
+    """Stands for fit.py and evaluate.py: writes what they write, and notes how they were called.
+
+    Args:
+        fail: of (script, seed) the exit status and the last words.
+        rate: images per second.
+    """
+
+    def __init__(self, fail=None, rate=12_800.0):
+        self.calls, self.fail, self.rate, self.groups = [], fail or {}, rate, {}
+
+    def __call__(self, command, log):
+        script, arguments = re.search(r"(\w+)\.py$", command[1]).group(1), command[2:]
+        self.calls.append([script, *arguments])
+        folder = self.begin(arguments) if script == "fit" else runs.folder_of(arguments[0])
+        config = runs.read_config(folder)
+        status, words = self.fail.get((script, config["seed"]), (0, ""))
+        if status:
+            log.write_text(log.read_text() + words + "\n")
+        elif script == "fit":
+            self.finish(folder, config)
+        else:
+            self.evaluate(folder, config["seed"])
+            status = 2 if self.groups else 0
+        return status
+
+    def begin(self, arguments):
+        if arguments[0] == "--resume":
+            return runs.folder_of(arguments[1])
+        config = config_of(arguments)
+        folder = runs.new_folder(config)
+        runs.write_config(config, folder)
+        (folder / "checkpoints").mkdir()
+        torch.save({"lightning_gen": {"iteration": 30}}, folder / "checkpoints/last.ckpt")
+        return folder
+
+    def finish(self, folder, config):
+        images = 128 * config["steps"]
+        own = {"seconds": 2 * images / self.rate, "images_per_second": self.rate, "environment": ENVIRONMENT}
+        runs.write_summary(folder, {"iterations": config["steps"], "images": images, **own})
+
+    def evaluate(self, folder, seed):
+        content = {
+            "format": 1,
+            "setting": SETTING,
+            "values": {"fd_digits_v1": value(3.0 + seed, floor=0.5)},
+            "done": {"fd": []},
+        }
+        content |= {"inapplicable": {"mig": "no factors"}, "failed": self.groups}
+        (folder / "evaluation.json").write_text(json.dumps(content))
+
+    def names(self):
+        return [call[0] for call in self.calls]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "benchmarks/results"
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "kind"),
+    [
+        *[("10m", 600, "seconds"), ("90s", 90, "seconds"), ("1.5h", 5400, "seconds"), ("5000it", 5000, "iterations")],
+        *[("2.3Mimg", 2_300_000, "images"), ("500kimg", 500_000, "images"), ("64img", 64, "images")],
+    ],
+)
+def test_budgets_are_times_iterations_or_images(text, amount, kind):
+    assert parse_budget(text) == Budget(text, amount, kind)
+
+
+@pytest.mark.parametrize(
+    "text", ["10", "m", "10 m", "0s", "-5it", "1.5it", "0.0001kimg", "5min", "2mimg", "1e3it", "007s"]
+)
+def test_other_budgets_are_a_mistake(text):
+    with pytest.raises(UserError, match=re.escape(f"--budget {text}: ") + ".*90s.*5000it.*Mimg"):
+        parse_budget(text)
+
+
+def test_images_become_whole_batches_and_need_a_batch_size():
+    config = {"dataset": "mine", "data": {"init_args": {"batch_size": 128}}}
+    assert fixed_iterations(parse_budget("2Mimg"), config) == 15625
+    assert fixed_iterations(parse_budget("64img"), config) == 1
+    assert fixed_iterations(parse_budget("70it"), config) == 70
+    assert fixed_iterations(parse_budget("70s"), config) is None
+    with pytest.raises(UserError, match="batch size of mine is not known"):
+        fixed_iterations(parse_budget("2Mimg"), {"dataset": "mine", "data": {"init_args": {}}})
+
+
+def test_measured_iterations_keep_two_digits():
+    assert [round_down(n) for n in (0.3, 7.9, 99.9, 101, 12_999, 987_654)] == [1, 7, 99, 100, 12_000, 980_000]
+
+
+# Names
+
+
+def test_cells_are_named_by_all_that_tells_them_apart(tmp_path):
+    assert cell_path(tmp_path, "mnist", "vae", "10m", {}, 2).name == "mnist-vae-10m-seed2.json"
+    assert cell_path(tmp_path, "./my pictures/", "a.B", "1.5h", {}, 0).name == "my_pictures-a.B-1.5h-seed0.json"
+    tag = tag_of({"data.binarize": "dynamic"})[0]
+    assert (
+        cell_path(tmp_path, "mnist", "vae", "10m", {"data.binarize": "dynamic"}, 0).name
+        == f"mnist-vae-10m-{tag}-seed0.json"
+    )
+    assert tag != tag_of({"data.binarize": "static"})[0] and re.fullmatch("[0-9a-f]{6}", tag)
+    assert tag_of({"a": "1", "b": "2"}) == tag_of({"b": "2", "a": "1"})
+
+
+def test_options_that_move_no_result_are_not_kept():
+    arguments = ["--data.root", "/somewhere", "--model.latent_dim=4", "--data.num_workers", "2", "--val_every", "9"]
+    assert Benchmark("mnist", "1m", Processes(), arguments).options == {"model.latent_dim": "4", "val_every": "9"}
+    assert Benchmark("folder", "1m", Processes(), ["--data.root", "here"]).options == {"data.root": "here"}
+
+
+# Cells
+
+
+def test_a_benchmark_trains_evaluates_and_writes_each_cell(place, capsys):
+    scripts = Scripts()
+    main([*SHORT, "--only", "fd", "--model.latent_dim", "4", "--data.num_workers", "0"], scripts)
+    assert scripts.names() == ["fit", "evaluate"] * 2
+    assert scripts.calls[1][-2:] == ["--metrics", "fd"]
+    tag = tag_of({"model.latent_dim": "4"})[0]
+    cell = read(place, f"digits-vae-60it-{tag}-seed1.json")
+    assert (cell["iterations"], cell["images"], cell["images_per_second"]) == (60, 7680, 12_800)
+    assert cell["evaluation"]["values"]["fd_digits_v1"] == value(4.0, floor=0.5)
+    assert cell["evaluation"]["inapplicable"] == {"mig": "no factors"} and cell["environment"] == ENVIRONMENT
+    assert "fit.py --model vae --data digits --steps 60 --seed 1 --model.latent_dim=4 &&" in cell["command"]
+    assert cell["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", cell["commit"])
+    assert "failed" not in cell and "num_workers" not in json.dumps(cell)
+    output = capsys.readouterr().out
+    assert "vae: 60it = 60 iterations\n" in output
+    assert re.search(r"\[2/2\] vae seed 1: trained 60 iterations in 1\.2 s, evaluated in \d", output)
+    assert "| vae | 2 | 3.50 ± 0.71 |" in (place.parents[1] / "RESULTS.md").read_text()
+
+
+def test_a_finished_cell_is_not_run_again(place, capsys):
+    main(SHORT, Scripts())
+    scripts = Scripts()
+    main([*SHORT, "--only", "fd"], scripts)
+    assert scripts.calls == [] and capsys.readouterr().out.count("finished before") == 2
+    main([*SHORT, "--model.latent_dim", "4"], scripts)
+    assert scripts.names() == ["fit", "evaluate"] * 2 and len(list(place.iterdir())) == 4
+
+
+def test_a_removed_cell_is_made_anew(place):
+    main(SHORT, Scripts())
+    (place / "digits-vae-60it-seed1.json").unlink()
+    scripts = Scripts()
+    main(SHORT, scripts)
+    assert scripts.names() == ["fit", "evaluate"] and "--resume" not in scripts.calls[0]
+
+
+def test_more_metrics_need_no_new_training(place):
+    main([*SHORT, "--only", "fd"], Scripts())
+    scripts = Scripts()
+    main([*SHORT, "--only", "elbo"], scripts)
+    assert scripts.names() == ["evaluate"] * 2 and scripts.calls[0][-3:] == ["--metrics", "fd", "elbo"]
+    assert read(place, "digits-vae-60it-seed0.json")["only"] == ["fd", "elbo"]
+
+
+def test_a_cell_of_another_length_is_made_anew(place):
+    main(SHORT, Scripts())
+    path = place / "digits-vae-60it-seed0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "iterations": 50}))
+    scripts = Scripts()
+    main(SHORT, scripts)
+    assert scripts.names() == ["fit", "evaluate"] and read(place, path.name)["iterations"] == 60
+
+
+def test_a_failed_cell_harms_no_other_and_is_tried_again(place, capsys):
+    words = "Traceback\n  File x\nValueError: no good in /home/me/data/x.npy\n[rank: 0] bye"
+    with pytest.raises(UserError, match=r"vae seed 0$"):
+        main(SHORT, Scripts({("fit", 0): (1, words)}))
+    failed = read(place, "digits-vae-60it-seed0.json")
+    assert failed["failed"] == "ValueError: no good in x.npy" and "evaluation" not in failed
+    assert "[1/2] vae seed 0: failed: ValueError: no good in x.npy (tb_logs/benchmark/" in capsys.readouterr().out
+    assert "- vae seed 0: ValueError" in (place.parents[1] / "RESULTS.md").read_text()
+    assert "failed" not in read(place, "digits-vae-60it-seed1.json")
+    scripts = Scripts()
+    main(SHORT, scripts)
+    assert scripts.names() == ["fit", "evaluate"] and scripts.calls[0][1] == "--resume"
+    assert "failed" not in read(place, "digits-vae-60it-seed0.json")
+
+
+def test_after_a_failed_evaluation_only_that_is_repeated(place):
+    with pytest.raises(UserError):
+        main(SHORT, Scripts({("evaluate", 1): (-signal.SIGKILL, "")}))
+    assert read(place, "digits-vae-60it-seed1.json")["failed"] == "killed by SIGKILL (out of memory?)"
+    scripts = Scripts()
+    main(SHORT, scripts)
+    assert scripts.names() == ["evaluate"]
+
+
+def test_groups_of_metrics_that_failed_leave_the_rest(place):
+    scripts = Scripts()
+    scripts.groups = {"dci": "too little memory at /opt/x/y"}
+    with pytest.raises(UserError, match="vae seed 0, vae seed 1"):
+        main(SHORT, scripts)
+    cell = read(place, "digits-vae-60it-seed0.json")
+    assert cell["failed"] == "dci: too little memory at y" and cell["evaluation"]["values"]
+    assert "| vae | 2 | 3.50" in (place.parents[1] / "RESULTS.md").read_text()
+
+
+def test_a_stopped_cell_goes_on_where_it_was(place):
+    with pytest.raises(UserError):
+        main(SHORT, Scripts({("fit", 1): (143, "")}))
+    assert read(place, "digits-vae-60it-seed1.json")["failed"] == "not finished"
+    scripts = Scripts()
+    main(SHORT, scripts)
+    assert scripts.calls[0] == ["fit", "--resume", "tb_logs/vae-digits-benchmark-60it/version_1"]
+
+
+def test_a_run_that_cannot_go_on_begins_anew(place):
+    with pytest.raises(UserError):
+        main(SHORT, Scripts({("fit", 1): (1, "error: x")}))
+    (place.parents[1] / "tb_logs/vae-digits-benchmark-60it/version_1/checkpoints/last.ckpt").write_bytes(b"PK broken")
+    scripts = Scripts()
+    main(SHORT, scripts)
+    assert scripts.names() == ["fit", "evaluate"] and "--resume" not in scripts.calls[0]
+
+
+def test_a_time_is_measured_once_and_kept(place, capsys):
+    arguments = ["--models", "vae", "--budget", "125s", "--seeds", "2"]
+    first = Scripts({("fit", 1): (1, "error: x")})
+    with pytest.raises(UserError):
+        main(arguments, first)
+    lengths = [call[call.index("--steps") + 1] for call in first.calls if call[0] == "fit"]
+    assert lengths == ["20", "1000", "12000", "12000"]  # 100 iterations a second
+    assert not list((place.parents[1] / "tb_logs").glob("*calibration*"))
+    assert "vae: 125s = 12,000 iterations" in capsys.readouterr().out
+    faster = Scripts(rate=99_999.0)
+    main([*arguments[:-1], "3"], faster)
+    assert [call[1] for call in faster.calls if call[0] == "fit"] == ["--resume", "--model"]
+    assert read(place, "digits-vae-125s-seed2.json")["iterations"] == 12_000
+
+
+def test_a_model_that_cannot_be_measured_leaves_the_others(place):
+    class Broken(Scripts):
+        def __call__(self, command, log):
+            self.fail = {("fit", 0): (1, "error: too large")} if "conv-vae" in command else {}
+            return super().__call__(command, log)
+
+    with pytest.raises(UserError, match=r"conv-vae seed 0$"):
+        main(["--models", "conv-vae", "vae", "--budget", "125s", "--seeds", "1"], Broken())
+    assert read(place, "digits-conv-vae-125s-seed0.json")["failed"] == "too large"
+    assert read(place, "digits-vae-125s-seed0.json")["iterations"] == 12_000
+    main(["--models", "conv-vae", "vae", "--budget", "125s", "--seeds", "1"], Scripts())
+    assert "failed" not in read(place, "digits-conv-vae-125s-seed0.json")
+
+
+def test_jobs_run_at_once(place):
+    scripts = Scripts()
+    main([*SHORT, "--jobs", "2"], scripts)
+    assert sorted(scripts.names()) == ["evaluate", "evaluate", "fit", "fit"] and len(list(place.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--models", "veä"], "unknown model 'veä': did you mean 'vae'"),
+        ([], "which models?.*beta-vae"),
+        ([*SHORT, "--seeds", "0"], "--seeds 0: it must be at least 1"),
+        ([*SHORT, "--jobs", "0"], "--jobs 0"),
+        ([*SHORT, "--budget", "9999999999it"], "below 2\\^32"),
+        ([*SHORT, "--only", "fdd"], "unknown metric 'fdd': did you mean 'fd'"),
+        ([*SHORT, "--data", "mnits"], "unknown data set 'mnits': did you mean 'mnist'"),
+        ([*SHORT, "--model.latent_dimm", "3"], "latent_dim"),
+        ([*SHORT, "--steps", "3"], "--steps is not used here"),
+        ([*SHORT, "--seed", "3"], "--seed is not used here"),
+        ([*SHORT, "--trainer.default_root_dir", "/x"], "no paths of one machine"),
+        (["--table"], "no cell in benchmarks/results"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_runs(place, arguments, words):
+    scripts = Scripts()
+    with pytest.raises(UserError, match=words):
+        main(arguments, scripts)
+    assert scripts.calls == [] and not place.exists()
+
+
+def test_a_damaged_or_foreign_cell_is_named(place):
+    main(SHORT, Scripts())
+    path = place / "digits-vae-60it-seed0.json"
+    cell = json.loads(path.read_text())
+    path.write_text(json.dumps({**cell, "data": "./digits"}))
+    with pytest.raises(UserError, match=r"seed0.json is the file of --models vae --data ./digits already"):
+        main(SHORT, Scripts())
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"seed0.json is damaged: remove it"):
+        main(["--table"])
+
+
+def test_errors_are_found_in_the_output():
+    assert last_error("error: a\nerror: b is /a/b/c.png, see https://x.org/a/b and tb_logs/x/y\n", 2) == (
+        "b is c.png, see https://x.org/a/b and tb_logs/x/y"
+    )
+    assert last_error("x\ntorch.OutOfMemoryError: CUDA out of memory.\nbye", 1).startswith(
+        "torch.OutOfMemoryError: CUDA"
+    )
+    assert last_error("Segmentation fault", 139) == "Segmentation fault"
+    assert last_error("", 3) == "exit status 3"
+
+
+def test_termination_reaches_the_commands(tmp_path):
+    processes, log = Processes(), tmp_path / "log"
+    command = [sys.executable, "-c", "import os, sys, time; print(os.environ['OMP_NUM_THREADS']); sys.exit(3)"]
+    assert processes(command, log) == 3 and log.read_text().strip().isdigit()
+    with processes.stopping(), pytest.raises(KeyboardInterrupt):
+        child = subprocess.Popen(["sleep", "60"])
+        processes.running.add(child)
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(5)
+    assert child.wait(10) == -signal.SIGTERM
+
+
+# The page
+
+
+def cell(model="vae", seed=0, values=None, setting=None, **more):
+    finished = {
+        **{"format": 1, "data": "mnist", "budget": "10m", "options": {"data.binarize": "dynamic"}, "only": None},
+        **{"iterations": 12_000, "images": 1_536_000, "seconds": 601.0, "images_per_second": 2555.0},
+        **{"environment": ENVIRONMENT, "commit": "a" * 40, "date": "2030-01-02", "command": "x"},
+        "evaluation": {"setting": SETTING | (setting or {}), "values": values or {}, "inapplicable": {}, "failed": {}},
+    }
+    return {"model": model, "seed": seed, **finished, **more}
+
+
+def failed_cell(model, seed, reason):
+    identity = {"format": 1, "data": "mnist", "budget": "10m", "options": {"data.binarize": "dynamic"}}
+    return {"model": model, "seed": seed, **identity, "only": None, "failed": reason}
+
+
+def rows(page):
+    """The cells of all table rows, by model; the later tables' follow."""
+    found = {}
+    for line in page.splitlines():
+        if line.startswith("| ") and not line.startswith("| ---"):
+            name, *texts = (text.strip() for text in line.strip("|").split("|"))
+            found.setdefault(name, []).extend(texts)
+    return found
+
+
+def test_means_are_as_exact_as_their_deviation():
+    assert spread([3.0, 4.0, 3.5]) == "3.50 ± 0.50"
+    assert spread([1234.0, 1534.0]) == "1,380 ± 210"
+    assert spread([0.81234, 0.81236]) == "0.812350 ± 0.000014"
+    assert spread([16, 16]) == "16 ± 0" and spread([12_345.678]) == "12,346" and spread([0.123456]) == "0.1235"
+    assert spread([3.0, "nan"]) == "nan" and spread([]) == "-"
+    assert spread([0.0, 0.1414]) == "0.07 ± 0.10"
+
+
+def test_the_table_ranks_means_and_shows_the_floor():
+    cells = [
+        *(
+            cell("beta-vae", k, {"fd_a": value(9 + k, floor=0.5), "precision_a": value(0.9, "higher")})
+            for k in range(3)
+        ),
+        *(cell("vae", k, {"fd_a": value(5 + k, floor=0.5), "nn_ratio_a": value(0.97, "near 1")}) for k in range(2)),
+        failed_cell("vae", 2, "out of memory"),
+    ]
+    page = markdown(cells)
+    table = rows(page)
+    assert (
+        page.startswith("Generated by `python scripts/benchmark.py --table`") and "never edited" in page.splitlines()[0]
+    )
+    assert "## mnist, 10m, data.binarize dynamic" in page
+    assert list(table) == ["model", "vae", "beta-vae", "held-out real data"]  # the order of the presets
+    assert table["model"] == ["seeds", "fd_a ↓", "precision_a ↑", "nn_ratio_a → 1", "images/s", "training"]
+    assert table["vae"] == ["2", "**5.50 ± 0.71**", "-", "0.97 ± 0", "2,555", "10.0 min"]
+    assert table["beta-vae"][1:3] == ["10.0 ± 1.0", "0.9 ± 0"]
+    assert table["held-out real data"][1:3] == ["0.5", "-"]
+    assert "- vae seed 2: out of memory" in page
+    assert "10m = 12,000 iterations of vae (1,536,000 images), 12,000 iterations of beta-vae" in page
+    for part in (
+        "N = 297",
+        "digits_v1 [eeeeeeeeeeee]",
+        "[rrrrrrrrrrrr]",
+        "a CPU, 1 thread",
+        "torch 2.15.0",
+        "a" * 10,
+        "2030",
+    ):
+        assert part in page, part
+    command = "benchmark.py --models vae beta-vae --data mnist --seeds 3 --budget 10m --data.binarize=dynamic"
+    assert f"scripts/{command}\n" in page
+
+
+@pytest.mark.parametrize(
+    "other", [{"setting": {"extractor_sha256": "f" * 64}}, {"setting": {"reference_sha256": "s"}}, {}]
+)
+def test_values_that_were_measured_otherwise_have_no_winner(other):
+    n = 297 if other else 100
+    page = markdown([cell("vae", 0, {"fd_a": value(5.0)}), cell("beta-vae", 0, {"fd_a": value(9.0, n=n)}, **other)])
+    assert (
+        rows(page)["vae"][1] == "5"
+        and "not ranked, because N, k, likelihood, extractor or reference differ: fd_a" in page
+    )
+    assert (
+        rows(markdown([cell("vae", 0, {"fd_a": value(5.0)}), cell("beta-vae", 0, {"fd_a": value(9.0)})]))["vae"][1]
+        == "**5**"
+    )
+
+
+def test_values_without_a_number_and_partly_missing_ones_are_shown():
+    values = [{"fd_a": value("nan"), "kd_a": value(1.0)}, {"fd_a": value(2.0)}]
+    page = markdown(
+        [cell("vae", seed, own) for seed, own in enumerate(values)] + [cell("beta-vae", 0, {"fd_a": value(3.0)})]
+    )
+    assert rows(page)["vae"][1:3] == ["nan", "1 (1 of 2 seeds)"]
+    assert rows(page)["beta-vae"][1] == "3"
+    assert "- beta-vae seed 1: missing" in page
+
+
+def test_many_metrics_make_two_tables():
+    names = [
+        "elbo",
+        "nll_is500",
+        "nll_is5000",
+        "mig_chen",
+        "coverage_a",
+        "density_a",
+        "recall_a",
+        "precision_a",
+        "fd_a",
+    ]
+    page = markdown([cell("vae", 0, {name: value(1.0, None) for name in names})])
+    assert rows(page)["model"] == [
+        *["seeds", "fd_a", "precision_a", "recall_a", "density_a", "coverage_a", "images/s", "training"],
+        *["seeds", "nll_is500", "nll_is5000", "elbo", "mig_chen"],
+    ]
+    assert (
+        page.index("**Samples**") < page.index("fd_a") < page.index("**Likelihood and latents**") < page.index("elbo")
+    )
+    few = markdown([cell("vae", 0, {name: value(1.0, None) for name in names[1:]})])
+    assert "**Samples**" not in few
+
+
+def test_sections_are_told_apart_and_the_table_alone_reads_the_files(place, capsys):
+    for number, own in enumerate(({}, {"options": {}}, {"budget": "1h"}, {"data": "digits"})):
+        write_cell(place / f"{number}.json", cell(**own))
+    main(["--table"])
+    page = (place.parents[1] / "RESULTS.md").read_text()
+    headings = ["digits, 10m, data.binarize dynamic", "mnist, 10m", "mnist, 10m, data.binarize dynamic"]
+    assert re.findall("## (.*)", page) == [*headings, "mnist, 1h, data.binarize dynamic"]
+    assert capsys.readouterr().out == "RESULTS.md\n"
+    (place / "2.json").rename(place.parents[1] / "2.json")
+    main(["--table", "--results", str(place.parents[1])])
+    assert re.findall("## (.*)", page := (place.parents[1] / "RESULTS.md").read_text()) == [
+        "mnist, 1h, data.binarize dynamic"
+    ]
+    assert str(place.parents[1]) not in page
+
+
+# The real thing
+
+
+def test_the_scripts_make_a_cell(place, script, capsys):
+    arguments = ["--models", "vae", "--data", "digits", "--budget", "60it", "--seeds", "1", "--only", "elbo"]
+    output = script("benchmark", *arguments).stdout
+    assert re.search(
+        r"\[1/1\] vae seed 0: trained 60 iterations in [\d.]+ s, evaluated in [\d.]+ s\nRESULTS.md", output
+    )
+    own = read(place, "digits-vae-60it-seed0.json")
+    assert own["images"] == 60 * 128 and own["environment"]["threads"] == "1" and own["only"] == ["elbo"]
+    assert -200 < own["evaluation"]["values"]["elbo"]["value"] < 0
+    assert own["evaluation"]["setting"]["iteration"] == 60
+    page = (place.parents[1] / "RESULTS.md").read_text()
+    assert rows(page)["model"][1] == "elbo ↑" and str(place.parents[1]) not in page + json.dumps(own)
+    main(arguments)
+    assert "finished before" in capsys.readouterr().out
