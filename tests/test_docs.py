@@ -11,14 +11,15 @@ from conftest import ROOT
 from PIL import Image
 
 import datamodules
-from lightning_gen import cli, fit, reconstruct, runs, sample
+from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor
+from lightning_gen.evaluation import report
 from lightning_gen.networks import NETWORKS
 from lightning_gen.objectives.latent import TERMS
 from lightning_gen.objectives.likelihood import LIKELIHOODS
 from lightning_gen.presets import PRESETS
 
 READMES = ("README.md", "README.zh-CN.md")
-PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/vae.md", "docs/your-own.md"]
+PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 OWN = "docs/your-own.md"
 
 
@@ -43,7 +44,7 @@ def script_calls(page):
                 yield words[1].removeprefix("scripts/").removesuffix(".py"), words[2:]
 
 
-CALLS = [(page, *call) for page in ("README.md", "docs/vae.md") for call in script_calls(page)]
+CALLS = [(page, *call) for page in ("README.md", "docs/vae.md", "docs/evaluation.md") for call in script_calls(page)]
 
 
 @pytest.fixture
@@ -84,22 +85,38 @@ def test_the_first_lines_set_up_everything():
     assert "grep -m 1 'python -m pytest' README.md" in text_of(".ci/run")  # which takes it from there
 
 
-MAINS = {"fit": fit.main, "sample": sample.main, "reconstruct": reconstruct.main}
+MAINS = {
+    "fit": fit.main,
+    "sample": sample.main,
+    "reconstruct": reconstruct.main,
+    "evaluate": evaluate.main,
+    "compare": compare.main,
+    "benchmark": benchmark.main,
+    "train_extractor": train_extractor.main,
+}
+PARSED = {  # what takes minutes is only parsed
+    "benchmark": lambda arguments: benchmark._benchmark(*benchmark._parse(arguments), None),
+    "train_extractor": train_extractor._parse,
+    "evaluate": evaluate._parse,
+}
 
 
 @pytest.mark.parametrize(("page", "script", "arguments"), CALLS)
 def test_every_command_is_understood(page, script, arguments, place, capsys):
-    """fit.py plans the run, with all checks of its options; the other scripts run, on a model of two iterations."""
+    """fit.py plans the run, with all checks of its options; others are parsed, or run on models of two iterations."""
     if "--help" in arguments:
         with contextlib.suppress(SystemExit):
             MAINS[script](arguments)
         assert "usage: " in capsys.readouterr().out
     elif script == "fit":
         understood(arguments, place)
+    elif script in PARSED:
+        PARSED[script](arguments)
     else:
-        fit.main(["--model", "vae", "--steps", "2"])
+        for model in ("vae", "beta-vae"):
+            fit.main(["--model", model, "--steps", "2"])
         MAINS[script](arguments)
-        assert list(place.rglob("grid.png"))
+        assert list(place.rglob("comparison.png" if script == "compare" else "grid.png"))
 
 
 def understood(arguments, place):
@@ -112,6 +129,25 @@ def understood(arguments, place):
         fit._refuse_changes(saved, cli.plan(given, rest, base=saved).config)
     else:
         cli.plan(given, rest)
+
+
+def test_the_snippet_of_the_evaluation_page_runs(place):
+    (snippet,) = blocks("docs/evaluation.md", "python")
+    names = {}
+    exec(compile(snippet, "docs/evaluation.md", "exec"), names)
+    assert 0.8 < names["values"]["coverage"] <= 1
+
+
+def test_the_evaluation_page_names_every_value(place):
+    """Of a model on labelled images, of one on points, and what the groups are called."""
+    text = text_of("docs/evaluation.md")
+    quick = ["--steps", 2, "--model.network", "mlp", "--trainer.limit_val_batches", 1]
+    for data in ("digits", "toy", "shapes"):
+        folder = fit.train(plan("--model", "vae", "--data", data, *quick))
+        evaluate.main([str(folder), "-n", "400", "--k", "3", "--draws", "100"])
+        for name in report.read(folder / "evaluation.json")["values"]:
+            shown = re.sub("^dci_.*", "dci_*", re.sub("_(digits_v1|raw)$", "_X", name.replace("_is3", "_is500")))
+            assert f"`{shown}`" in text
 
 
 def test_the_snippet_of_the_readme_runs(place):
