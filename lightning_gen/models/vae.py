@@ -36,6 +36,7 @@ from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.schedule import schedule
 from lightning_gen.validation import Batch, Logs
 
+DRAWN_AT_ONCE = 2**24  # numbers of noise: 64 MiB
 DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound
 
 
@@ -145,10 +146,15 @@ class VAE(GenerativeModule):
 
         ``numbers`` are the examples' numbers, on which their noise depends; 0 to B - 1 by default.
         """
+        numbers = list(range(len(x))) if numbers is None else numbers
+        most = max(1, DRAWN_AT_ONCE // (k * self.latent_dim))
+        if len(x) > most:
+            parts = zip(x.split(most), range(0, len(x), most), strict=True)
+            return torch.cat([self.log_likelihood(part, k, numbers[start : start + most]) for part, start in parts])
         mean, log_var = self.posterior(x)
-        noise = numbered(range(len(x)) if numbers is None else numbers, (k, self.latent_dim), self.seed, "importance")
-        parts = noise.to(x.device).split(max(1, DECODED_AT_ONCE // len(x)), dim=1)
-        return importance_bound(torch.cat([self._log_weights(x, mean, log_var, part) for part in parts]))
+        noise = numbered(numbers, (k, self.latent_dim), self.seed, "importance")
+        draws = noise.to(x.device).split(max(1, DECODED_AT_ONCE // len(x)), dim=1)
+        return importance_bound(torch.cat([self._log_weights(x, mean, log_var, part) for part in draws]))
 
     def _log_weights(self, x: Tensor, mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         """log p(x|z) + log p(z) - log q(z|x) for noise (B, K, Z) -> (K, B)."""
