@@ -46,7 +46,11 @@ SHORT = {
     "val_every": (int, "N", "iterations between validations (default: 20 in a run)"),
     "save_every": (int, "N", "iterations between checkpoints (default 500)"),
     "watch": (str, "METRIC@N", "measure N samples at each validation: fd@1000, kd@1000, or both with a comma"),
-    "best_by": (str, "VALUE", "choose best.ckpt by this value, such as val/fd_mnist_v1@1k (default val/loss)"),
+    "best_by": (
+        str,
+        "VALUE",
+        "choose best.ckpt by the lowest of this value (default val/loss); max:VALUE for the highest",
+    ),
 }
 
 

@@ -96,10 +96,12 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     if config["init"] and not state:
         start = find(config["init"])
         load_weights(model, start, read(start))
+    watch = _watch(config, data)
     if isinstance(data, DataModule) and cli.first_rank():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
-    watch = _watch(config, data)
+        if watch:
+            watch.check()
     folder = resumed or (runs.new_folder(config) if cli.first_rank() else runs.ROOT)
     trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done, watch)
     if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
@@ -136,7 +138,12 @@ def _watch(config: dict[str, Any], data: Any) -> Watch | None:
         return None
     if not isinstance(data, DataModule):
         raise UserError(f"--watch needs a data set of this package, not a {type(data).__name__}")
-    extractor = find_extractor("auto", config["dataset"], data.spec)
+    try:
+        extractor = find_extractor("auto", config["dataset"], data.spec)
+    except UserError as error:
+        reason = str(error).partition(" Try:")[0]
+        train = f"python scripts/train_extractor.py --data {config['dataset']}"
+        raise UserError(f"--watch: {reason} For labelled images {train} makes one") from None
     return Watch(config["watch"], extractor, data, config["seed"])
 
 
@@ -160,7 +167,7 @@ def trainer_of(
     shown = arguments.pop("enable_progress_bar", True)
     may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
     best_by = config.get("best_by")
-    names = [best_by] if best_by else ["val/loss", *(watch.metrics if watch else [])]
+    names = [best_by] if best_by else ["val/loss", *(watch.names if watch else [])]
     checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], names, must=bool(best_by))
     progress = RunProgress()
     if not shown:

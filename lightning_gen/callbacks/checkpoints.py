@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from lightning_gen.module import GenerativeModule
 from lightning_gen.speed import block_of
 
 SIGNALS = ("SIGINT", "SIGTERM")
+HIGHER = ("val/elbo",)  # values of ours that are the better the higher
 AGREE_EVERY = 10  # iterations between two questions to the other ranks whether a signal came
 
 
@@ -34,16 +36,18 @@ class Checkpoints(Checkpoint):
     Args:
         folder: where they are written.
         every: iterations between two saves.
-        monitor: names of validation values; ``best.ckpt`` has the lowest of the first that there is. Without one there
-            is no ``best.ckpt``.
+        monitor: names of validation values; ``best.ckpt`` has the best of the first that there is. Without one there
+            is no ``best.ckpt``. The best is the lowest, of "max:val/NAME" and of those in ``HIGHER`` the highest.
         must: whether it is a mistake if there is none.
     """
 
     def __init__(
         self, folder: Path, every: int = 500, monitor: Sequence[str] = ("val/loss",), must: bool = False
     ) -> None:
-        self.folder, self.every, self.candidates, self.must = folder, every, monitor, must
-        self.monitor = monitor[0]
+        self.folder, self.every, self.must = folder, every, must
+        self.candidates = [name.removeprefix("max:") for name in monitor]
+        self.highest = {name.removeprefix("max:") for name in monitor if name.startswith("max:") or name in HIGHER}
+        self.monitor = self.candidates[0]
         self.best: float | None = None
         self.best_iteration = 0
         self.saved = -1
@@ -71,10 +75,15 @@ class Checkpoints(Checkpoint):
             raise unknown("value to choose best.ckpt by", self.monitor, [name for name in known if "val/" in name])
         self.monitor = next((name for name in self.candidates if name in known), self.monitor)
         value = known.get(self.monitor)
-        if value is not None and (self.best is None or float(value) < self.best):
+        if value is not None and self._is_best(float(value)):
             self.best, self.best_iteration = float(value), pl_module.iteration
             trainer.save_checkpoint(self.folder / BEST)
         self._boundary(trainer, pl_module, True)
+
+    def _is_best(self, value: float) -> bool:
+        if self.best is None:
+            return not math.isnan(value)
+        return value > self.best if self.monitor in self.highest else value < self.best
 
     def _boundary(self, trainer: L.Trainer, model: GenerativeModule, due: bool) -> None:
         signum = self._agreed_signal(trainer, model)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.base import DataModule
 from datamodules.errors import UserError, unknown
 from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.evaluation.quality import FRECHET_DIMS
 from lightning_gen.evaluation.subject import Subject
 from lightning_gen.metrics.base import FeatureMetric
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
@@ -34,34 +38,51 @@ class Watch(Callback):
         seed: of the samples.
 
     Raises:
-        UserError: an unknown name, or more samples than there are validation examples.
+        UserError: an unknown name.
     """
 
     def __init__(self, names: str, extractor: Extractor, data: DataModule, seed: int = 0) -> None:
         self.extractor, self.data, self.seed = extractor, data, seed
-        self.ready: set[str] = set()  # metrics that hold their reference
-        self.metrics: dict[str, tuple[int, FeatureMetric]] = {}
-        for text in names.split(","):
-            name, n = parse(text.strip())
-            if n > data.size("val"):
-                raise UserError(f"--watch {text}: there are {data.size('val'):,} validation examples: ask for fewer")
-            metric = FrechetDistance(keep_real=True) if name == "fd" else _kernel(n)
-            self.metrics[f"val/{extractor.label(name)}@{short(n)}"] = (n, metric)
+        self.asked = dict(map(parse, names.split(",")))
+        self.names = [f"val/{extractor.label(name)}@{short(n)}" for name, n in self.asked.items()]
+        self.metrics: list[FeatureMetric] = []
+        self.subjects: dict[int, Subject] = {}
+
+    def check(self) -> None:
+        """Whether the data, which must be there by now, can be measured."""
+        for name, n in self.asked.items():
+            if n > self.data.size("val"):
+                raise UserError(
+                    f"--watch {name}@{n}: there are {self.data.size('val'):,} validation examples: ask for fewer"
+                )
+            dims = math.prod(self.data.spec.shape)
+            if name == "fd" and self.extractor.name == "raw" and dims > FRECHET_DIMS:
+                raise UserError(f"--watch fd: values of {dims} dimensions are too many for a covariance: watch kd")
+
+    def setup(self, trainer: L.Trainer, pl_module: GenerativeModule, stage: str) -> None:  # type: ignore[override]
+        if stage != "fit":
+            return
+        self.check()
+        # of its own, because what is gathered is on the CPU, whatever the training's devices are
+        group = torch.distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
+        self.metrics = [
+            FrechetDistance(process_group=group) if name == "fd" else _kernel(n, group)
+            for name, n in self.asked.items()
+        ]
+        here = partial(Subject, rank=trainer.global_rank, world=trainer.world_size, split="val", seed=self.seed)
+        self.subjects = {n: here(pl_module, self.data, self.extractor, n=n) for n in self.asked.values()}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        here = partial(Subject, rank=trainer.global_rank, world=trainer.world_size, split="val", seed=self.seed)
-        sizes = {n for n, _ in self.metrics.values()}
-        subjects = {n: here(pl_module, self.data, self.extractor, n=n) for n in sizes}
+        for subject in self.subjects.values():
+            subject.forget_samples()
         values = {}
-        for name, (n, metric) in self.metrics.items():
+        for name, n, metric in zip(self.names, self.asked.values(), self.metrics, strict=True):
             with sampling(pl_module):
-                if name not in self.ready:
-                    metric.update(subjects[n].described("reference").features, real=True)
-                    self.ready.add(name)
-                metric.reset()  # keeps the reference
-                metric.update(subjects[n].described("generated").features, real=False)
+                metric.reset()
+                metric.update(self.subjects[n].described("reference").features, real=True)
+                metric.update(self.subjects[n].described("generated").features, real=False)
             result = metric.compute()
             values[name] = float(result["mean"] if isinstance(result, dict) else result)
         pl_module.log_dict(values, logger=False)  # for other callbacks, such as the one that keeps best.ckpt
@@ -74,7 +95,7 @@ def parse(text: str) -> tuple[str, int]:
     Raises:
         UserError: it is no such text, or another metric.
     """
-    found = re.fullmatch(r"(\w+)(?:@(\d+)(k?))?", text)
+    found = re.fullmatch(r"(\w+)(?:@(\d+)(k?))?", text.strip())
     if not found or found.group(1) not in WATCHED:
         raise unknown("metric to watch", text, [f"{name}@1000" for name in WATCHED])
     n = int(found.group(2) or USUAL) * (1000 if found.group(3) else 1)
@@ -88,6 +109,6 @@ def short(n: int) -> str:
     return f"{n // 1000}k" if n % 1000 == 0 else str(n)
 
 
-def _kernel(n: int) -> KernelDistance:
+def _kernel(n: int, group: Any) -> KernelDistance:
     """All n samples as one subset, or ten subsets of a thousand."""
-    return KernelDistance(subsets=10 if n > 1000 else 1, subset_size=min(n, 1000), keep_real=True)
+    return KernelDistance(subsets=10 if n > 1000 else 1, subset_size=min(n, 1000), process_group=group)
