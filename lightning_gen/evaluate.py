@@ -5,28 +5,39 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from datamodules.base import DataModule
 from datamodules.errors import UserError, unknown
+from datamodules.loader import cores
 from lightning_gen import cli, runs
 from lightning_gen.checkpoints import find, read
 from lightning_gen.evaluation import codes, pictures, quality
 from lightning_gen.evaluation.quality import Measured
-from lightning_gen.evaluation.report import FILE, Report
+from lightning_gen.evaluation.report import FILE, PREVIOUS, Report
 from lightning_gen.evaluation.subject import Subject
 from lightning_gen.images import save_png
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.module import GenerativeModule
+from lightning_gen.names import trusting
 from lightning_gen.sample import load_on, provenance
+
+VERSION = 1  # of the metrics: raised when the same model gets other values
+USUAL_N = 10_000
+PICTURES = "evaluation"  # folder in the run's
+HANDLING = ("root", "num_workers", "memory", "batch_size", "flip")  # options of data that leave evaluations as they are
 
 
 class Metric(NamedTuple):
@@ -69,12 +80,13 @@ def main(argv: list[str]) -> None:
     shows = fabric.is_global_zero and sys.stdout.isatty()
     path = find(given.run, given.which)
     model = load_on(path, str(fabric.device), given.trust)
-    data, dataset = _data(given, rest)
+    data, config = _data(given, rest, fabric)
+    dataset = config["dataset"]
     subject = Subject(
         model,
         data,
         _extractor(given.extractor, dataset, data),
-        n=given.n,
+        n=given.n or USUAL_N,
         seed=given.seed,
         k=tuple(given.k),
         draws=given.draws,
@@ -83,44 +95,69 @@ def main(argv: list[str]) -> None:
         track=lambda rows, title: track(rows, title, disable=not shows, transient=True),
     )
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    report = _report(subject, path, folder / FILE, dataset, given)
-    if not fabric.is_global_zero:
-        report.write = lambda: None  # type: ignore[method-assign]  # one process writes
+    setting = _setting(subject, path, config)
+    report = Report(folder / FILE, setting, runs.environment(model.device), names if given.fresh else [])
+    report.writes = fabric.is_global_zero
+    if report.writes:
+        _warn(subject, given, report)
     try:
         with torch.inference_mode():
-            measure(subject, report, names)
-            shown = pictures.safe(subject)
+            measured = measure(subject, report, names)
+            shown = draw(subject, report) if measured or not report.has_pictures() else {}
     except KeyboardInterrupt:
-        if fabric.is_global_zero:
+        if report.writes:
             print(f"\nwhat is finished is in {report.path}; the same command goes on with the rest", flush=True)
         raise
-    if fabric.is_global_zero:
+    if report.writes:
         source = provenance(model, path) | {"seed": given.seed}
-        for name, picture in shown:
-            save_png(picture, folder / "evaluation" / f"{name}.png", source)
-        report.finish([f"evaluation/{name}.png" for name, _ in shown], complete=set(names) == set(METRICS))
+        for name, picture in shown.items():
+            save_png(picture, folder / name, source)
+        report.finish(list(shown) or report.content["pictures"], complete=all(map(report.is_done, METRICS)))
         report.show(Console())
-        print(f"{report.path}" + "".join(f"\n{folder / 'evaluation' / name}.png" for name, _ in shown))
+        print("\n".join(map(str, [report.path, *(folder / name for name in report.content["pictures"])])))
     if report.content["failed"]:
         raise UserError(f"{len(report.content['failed'])} of {len(names)} groups failed, see above; the rest is saved")
 
 
-def measure(subject: Subject, report: Report, names: list[str]) -> None:
-    """Measure groups of metrics; what is done already is kept, what fails does not keep the rest from it."""
+def draw(subject: Subject, report: Report) -> dict[str, Tensor]:
+    """File -> picture uint8 (3, H, W) of what the model makes."""
+    try:
+        return {f"{PICTURES}/{name}.png": picture for name, picture in pictures.all_of(subject)}
+    except Inapplicable:
+        return {}
+    except Exception as error:
+        report.failed("pictures", _told(error))
+        return {}
+
+
+def _told(error: Exception) -> str:
+    """An error of a model or metric, with its place in the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def measure(subject: Subject, report: Report, names: list[str]) -> bool:
+    """Measure groups of metrics; what is done already is kept, what fails does not keep the rest from it.
+
+    Returns:
+        whether there was anything to measure.
+    """
+    names = [name for name in names if not report.is_done(name)]
     for name in names:
-        if report.is_done(name):
-            continue
         start = time.perf_counter()
         try:
             values = dict(METRICS[name].measure(subject))
         except Inapplicable as reason:
             report.inapplicable(name, str(reason))
-        except UserError as reason:
-            report.failed(name, str(reason))
+        except Exception as error:  # of the user's model, or ours: the other groups are measured in any case
+            report.failed(name, _told(error))
         else:
             for value in values.values():
                 value.seconds = round(time.perf_counter() - start, 2)
             report.add(name, values)
+    return bool(names)
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
@@ -134,7 +171,9 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     )
     parser.add_argument("run", metavar="RUN", help="a run folder or one of its checkpoints")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("-n", type=int, default=10_000, help="samples and reference examples (default 10000)")
+    parser.add_argument(
+        "-n", type=int, help=f"samples and reference examples (default {USUAL_N}, at most the test examples)"
+    )
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="only these (default: all that apply)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
     parser.add_argument("--k", type=int, nargs="+", default=[500, 5000], help="importance samples (default 500 5000)")
@@ -148,11 +187,11 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument("--fresh", action="store_true", help="measure again what evaluation.json holds already")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given, rest = parser.parse_known_args(argv)
-    for name in rest[::2]:
-        if not name.startswith("--data."):
-            raise unknown("option", name, [flag for a in parser._actions for flag in a.option_strings])
+    for word in (word.partition("=")[0] for word in rest):
+        if word.startswith("-") and not word.startswith("--data."):
+            raise unknown("option", word, [flag for a in parser._actions for flag in a.option_strings])
     for name, least in (("n", 2), ("draws", 1), ("devices", 1), ("seed", 0)):
-        if getattr(given, name) < least:
+        if getattr(given, name) is not None and getattr(given, name) < least:
             raise UserError(f"{name} {getattr(given, name)}: it must be at least {least}")
     if min(given.k) < 1:
         raise UserError(f"--k {min(given.k)}: at least 1 importance sample")
@@ -168,28 +207,36 @@ def _names(given: list[str] | None) -> list[str]:
 
 def _fabric(given: Any) -> Fabric:
     """The processes that share the work, started."""
+    kind, _, index = given.device.partition(":")
+    if kind == "cpu" and given.devices > cores():
+        raise UserError(f"--devices {given.devices}: there are {cores()} CPU cores for as many processes")
+    # gloo, because what the metrics gather is on the CPU
+    strategy = DDPStrategy(process_group_backend="gloo") if given.devices > 1 else "auto"
     try:
-        fabric = Fabric(accelerator=given.device.partition(":")[0], devices=given.devices)
-    except (RuntimeError, ValueError) as error:  # of Lightning: no such device, or not so many
+        devices = [int(index)] if index and given.devices == 1 else given.devices
+        fabric = Fabric(accelerator=kind, devices=devices, strategy=strategy)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:  # no such device, or not so many
         raise UserError(f"--device {given.device} --devices {given.devices}: {str(error).splitlines()[0]}") from None
     fabric.launch()
     return fabric
 
 
-def _data(given: Any, rest: list[str]) -> tuple[DataModule, str]:
-    """The data as the model sees them, and their name."""
-    if given.data:
-        plan = cli.plan({"model": "vae", "data": given.data}, rest)
-    else:
-        plan = cli.plan({}, rest, runs.read_config(given.run))
-    data = cli.instantiate_data(plan)
+def _data(given: Any, rest: list[str], fabric: Fabric) -> tuple[DataModule, dict[str, Any]]:
+    """The data as the model sees them, and the configuration that says which."""
+    with trusting(["datamodules", *given.trust]):  # a run's folder may be somebody else's
+        if given.data:
+            plan = cli.plan({"model": "vae", "data": given.data}, rest)
+        else:
+            plan = cli.plan({}, rest, runs.read_config(given.run))
+        data = cli.instantiate_data(plan)
     if not isinstance(data, DataModule):
         raise UserError(
             f"{type(data).__name__} is a DataModule of another kind: wrap its Dataset in datamodules.custom.Custom"
         )
-    data.prepare_data()
+    with fabric.rank_zero_first():
+        data.prepare_data()
     data.setup()
-    return data, plan.config["dataset"]
+    return data, plan.config
 
 
 def _extractor(name: str, dataset: str, data: DataModule) -> Extractor | str:
@@ -202,13 +249,17 @@ def _extractor(name: str, dataset: str, data: DataModule) -> Extractor | str:
         return str(reason)
 
 
-def _report(s: Subject, path: Path, target: Path, dataset: str, given: Any) -> Report:
+def _setting(s: Subject, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the values depend on; those of an earlier evaluation with another setting are not taken over."""
     state: Mapping[str, Any] = read(path)
     model: GenerativeModule = s.model
     extractor = None if isinstance(s.extractor, str) else s.extractor
-    if not s.originals.holds_out("test"):
-        print("warning: the data have no test examples of their own: training examples are the reference", flush=True)
-    setting = {
+    digest, readable = s.digest()
+    split = s.split if s.originals.holds_out(s.split) else "training"
+    broken = f" ({s.n - readable} of {s.n:,} could not be read)" if readable < s.n else ""
+    options = {name: v for name, v in runs.flat(config["data"]).items() if name.split(".")[-1] not in HANDLING}
+    return {
+        "version": VERSION,
         "checkpoint": path.name,
         "checkpoint_sha256": provenance(model, path)["checkpoint_sha256"],
         "model": type(model).__name__,
@@ -218,13 +269,22 @@ def _report(s: Subject, path: Path, target: Path, dataset: str, given: Any) -> R
         "seed": s.seed,
         "k": list(s.k),
         "draws": s.draws,
-        "data": dataset,
-        "reference": f"{'test' if s.originals.holds_out('test') else 'training'} split, {s.n:,} examples",
-        "reference_sha256": s.digest(),
+        "data": config["dataset"],
+        "data_options": options,
+        "training_examples": s.originals.size("train"),
+        "reference": f"{split} split, {readable:,} examples{broken}",
+        "reference_sha256": digest,
         "floor": f"{s.floor_size:,} validation, then training examples against the reference",
         "extractor": extractor and extractor.name,
         "extractor_sha256": extractor and extractor.sha256,
     }
-    if s.asked > s.n:
-        print(f"-n {s.asked:,}: the reference has {s.n:,} examples, so N is {s.n:,}", flush=True)
-    return Report(target, setting, runs.environment(model.device), given.fresh)
+
+
+def _warn(s: Subject, given: Any, report: Report) -> None:
+    """Say what may surprise."""
+    if not s.originals.holds_out(s.split):
+        print("warning: the data have no test examples of their own: training examples are the reference", flush=True)
+    if given.n and given.n > s.n:
+        print(f"-n {given.n:,}: the reference has {s.n:,} examples, so N is {s.n:,}", flush=True)
+    if report.replaced:
+        print(f"{report.path} was of another setting ({report.replaced}): it is now {PREVIOUS}", flush=True)

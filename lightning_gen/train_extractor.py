@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
     """Parse, train, check, write."""
     given, rest = _parse(argv)
     data = labelled(given.data, given.seed, rest)
+    if not data.holds_out("test"):
+        raise UserError(f"--data {given.data} has no test examples, on which the accuracy could be measured")
     network = train(data, given.steps, given.seed, given.width)
     extractor = Extractor(network, short_name(given.data), shape=data.spec.shape, num_classes=data.spec.num_classes)
     splits = {"train": _one_pass(data), "val": data.val_dataloader(), "test": data.test_dataloader()}

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 
@@ -11,9 +13,12 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers import Painter
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datamodules.digits import Digits
 from datamodules.errors import UserError
+from datamodules.folder import Folder
 from lightning_gen import evaluate, fit
 from lightning_gen.checkpoints import find, load, read
 from lightning_gen.evaluation import pictures, quality
@@ -76,11 +81,16 @@ def test_an_evaluation_says_how_each_value_was_obtained(there, capsys):
         assert (there / RUN / f"evaluation/{picture}.png").stat().st_size > 1000
 
 
-def test_two_processes_give_the_values_of_one(there):
-    one = evaluated(RUN, "--fresh")["values"]
-    command = [sys.executable, str(ROOT / "scripts/evaluate.py"), RUN, *QUICK, "--devices", "2", "--fresh"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+def by_two(*arguments):
+    command = [sys.executable, str(ROOT / "scripts/evaluate.py"), *arguments, *QUICK, "--devices", "2", "--fresh"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.parametrize("n", [297, 100])  # two chunks, and one: the first rank, which writes, has no example
+def test_two_processes_give_the_values_of_one(there, n):
+    one = evaluated(RUN, "--fresh", "-n", n)["values"]
+    result = by_two(RUN, "-n", str(n))
     assert result.returncode == 0, result.stdout + result.stderr
     two = json.loads((there / RUN / FILE).read_text())["values"]
     assert set(one) == set(two)
@@ -132,6 +142,104 @@ def test_a_metric_that_fails_does_not_keep_the_rest_from_being_measured(there):
     assert "10" in report["failed"]["cs"] and "4" in report["failed"]["cs"]
 
 
+def test_any_error_of_a_metric_is_told_and_the_rest_is_measured(there, monkeypatch):
+    def broken(subject):
+        raise RuntimeError("no such thing")
+        yield
+
+    monkeypatch.setitem(evaluate.METRICS, "fd", evaluate.Metric(broken, ""))
+    with pytest.raises(UserError, match="1 of 2 groups failed"):
+        evaluated(RUN, "--fresh", "--metrics", "fd", "elbo")
+    report = json.loads((there / RUN / FILE).read_text())
+    assert "elbo" in report["values"] and report["pictures"]
+    assert re.match(r"RuntimeError: no such thing \(test_evaluate.py, line \d+\)", report["failed"]["fd"])
+
+
+def diverged(there, name="diverged"):
+    """A copy of the run whose decoder gives NaN."""
+    folder = there / f"tb_logs/{name}/version_0"
+    shutil.copytree(there / RUN, folder, dirs_exist_ok=True)
+    (folder / FILE).unlink(missing_ok=True)
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        content = read(path)
+        for key, value in content["state_dict"].items():
+            if "decoder" in key:
+                value.fill_(float("nan"))
+        torch.save(content, path)
+    return str(folder)
+
+
+def test_a_diverged_model_is_not_scored(there):
+    run = diverged(there)
+    with pytest.raises(UserError, match="groups failed"):
+        evaluated(run)
+    report = json.loads((there / run / FILE).read_text())
+    assert "fd_digits_v1" not in report["values"] and "elbo" not in report["values"]
+    assert "not finite: has the model diverged?" in report["failed"]["fd"]
+    assert "not finite: has the model diverged?" in report["failed"]["nll"]
+
+
+def test_an_error_of_one_process_is_told_by_both(there):
+    result = by_two(diverged(there), "-n", "100", "--metrics", "fd", "nll")  # only one of them has a chunk
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    assert "has the model diverged?" in result.stdout
+
+
+def test_values_of_other_data_options_are_not_taken_over(there, capsys):
+    before = evaluated(RUN, "--metrics", "elbo")["values"]["elbo"]["value"]
+    after = evaluated(RUN, "--metrics", "elbo", "--data.binarize", "dynamic")["values"]["elbo"]["value"]
+    assert abs(after - before) > 5
+    assert "of another setting (data_options" in capsys.readouterr().out
+    kept = json.loads((there / RUN / "evaluation.previous.json").read_text())
+    assert kept["values"]["elbo"]["value"] == before
+
+
+def test_groups_measured_one_by_one_are_a_complete_report(there):
+    names = list(evaluate.METRICS)
+    assert not evaluated(RUN, "--fresh", "--metrics", *names[:5])["complete"]
+    assert evaluated(RUN, "--metrics", *names[5:])["complete"]
+    assert evaluated(RUN, "--metrics", "fd")["complete"]
+
+
+def test_a_run_of_somebody_elses_data_set_needs_trust(there):
+    (there / "my_data.py").write_text("from datamodules.digits import Digits\n\nclass Mine(Digits):\n    pass\n")
+    with pytest.raises(UserError, match=r"my_data.*--trust my_data"):
+        evaluate.main([RUN, "--data", "my_data.Mine", "--metrics", "elbo"])
+
+
+@pytest.fixture
+def sorted_folder(tmp_path):
+    """Digits as files, in a folder for each class."""
+    data = Digits()
+    batch = data.examples("train", torch.arange(600))
+    for number, (x, y) in enumerate(zip(batch["x"], batch["y"].tolist(), strict=True)):
+        (tmp_path / f"images/{y}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(((x[0] + 1) * 127.5).round().to(torch.uint8).numpy()).save(
+            tmp_path / f"images/{y}/{number}.png"
+        )
+    return tmp_path / "images"
+
+
+def test_data_sorted_by_class_are_taken_in_random_order(sorted_folder):
+    data = Folder(str(sorted_folder), size=8, channels=1)
+    s = Subject(Painter(Digits()), data, find_extractor("raw", "folder", data.spec), n=20)
+    y = s.real("test", range(20)).y
+    assert len(y.unique()) > 5 and not torch.equal(y, y.sort().values)
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_broken_images_are_counted_and_the_neighbours_are_right(sorted_folder):
+    for path in sorted(sorted_folder.glob("*/*.png"))[::5]:
+        path.write_bytes(b"no picture")
+    data = Folder(str(sorted_folder), size=8, channels=1, memory=1e-8)
+    painter = Painter(Digits())
+    s = Subject(painter, data, find_extractor("raw", "folder", data.spec), n=60)
+    assert s.digest()[1] < s.n
+    train = s.described("train")
+    image = s.at("train", train.positions[7:8]).x
+    assert torch.equal(find_extractor("raw", "folder", data.spec)(image)[0], train.features[7])
+
+
 def test_points_are_compared_as_they_are(there):
     report = evaluated("tb_logs/vae-toy/version_0", "-n", 600, "--metrics", "modes", "fd", "memorisation", "cs", "bits")
     assert report["values"]["modes"]["floor"] == 25
@@ -158,6 +266,7 @@ def test_a_model_without_a_likelihood_is_measured_by_its_samples(there):
         ([RUN, "--extractor", "nothing"], ["nothing", "digits_v1"]),
         ([RUN, "--k", "0"], ["--k 0"]),
         ([RUN, "--device", "gpu9"], ["gpu9"]),
+        ([RUN, "--devices", "1000"], ["1000", "CPU cores"]),
         ([RUN, "--color", "red"], ["--color"]),
         (["nowhere"], ["nowhere", "tb_logs"]),
     ],
@@ -241,7 +350,7 @@ def test_random_binarisation_is_not_held_against_the_samples():
     s = Subject(Painter(Digits()), data, find_extractor("auto", "digits", Digits().spec), n=50)
     grey = s.real("test", range(50))[0]
     assert len(grey.unique()) > 10
-    assert len(next(s.test_batches(50, ""))["x"].unique()) == 2
+    assert len(s.over_test(["x"], 50, "", lambda batch: {"x": batch["x"]})["x"].unique()) == 2
 
 
 # During training
@@ -265,6 +374,39 @@ def test_watched_values_choose_the_best_checkpoint(tmp_path, monkeypatch):
     metric.update(s.described("reference").features, real=True)
     metric.update(s.described("generated").features, real=False)
     assert float(metric.compute()) == pytest.approx(summary["best"][name], rel=1e-4)
+
+
+def test_best_is_the_highest_where_that_is_better(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value, low in (("val/elbo", False), ("max:val/kl", False), ("val/kl", True)):
+        name = value.removeprefix("max:")
+        fit.main(["--model", "vae", "--steps", "60", "--val_every", "20", "--best_by", value, "--name", "best"])
+        run = max((tmp_path / "tb_logs/vae-digits-best").iterdir())
+        scalars = EventAccumulator(str(run)).Reload().Scalars(name)
+        seen = [point.value for point in scalars]
+        assert len(set(seen)) == 3
+        best = json.loads((run / "summary.json").read_text())["best"]
+        assert best[name] == pytest.approx((min if low else max)(seen))
+        assert read(run / "checkpoints/best.ckpt")["lightning_gen"]["iteration"] == best["iteration"]
+
+
+def test_watching_goes_on_after_a_resume_and_on_two_devices(tmp_path):
+    usual = ["--model", "vae", "--steps", "40", "--val_every", "20", "--watch", "fd@150,kd@100"]
+    usual += ["--best_by", "val/fd_digits_v1@150", "--trainer.accelerator", "cpu"]
+
+    def call(*arguments):
+        command = [sys.executable, str(ROOT / "scripts/fit.py"), *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    call(*usual, "--name", "one")
+    call(*usual, "--name", "two", "--trainer.devices", "2")
+    one, two = (tmp_path / f"tb_logs/vae-digits-{name}/version_0" for name in ("one", "two"))
+    finals = [json.loads((run / "summary.json").read_text())["final"] for run in (one, two)]
+    for name in ("val/fd_digits_v1@150", "val/kd_digits_v1@100"):
+        assert finals[0][name] == pytest.approx(finals[1][name], rel=1e-2)  # weights differ in the last digits
+    call("--resume", str(one), "--steps", "60")
+    assert json.loads((one / "summary.json").read_text())["iterations"] == 60
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_gen.evaluation.quality import Measured
-from lightning_gen.evaluation.subject import Subject
+from lightning_gen.evaluation.subject import Subject, check_finite
 from lightning_gen.evaluation.values import Value
 from lightning_gen.metrics import disentanglement, images, latents
-from lightning_gen.metrics.base import Rows
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
 from lightning_gen.noise import numbered
@@ -40,11 +39,17 @@ def elbo(s: Subject) -> Measured:
 
 def importance(s: Subject) -> Measured:
     """The importance-sampled bound, for each k."""
-    for k in s.k:
+    before: dict[int, Tensor] = {}
+    for k in sorted(s.k):
         n = min(s.n, max(FEWEST, s.draws // k))
-        nll = -_bound(s, k, n)
-        how = f"-log 1/k sum p(x,z)/q(z|x) in nats (Burda et al. 2016, eq. 8), first {len(nll):,} test examples"
-        yield f"nll_is{k}", _mean(nll, f"{how}; std is the standard error over them", "lower", k=k, likelihood=_nats(s))
+        before[k] = nll = -_bound(s, k, n)
+        fewer = [f"nll_is{j} {old[:n].mean():.4g}" for j, old in before.items() if len(old) > len(nll)]
+        note = f"of the same {len(nll):,} examples {', '.join(fewer)}" if fewer else None
+        how = f"-log 1/k sum p(x,z)/q(z|x) in nats (Burda et al. 2016, eq. 8), {len(nll):,} test examples"
+        yield (
+            f"nll_is{k}",
+            _mean(nll, f"{how}; std is the standard error over them", "lower", k=k, note=note, likelihood=_nats(s)),
+        )
 
 
 def bits(s: Subject) -> Measured:
@@ -56,7 +61,7 @@ def bits(s: Subject) -> Measured:
     n = min(s.n, max(FEWEST, s.draws // k))
     transform = (lambda x, noise: dequantised(x, noise)) if rule.dequantise else None
     nats = -_bound(s, k, n, transform) + dims * rule.offset
-    how = f"importance bound over {dims} dimensions times ln 2; {rule.levels} levels: {rule.how}; first {len(nats):,} "
+    how = f"importance bound over {dims} dimensions times ln 2; {rule.levels} levels: {rule.how}; {len(nats):,} "
     how += "test examples; std is the standard error over them"
     levels = f"{rule.levels} levels"  # of which the bits of all likelihoods compare
     yield "bits_per_dim", _mean(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
@@ -64,14 +69,18 @@ def bits(s: Subject) -> Measured:
 
 def _bound(s: Subject, k: int, n: int, transform: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
     """log p(x) of the first n test examples by k draws, (n,) in nats, of all ranks."""
-    model, rows = _likelihood(s), Rows("bound")
-    for batch in s.test_batches(n, f"importance sampling, k = {k}"):
+    model = _likelihood(s)
+
+    def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, numbers = batch["x"], batch["index"].tolist()
         if transform is not None:  # the distribution function of a normal number is uniform
             noise = numbered(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
             x = transform(x, (torch.special.ndtr(noise.double()) - 0.5).float().to(x.device))
-        rows.update(bound=model.log_likelihood(x, k, numbers=numbers).double().cpu())
-    return rows.compute()["bound"]
+        return {"bound": model.log_likelihood(x, k, numbers=numbers)}
+
+    bound = s.over_test(["bound"], n, f"importance sampling, k = {k}", work)["bound"]
+    check_finite(bound, "likelihoods of the test examples")
+    return bound
 
 
 def _nats(s: Subject) -> str:
@@ -91,11 +100,13 @@ def reconstructions(s: Subject) -> Measured:
     model = s.model
     if not isinstance(model, Reconstructs) or s.data.spec.kind != "image":
         raise Inapplicable(f"{type(model).__name__} on {s.data.spec.kind} data reconstructs no pictures")
-    rows = Rows("psnr", "ssim")
-    for batch in s.test_batches(s.n, "reconstructions"):
-        x, rebuilt = batch["x"].double(), model.reconstruct(batch["x"]).double()
-        rows.update(psnr=images.psnr(x, rebuilt).cpu(), ssim=images.ssim(x, rebuilt).cpu())
-    values = rows.compute()
+
+    def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"]).cpu()
+        return {"psnr": images.psnr(x, rebuilt), "ssim": images.ssim(x, rebuilt)}
+
+    values = s.over_test(["psnr", "ssim"], s.n, "reconstructions", work)
+    check_finite(values["ssim"], "reconstructions")
     how = "of reconstructions of test examples, in decibels, mean over images; std is the standard error"
     yield "psnr", _mean(values["psnr"], how, "higher")
     yield "ssim", _mean(values["ssim"], "of reconstructions of test examples; std is the standard error", "higher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lightning_gen import views
 from lightning_gen.evaluation.quality import gathered
-from lightning_gen.evaluation.subject import Subject
+from lightning_gen.evaluation.subject import AT_ONCE, TRAIN_ROWS, Subject
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.render import render
@@ -28,30 +29,47 @@ def all_of(s: Subject) -> Iterator[tuple[str, Tensor]]:
         return
     own = _images(s, range(min(SHOWN, s.n)))
     yield "samples", render(own, spec)
-    if isinstance(s.extractor, str):
-        return
     yield "neighbours", neighbours(s, own[:NEIGHBOURS])
-    if (picture := per_class(s)) is not None:
+    if not isinstance(s.extractor, str) and (picture := per_class(s)) is not None:
         yield "classes", picture
 
 
 def _images(s: Subject, rows: range) -> Tensor:
     """Samples (n, C, H, W) in [-1, 1], rounded to 256 levels."""
-    return s.samples(rows)[0].float() / 127.5 - 1
+    return s.samples(rows).x.float() / 127.5 - 1
 
 
 def _points(s: Subject, source: str) -> Tensor:
     rows = range(min(views.POINTS, s.n))
-    return s.samples(rows)[0] if source == "generated" else s.real("test", rows)[0]
+    return s.samples(rows).x if source == "generated" else s.real(s.split, rows).x
 
 
 def neighbours(s: Subject, own: Tensor) -> Tensor:
-    """Rows of samples, each with the row of their nearest training images, in feature space, below."""
-    assert not isinstance(s.extractor, str)
-    features = s.extractor(own.to(s.model.device)).cpu()
-    _, found = nearest(features, gathered(s.described("train").features), 1)
-    rows = [s.real("train", range(row, row + 1))[0] for row in found[:, 0].tolist()]
-    return views.pairs(own, torch.cat(rows).float() / 127.5 - 1, s.model.spec)
+    """Rows of samples, each with the row of their nearest training images below: by features, else by pixels."""
+    if isinstance(s.extractor, str):
+        found = _nearest_pixels(s, own)
+    else:
+        features = s.extractor(own.to(s.float64_device)).cpu()
+        train = s.described("train")
+        rows = nearest(features, gathered(train.features), 1)[1][:, 0]
+        found = gathered(train.positions)[rows]
+    pictures = [s.at("train", position[None]).x for position in found]
+    return views.pairs(own, torch.cat(pictures).float() / 127.5 - 1, s.model.spec)
+
+
+def _nearest_pixels(s: Subject, own: Tensor) -> Tensor:
+    """Positions (n,) of the nearest training images by their pixels."""
+    least, found = torch.full((len(own),), math.inf, dtype=torch.float64), torch.zeros(len(own), dtype=torch.int64)
+    n = min(s.originals.size("train"), TRAIN_ROWS)
+    for start in range(0, n, AT_ONCE):
+        images = s.real("train", range(start, min(start + AT_ONCE, n)))
+        if not len(images.x):
+            continue
+        x = images.x.flatten(1).double() / 127.5 - 1
+        distances, rows = (column[:, 0] for column in nearest(own.flatten(1).double(), x, 1))
+        found = torch.where(distances < least, images.positions[rows], found)
+        least = torch.minimum(least, distances)
+    return found
 
 
 def per_class(s: Subject) -> Tensor | None:

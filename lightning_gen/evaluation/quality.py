@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_gen.evaluation.subject import Described, Subject
+from lightning_gen.evaluation.subject import Described, Examples, Subject
 from lightning_gen.evaluation.values import Value
 from lightning_gen.metrics.base import FeatureMetric, Rows
 from lightning_gen.metrics.classes import ClassAccuracy, ClassifierScore
@@ -29,7 +29,7 @@ CITED = {"fd": "Heusel et al. 2017, eq. 6", "kd": "Binkowski et al. 2018, sectio
 def frechet(s: Subject) -> Measured:
     """Fréchet distance."""
     if (dims := s.described("reference").features.shape[1]) > FRECHET_DIMS:
-        raise Inapplicable(f"features of {dims} dimensions are too many for a covariance: train an extractor")
+        raise Inapplicable(f"features of {dims} dimensions are too many for a covariance: at most {FRECHET_DIMS}")
     own, floor = _against_reference(s, FrechetDistance(keep_real=True))
     how = f"Frechet distance of features ({CITED['fd']}); biased upwards by about 1/N: compare at equal N"
     yield _label(s, "fd"), _value(s, own, how, "lower", floor)
@@ -145,13 +145,17 @@ def modes(s: Subject) -> Measured:
         raise Inapplicable("the data are not drawn from known modes")
     centres, sigma = known
 
-    def found(source: str) -> dict[str, Tensor]:
+    def found(source: Callable[[range], Examples]) -> dict[str, Tensor]:
         metric = GaussianModes(centres, sigma)
-        for rows in s.chunks(s.n, f"{source} points"):
-            metric.update(s.samples(rows)[0] if source == "generated" else s.real("test", rows)[0])
+
+        def local() -> None:
+            for rows in s.chunks(s.n, "points"):
+                metric.update(source(rows).x)
+
+        s.together(local)
         return metric.compute()
 
-    own, real = found("generated"), found("reference")
+    own, real = found(s.samples), found(lambda rows: s.real(s.split, rows))
     how = f"modes of {len(centres)} with a sample within 3 standard deviations"
     yield "modes", Value(own["modes"], s.n, how, "higher", real["modes"])
     how = "share of samples within 3 standard deviations of a mode (98.89 % of the true density)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from lightning_gen.checkpoints import write_atomically
 from lightning_gen.evaluation.values import Value
 
 FORMAT = 1
-FILE = "evaluation.json"
+FILE, PREVIOUS = "evaluation.json", "evaluation.previous.json"
+PARTS = ("setting", "values", "inapplicable", "failed", "done")
+ELSEWHERE = ("threads", "device")  # of the environment, which decide about the last digits alone
 
 
 class Report:
@@ -26,13 +28,17 @@ class Report:
         path: of the file.
         setting: what was evaluated and how; finished groups of a file with the same setting are taken over.
         environment: versions and hardware.
-        fresh: take nothing over.
+        fresh: groups that are measured again.
+
+    Attributes:
+        writes: whether this process is the one that writes.
+        replaced: what tells an earlier report from this one, if there was another; it is kept beside it.
     """
 
     def __init__(
-        self, path: Path, setting: Mapping[str, Any], environment: Mapping[str, str], fresh: bool = False
+        self, path: Path, setting: Mapping[str, Any], environment: Mapping[str, str], fresh: Sequence[str] = ()
     ) -> None:
-        self.path = path
+        self.path, self.writes, self.replaced = path, True, ""
         self.content: dict[str, Any] = {
             "format": FORMAT,
             "complete": False,
@@ -44,9 +50,17 @@ class Report:
             "failed": {},
             "pictures": [],
         }
-        before = read(path) if path.exists() and not fresh else {}
-        if all(before.get(key) == self.content[key] for key in ("format", "setting", "environment")):
-            self.content |= {key: before[key] for key in ("done", "values", "inapplicable")}
+        before = read(path) if path.exists() else None
+        if before is None:
+            return
+        self.replaced = ", ".join(_differing(before["setting"], self.content["setting"]))
+        self.replaced += ", ".join(_differing(before.get("environment", {}), self.content["environment"], ELSEWHERE))
+        if not self.replaced:
+            self.content |= {key: before[key] for key in ("done", "values", "inapplicable", "pictures")}
+        for group in fresh:
+            self.content["inapplicable"].pop(group, None)
+            for name in self.content["done"].pop(group, []):
+                self.content["values"].pop(name, None)
 
     def is_done(self, group: str) -> bool:
         """Whether a group of metrics was measured before, or was found not to apply."""
@@ -69,13 +83,23 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Save what there is."""
+        """Save what there is; a report of another setting becomes the previous one."""
+        if not self.writes:
+            return
+        if self.replaced and self.path.exists():
+            self.path.replace(self.path.with_name(PREVIOUS))
+            self.replaced = ""
         write_atomically(self.path, json.dumps(self.content, indent=1, allow_nan=False).encode())
 
     def finish(self, pictures: list[str], complete: bool) -> None:
         """Save it as finished."""
         self.content |= {"pictures": pictures, "complete": complete and not self.content["failed"]}
         self.write()
+
+    def has_pictures(self) -> bool:
+        """Whether the pictures of this setting are there."""
+        names = self.content["pictures"]
+        return bool(names) and all((self.path.parent / name).exists() for name in names)
 
     def show(self, console: Console) -> None:
         """Print the table and what is missing from it."""
@@ -98,6 +122,10 @@ class Report:
                 reasons.setdefault(reason, []).append(group)
             for reason, groups in reasons.items():
                 console.print(f"{text}: {', '.join(groups)}: {reason}", highlight=False, markup=False)
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
+    return [name for name in {**before, **now} if name not in but and before.get(name) != now.get(name)]
 
 
 def _number(value: float | str | None) -> str:
@@ -125,7 +153,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _is_whole(content: Mapping[str, Any]) -> bool:
-    if not all(isinstance(content.get(part), dict) for part in ("setting", "values", "inapplicable", "failed", "done")):
+    if not all(isinstance(content.get(part), dict) for part in PARTS):
         return False
     try:  # what is infinite is text
         return all(float(value["value"]) is not None for value in content["values"].values())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from lightning_gen.noise import numbered
 from lightning_gen.protocols import Posterior, Samples, SamplesClasses
 from lightning_gen.render import to_uint8
 
+ORDER = 20131220  # seed of the order in which real examples are taken
 AT_ONCE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits
 TRAIN_ROWS, TRAIN_BYTES = 60_000, 500_000_000  # of training examples that samples are compared with
 Track = Callable[[Any, str], Any]  # a progress bar round an iterable, with its title
@@ -31,13 +32,21 @@ def share(n: int, rank: int, world: int) -> list[range]:
     return chunks[len(chunks) * rank // world : len(chunks) * (rank + 1) // world]
 
 
-@dataclass(slots=True)
-class Described:
-    """Examples as a metric sees them: features (n, D) in float64, log-probabilities (n, C) and labels (n,) or None."""
+class Examples(NamedTuple):
+    """Examples as they are compared: x (n, *shape), classes (n,) or None, and their numbers or positions (n,)."""
+
+    x: Tensor
+    y: Tensor | None
+    positions: Tensor
+
+
+class Described(NamedTuple):
+    """Examples as a metric sees them: features (n, D) and log-probabilities (n, C) in float64; the rest as above."""
 
     features: Tensor
     log_probs: Tensor | None
     y: Tensor | None
+    positions: Tensor
 
 
 @dataclass
@@ -80,7 +89,7 @@ class Subject:
                 "evaluate on data of the model's shape"
             )
         self.originals = self.data.originals()
-        self.asked, self.n = self.n, min(self.n, self.originals.size(self.split))
+        self.n = min(self.n, self.originals.size(self.split))
 
     # Examples
 
@@ -88,18 +97,24 @@ class Subject:
         """This rank's rows among n, with a progress bar."""
         return self.track(share(n, self.rank, self.world), title)
 
-    def samples(self, rows: range) -> tuple[Tensor, Tensor | None]:
-        """Generated examples with these numbers, as ``comparable``, and the classes that were asked for."""
+    def samples(self, rows: range) -> Examples:
+        """Generated examples with these numbers.
+
+        Raises:
+            Inapplicable: the model makes none.
+            UserError: they are not finite, or of another shape.
+        """
         if not isinstance(self.model, Samples):
             raise Inapplicable(f"{type(self.model).__name__} makes no new examples")
-        y = torch.tensor(rows) % self.classes if self.classes else None
-        device = self.model.device
-        x = self.model.sample(len(rows), y=None if y is None else y.to(device), seed=self.seed, start=rows.start)
+        numbers = torch.tensor(rows)
+        asked = {"y": (numbers % self.classes).to(self.model.device)} if self.classes else {}
+        x = self.model.sample(len(rows), seed=self.seed, start=rows.start, **asked)
         if x.shape[1:] != self.data.spec.shape:
             raise UserError(
                 f"the model's samples have shape {tuple(x.shape[1:])}, the reference {self.data.spec.shape}"
             )
-        return self.comparable(x), y
+        check_finite(x, "samples")
+        return Examples(self.comparable(x), numbers % self.classes if self.classes else None, numbers)
 
     @property
     def classes(self) -> int:
@@ -111,112 +126,183 @@ class Subject:
         spec = self.model.spec
         return to_uint8(x) if spec.kind == "image" and spec.values != "real" else x.detach().float().cpu()
 
-    def real(self, split: str, rows: range) -> tuple[Tensor, Tensor | None]:
-        """Real examples, as ``comparable``, and their classes."""
-        batch = self.originals.examples(split, torch.tensor(rows))
-        return self.comparable(batch["x"]), batch.get("y")
+    def real(self, split: str, rows: range) -> Examples:
+        """Real examples of a split, in a fixed random order; broken ones are left out."""
+        return self.at(split, self._order(split)[rows.start : rows.stop])
 
-    def test_batches(self, n: int, title: str) -> Iterator[dict[str, Tensor]]:
-        """The first n test examples as the model sees them, this rank's share."""
-        for rows in self.chunks(min(n, self.data.size("test")), title):
-            batch = self.data.examples("test", torch.tensor(rows))
-            yield {key: value.to(self.model.device) for key, value in batch.items()}
+    def at(self, split: str, positions: Tensor) -> Examples:
+        """The examples at these positions of a split."""
+        batch = self.originals.examples(split, positions)
+        return Examples(self.comparable(batch["x"]), batch.get("y"), batch["index"])
+
+    def _order(self, split: str) -> Tensor:
+        """A split may be sorted by class: so the first rows are of a permutation, the same for all models and seeds."""
+        size = self.originals.size(split)
+        return torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
+
+    def over_test(
+        self, names: Sequence[str], n: int, title: str, work: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Columns (n, ...) of n test examples, of all ranks, on the CPU; ``work`` gives them for a batch."""
+        rows = Rows(*names)
+
+        def local() -> None:
+            for part in self.chunks(min(n, self.data.size("test")), title):
+                batch = self.data.examples("test", self._order("test")[part.start : part.stop])
+                columns = work({key: value.to(self.model.device) for key, value in batch.items()})
+                rows.update(**{name: wide(column.cpu()) for name, column in columns.items()})
+
+        self.together(local)
+        return rows.compute()
+
+    def together(self, work: Callable[[], Any]) -> Any:
+        """Do this rank's share of something; where one rank fails, all do, so that none waits for it for ever."""
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+        if self.world > 1:
+            texts: list[Any] = [None] * self.world
+            torch.distributed.all_gather_object(texts, error and f"{error}")
+            if error is None and any(texts):
+                raise UserError(next(text for text in texts if text))
+        if error is not None:
+            raise error
+        return result
 
     # Features
 
     def described(self, source: str) -> Described:
-        """This rank's share of "generated", "reference", "floor", "held_out" or "train" examples as features."""
+        """This rank's share of the "generated", "reference", "floor" or "train" examples as features."""
         if isinstance(self.extractor, str):
             raise Inapplicable(self.extractor)
         if source not in self._described:
-            self._described[source] = self._describe(source)
+            self._described[source] = self.together(lambda: self._describe(source))
         return self._described[source]
 
-    def _describe(self, source: str) -> Described:
-        extractor = self.extractor
-        assert isinstance(extractor, Extractor)
-        parts: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
-        for examples, y in self._examples(source):
-            features, log_probs = extractor.both(examples.to(self.model.device))
-            parts.append((features.cpu(), None if log_probs is None else log_probs.cpu(), y))
-        if not parts:  # more ranks than chunks
-            features, log_probs = extractor.both(self.real(self.split, range(1))[0].to(self.model.device))
-            y = torch.zeros(0, dtype=torch.int64) if self.data.spec.num_classes else None
-            parts = [(features[:0].cpu(), None if log_probs is None else log_probs[:0].cpu(), y)]
-        columns = list(zip(*parts, strict=True))
-        return Described(torch.cat(columns[0]), _cat(columns[1]), _cat(columns[2]))
+    def forget_samples(self) -> None:
+        """The model has changed: describe its samples anew."""
+        self._described.pop("generated", None)
 
-    def _examples(self, source: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-        title = f"features of the {source} examples"
+    def _describe(self, source: str) -> Described:
+        parts = [self._features(examples) for examples in self._examples(source)]
+        if not parts:  # more ranks than chunks: no rows, of the widths that the others have
+            one = self._features(self.real(self.split, range(1)))
+            asked = one.y if source != "generated" else torch.zeros(1, dtype=torch.int64) if self.classes else None
+            parts = [Described(*(column if column is None else column[:0] for column in one._replace(y=asked)))]  # type: ignore[arg-type]
+        features, log_probs, y, positions = (_cat(column) for column in zip(*parts, strict=True))
+        assert features is not None and positions is not None
+        return Described(features, log_probs, y, positions)
+
+    def _features(self, examples: Examples) -> Described:
+        assert isinstance(self.extractor, Extractor)
+        features, log_probs = self.extractor.both(examples.x.to(self.float64_device))
+        return Described(features.cpu(), None if log_probs is None else log_probs.cpu(), examples.y, examples.positions)
+
+    @property
+    def float64_device(self) -> torch.device:
+        """The model's, unless it knows no float64."""
+        device = self.model.device
+        return torch.device("cpu") if device.type == "mps" else device
+
+    def _examples(self, source: str) -> Iterator[Examples]:
         if source == "generated":
-            for rows in self.chunks(self.n, "samples and their features"):
-                yield self.samples(rows)
+            yield from map(self.samples, self.chunks(self.n, "samples and their features"))
         elif source == "floor":
-            for rows in self.chunks(self.floor_size, title):
-                yield self._floor(rows)
+            yield from map(self._floor, self.chunks(self.floor_size, "features of other real examples"))
+        elif source == "train":
+            for rows in self.chunks(self.train_rows, "features of the training examples"):
+                yield self.real("train", rows)
         else:
-            split, n = ("train", self.train_rows) if source == "train" else (self.split, self.n)
-            for rows in self.chunks(n, title):
-                yield self.real(split, rows)
+            for rows in self.chunks(self.n, "features of the reference"):
+                yield self.real(self.split, rows)
 
     @property
     def train_rows(self) -> int:
         """Number of training examples that samples are compared with: all, as far as the memory allows."""
-        width = 8 * max(64, int(torch.tensor(self.data.spec.shape).prod()) if self._is_raw else 64)
+        width = 8 * max(1, self.described("reference").features.shape[1])  # bytes
         return min(self.originals.size("train"), TRAIN_ROWS, TRAIN_BYTES // width)
-
-    @property
-    def _is_raw(self) -> bool:
-        return isinstance(self.extractor, Extractor) and self.extractor.name == "raw"
 
     @property
     def floor_size(self) -> int:
         """As many real examples outside the reference as there are samples: the validation, then the training ones."""
-        return min(self.n, self.originals.size("val") + self.originals.size("train"))
+        return min(self.n, self._validation + self.originals.size("train"))
 
-    def _floor(self, rows: range) -> tuple[Tensor, Tensor | None]:
-        border = self.originals.size("val")
-        own = [rows[: max(0, border - rows.start)], rows[max(0, border - rows.start) :]]
-        parts = []
-        if len(own[0]):
-            parts.append(self.real("val", own[0]))
-        if len(own[1]):
-            parts.append(self.real("train", range(own[1].start - border, own[1].stop - border)))
-        return torch.cat([x for x, _ in parts]), _cat([y for _, y in parts])
+    @property
+    def _validation(self) -> int:
+        return self.originals.size("val") if self.originals.holds_out("val") else 0
 
-    def digest(self) -> str:
-        """SHA-256 of the reference examples, the same for any number of ranks."""
-        own = []
-        for rows in self.chunks(self.n, "reading the reference"):
-            own.append(sha256(self.real(self.split, rows)[0].numpy().tobytes()).hexdigest())
-        everyone: list[Any] = [own]
+    def _floor(self, rows: range) -> Examples:
+        border = self._validation
+        val, train = rows[: max(0, border - rows.start)], rows[max(0, border - rows.start) :]
+        parts = [self.real("val", val)] if len(val) else []
+        if len(train):
+            parts.append(self.real("train", range(train.start - border, train.stop - border)))
+        return Examples(torch.cat([part.x for part in parts]), _cat([part.y for part in parts]), torch.tensor(rows))
+
+    def digest(self) -> tuple[str, int]:
+        """SHA-256 of the reference examples, the same for any number of ranks, and how many could be read."""
+
+        def local() -> list[tuple[str, int]]:
+            parts = (self.real(self.split, rows).x for rows in self.chunks(self.n, "reading the reference"))
+            return [(sha256(x.numpy().tobytes()).hexdigest(), len(x)) for x in parts]
+
+        everyone: list[Any] = [self.together(local)]
         if self.world > 1:
-            everyone = [None] * self.world
+            own, everyone = everyone[0], [None] * self.world
             torch.distributed.all_gather_object(everyone, own)
-        return sha256("".join(part for one in everyone for part in one).encode()).hexdigest()
+        found = [part for one in everyone for part in one]
+        return sha256("".join(text for text, _ in found).encode()).hexdigest(), sum(count for _, count in found)
 
     # Codes
 
     def codes(self) -> dict[str, Tensor]:
-        """Of the first n test examples of all ranks: mean, log_var, z (n, Z), log_prob, kl (n,), factors (n, F)."""
-        model = self.model
-        if not isinstance(model, Posterior):
-            raise Inapplicable(f"{type(model).__name__} has no Gaussian posterior")
+        """Of n test examples of all ranks: mean, log_var, z (n, Z), log_prob, kl (n,) and where known factors (n, F).
+
+        Raises:
+            Inapplicable: the model has no such codes.
+            UserError: they are not finite.
+        """
         if self._codes is None:
+            model = self.model
+            if not isinstance(model, Posterior):
+                raise Inapplicable(f"{type(model).__name__} has no Gaussian posterior")
             known = ("factors",) if self.data.spec.factors else ()
-            rows = Rows("mean", "log_var", "z", "log_prob", "kl", *known)
-            for batch in self.test_batches(self.n, "codes of the test examples"):
+
+            def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
                 numbers = batch["index"].tolist()
                 mean, log_var = model.posterior(batch["x"])
                 noise = numbered(numbers, tuple(mean.shape[1:]), self.seed, "code").to(mean.device)
                 log_prob, kl = model.elbo(batch["x"], numbers)
                 z = mean + (log_var / 2).exp() * noise
                 columns = {"mean": mean, "log_var": log_var, "z": z, "log_prob": log_prob, "kl": kl}
-                factors = {name: batch[name].cpu() for name in known}
-                rows.update(**{name: column.double().cpu() for name, column in columns.items()}, **factors)
-            self._codes = rows.compute()
+                return columns | {name: batch[name] for name in known}
+
+            names = ("mean", "log_var", "z", "log_prob", "kl", *known)
+            codes = self.over_test(names, self.n, "codes of the test examples", work)
+            for name in ("mean", "log_var", "log_prob", "kl"):
+                check_finite(codes[name], f"{name} of the test examples")
+            self._codes = codes
         return self._codes
 
 
-def _cat(parts: Any) -> Tensor | None:
-    return None if any(part is None for part in parts) else torch.cat(list(parts))
+def _cat(column: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in column if part is not None]
+    return torch.cat(known) if known else None
+
+
+def wide(column: Tensor) -> Tensor:
+    """Numbers in float64; integers as they are."""
+    return column.double() if column.is_floating_point() else column
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse values (n, ...) of which some are not finite.
+
+    Raises:
+        UserError: that says of how many examples.
+    """
+    bad = int((~values.flatten(1).isfinite().all(1)).sum()) if values.dim() > 1 else int((~values.isfinite()).sum())
+    if bad:
+        raise UserError(f"{what}: {bad} of {len(values)} are not finite: has the model diverged?")
