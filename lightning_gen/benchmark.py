@@ -74,7 +74,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         description="Train models under one budget, measure them, and write RESULTS.md. Finished cells (a model with a "
         "seed) are not run again, others go on: remove a cell's file to have it made anew.",
         epilog="Further options go to fit.py: --data.root FOLDER, --model.lr 1e-4, --val_every 500, ...; or to "
-        "evaluate.py: --evaluate.draws=500000, --evaluate.n=5000, ...",
+        "evaluate.py: --evaluate.draws=500000, --evaluate.k=100,1000, ...",
         allow_abbrev=False,
     )
     parser.add_argument("--models", nargs="+", metavar="NAME", help=f"of the list of fit.py: {', '.join(PRESETS)}")

@@ -123,14 +123,15 @@ class Benchmark:
 
     @property
     def measured(self) -> list[str]:
-        """evaluate.py's arguments: those written --evaluate.NAME."""
+        """evaluate.py's arguments: those written --evaluate.NAME, several values with commas."""
         own = {name: value for name, value in self.options.items() if name.startswith(MEASURE)}
-        return [word for name, value in own.items() for word in (_flag(name.removeprefix(MEASURE)), value)]
+        return [w for name, value in own.items() for w in (_flag(name.removeprefix(MEASURE)), *value.split(","))]
 
     @property
     def name(self) -> str:
         """The end of the run folders' names."""
-        words = ["benchmark", self.budget, *results.tag_of(self.options)]
+        trained = {name: value for name, value in self.options.items() if not name.startswith(MEASURE)}
+        words = ["benchmark", self.budget, *results.tag_of(trained)]
         return re.sub(r"[^\w-]+", "_", "-".join(words)).lower()
 
     def path(self, model: str, seed: int) -> Path:
