@@ -98,6 +98,7 @@ def main(argv: list[str]) -> None:
     setting = _setting(subject, path, config)
     report = Report(folder / FILE, setting, runs.environment(model.device), names if given.fresh else [])
     report.writes = fabric.is_global_zero
+    fabric.barrier()  # all have read the earlier report before one writes
     if report.writes:
         _warn(subject, given, report)
     try:
