@@ -43,14 +43,14 @@ class Watch(Callback):
 
     def __init__(self, names: str, extractor: Extractor, data: DataModule, seed: int = 0) -> None:
         self.extractor, self.data, self.seed = extractor, data, seed
-        self.asked = dict(map(parse, names.split(",")))
-        self.names = [f"val/{extractor.label(name)}@{short(n)}" for name, n in self.asked.items()]
+        self.asked = [parse(name) for name in names.split(",")]
+        self.names = [f"val/{extractor.label(name)}@{short(n)}" for name, n in self.asked]
         self.metrics: list[FeatureMetric] = []
         self.subjects: dict[int, Subject] = {}
 
     def check(self) -> None:
         """Whether the data, which must be there by now, can be measured."""
-        for name, n in self.asked.items():
+        for name, n in self.asked:
             if n > self.data.size("val"):
                 raise UserError(
                     f"--watch {name}@{n}: there are {self.data.size('val'):,} validation examples: ask for fewer"
@@ -66,11 +66,10 @@ class Watch(Callback):
         # of its own, because what is gathered is on the CPU, whatever the training's devices are
         group = torch.distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
         self.metrics = [
-            FrechetDistance(process_group=group) if name == "fd" else _kernel(n, group)
-            for name, n in self.asked.items()
+            FrechetDistance(process_group=group) if name == "fd" else _kernel(n, group) for name, n in self.asked
         ]
         here = partial(Subject, rank=trainer.global_rank, world=trainer.world_size, split="val", seed=self.seed)
-        self.subjects = {n: here(pl_module, self.data, self.extractor, n=n) for n in self.asked.values()}
+        self.subjects = {n: here(pl_module, self.data, self.extractor, n=n) for _, n in self.asked}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -78,7 +77,7 @@ class Watch(Callback):
         for subject in self.subjects.values():
             subject.forget_samples()
         values = {}
-        for name, n, metric in zip(self.names, self.asked.values(), self.metrics, strict=True):
+        for name, (_, n), metric in zip(self.names, self.asked, self.metrics, strict=True):
             with sampling(pl_module):
                 metric.reset()
                 metric.update(self.subjects[n].described("reference").features, real=True)
