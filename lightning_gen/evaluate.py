@@ -228,7 +228,7 @@ def _data(given: Any, rest: list[str], fabric: Fabric) -> tuple[DataModule, dict
         if given.data:
             plan = cli.plan({"model": "vae", "data": given.data}, rest)
         else:
-            plan = cli.plan({}, rest, runs.read_config(given.run))
+            plan = cli.plan({}, rest, _saved_config(given.run))
         data = cli.instantiate_data(plan)
     if not isinstance(data, DataModule):
         raise UserError(
@@ -238,6 +238,13 @@ def _data(given: Any, rest: list[str], fabric: Fabric) -> tuple[DataModule, dict
         data.prepare_data()
     data.setup()
     return data, plan.config
+
+
+def _saved_config(run: str) -> dict[str, Any]:
+    try:
+        return runs.read_config(run)
+    except UserError as error:
+        raise UserError(f"{error}. Of a checkpoint that fit.py did not write, name the data: --data NAME") from None
 
 
 def _extractor(name: str, dataset: str, data: DataModule) -> Extractor | str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def place(tmp_path_factory):
         fit.main(["--model", "vae", "--steps", "300", "--val_every", "150", "--model.ema.vae", "5000"])
         fit.main(["--model", "vae", "--data", "toy", "--steps", "20"])
         fit.main(["--model", "helpers.Duel", "--data", "toy", "--steps", "4"])
+        shutil.copytree(Path(RUN) / "checkpoints", "lightning_logs/version_0/checkpoints")
     finally:
         os.chdir(before)
     return folder
@@ -240,6 +242,11 @@ def test_broken_images_are_counted_and_the_neighbours_are_right(sorted_folder):
     assert torch.equal(find_extractor("raw", "folder", data.spec)(image)[0], train.features[7])
 
 
+def test_a_checkpoint_of_another_trainer_is_measured_on_data_that_are_named(there):
+    report = evaluated("lightning_logs/version_0", "--data", "digits", "--metrics", "elbo")
+    assert report["values"]["elbo"]["n"] == 297
+
+
 def test_points_are_compared_as_they_are(there):
     report = evaluated("tb_logs/vae-toy/version_0", "-n", 600, "--metrics", "modes", "fd", "memorisation", "cs", "bits")
     assert report["values"]["modes"]["floor"] == 25
@@ -269,6 +276,7 @@ def test_a_model_without_a_likelihood_is_measured_by_its_samples(there):
         ([RUN, "--devices", "1000"], ["1000", "CPU cores"]),
         ([RUN, "--color", "red"], ["--color"]),
         (["nowhere"], ["nowhere", "tb_logs"]),
+        (["lightning_logs/version_0"], ["config.yaml", "--data NAME"]),
     ],
 )
 def test_mistakes_are_one_line(there, arguments, words):
