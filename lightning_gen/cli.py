@@ -49,7 +49,7 @@ SHORT = {
     "best_by": (
         str,
         "VALUE",
-        "choose best.ckpt by the lowest of this value (default val/loss); max:VALUE for the highest",
+        "choose best.ckpt by this value (default val/loss): the lowest, or of max:VALUE the highest",
     ),
 }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from lightning_gen.checkpoints import find, read
 from lightning_gen.evaluation import codes, pictures, quality
 from lightning_gen.evaluation.quality import Measured
 from lightning_gen.evaluation.report import FILE, PREVIOUS, Report
-from lightning_gen.evaluation.subject import Subject
+from lightning_gen.evaluation.subject import Subject, told
 from lightning_gen.images import save_png
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
@@ -36,6 +36,8 @@ from lightning_gen.sample import load_on, provenance
 
 VERSION = 1  # of the metrics: raised when the same model gets other values
 USUAL_N = 10_000
+PATIENCE = timedelta(days=1)  # of a process that waits for the share of another
+OWN = {"k": ("bits", "nll"), "draws": ("bits", "nll")}  # settings that only these groups depend on
 PICTURES = "evaluation"  # folder in the run's
 HANDLING = ("root", "num_workers", "memory", "batch_size", "flip")  # options of data that leave evaluations as they are
 
@@ -96,7 +98,7 @@ def main(argv: list[str]) -> None:
     )
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     setting = _setting(subject, path, config)
-    report = Report(folder / FILE, setting, runs.environment(model.device), names if given.fresh else [])
+    report = Report(folder / FILE, setting, runs.environment(model.device), names if given.fresh else [], OWN)
     report.writes = fabric.is_global_zero
     fabric.barrier()  # all have read the earlier report before one writes
     if report.writes:
@@ -117,26 +119,20 @@ def main(argv: list[str]) -> None:
         report.show(Console())
         print("\n".join(map(str, [report.path, *(folder / name for name in report.content["pictures"])])))
     if report.content["failed"]:
-        raise UserError(f"{len(report.content['failed'])} of {len(names)} groups failed, see above; the rest is saved")
+        raise UserError(f"failed, for the reasons above: {', '.join(report.content['failed'])}; the rest is saved")
 
 
 def draw(subject: Subject, report: Report) -> dict[str, Tensor]:
     """File -> picture uint8 (3, H, W) of what the model makes."""
+    shown = {}
     try:
-        return {f"{PICTURES}/{name}.png": picture for name, picture in pictures.all_of(subject)}
-    except Inapplicable:
-        return {}
+        for name, picture in pictures.all_of(subject):
+            shown[f"{PICTURES}/{name}.png"] = picture
+    except Inapplicable:  # it makes no samples
+        pass
     except Exception as error:
-        report.failed("pictures", _told(error))
-        return {}
-
-
-def _told(error: Exception) -> str:
-    """An error of a model or metric, with its place in the program."""
-    if isinstance(error, UserError):
-        return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        report.failed("pictures", told(error))
+    return shown
 
 
 def measure(subject: Subject, report: Report, names: list[str]) -> bool:
@@ -153,7 +149,7 @@ def measure(subject: Subject, report: Report, names: list[str]) -> bool:
         except Inapplicable as reason:
             report.inapplicable(name, str(reason))
         except Exception as error:  # of the user's model, or ours: the other groups are measured in any case
-            report.failed(name, _told(error))
+            report.failed(name, told(error))
         else:
             for value in values.values():
                 value.seconds = round(time.perf_counter() - start, 2)
@@ -209,12 +205,14 @@ def _names(given: list[str] | None) -> list[str]:
 def _fabric(given: Any) -> Fabric:
     """The processes that share the work, started."""
     kind, _, index = given.device.partition(":")
+    if index and given.devices > 1:
+        raise UserError(f"--device {given.device} names one device: drop :{index} or --devices {given.devices}")
     if kind == "cpu" and given.devices > cores():
         raise UserError(f"--devices {given.devices}: there are {cores()} CPU cores for as many processes")
     # gloo, because what the metrics gather is on the CPU
-    strategy = DDPStrategy(process_group_backend="gloo") if given.devices > 1 else "auto"
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=PATIENCE) if given.devices > 1 else "auto"
     try:
-        devices = [int(index)] if index and given.devices == 1 else given.devices
+        devices = [int(index)] if index else given.devices
         fabric = Fabric(accelerator=kind, devices=devices, strategy=strategy)
     except (RuntimeError, ValueError, MisconfigurationException) as error:  # no such device, or not so many
         raise UserError(f"--device {given.device} --devices {given.devices}: {str(error).splitlines()[0]}") from None
@@ -295,4 +293,4 @@ def _warn(s: Subject, given: Any, report: Report) -> None:
     if given.n and given.n > s.n:
         print(f"-n {given.n:,}: the reference has {s.n:,} examples, so N is {s.n:,}", flush=True)
     if report.replaced:
-        print(f"{report.path} was of another setting ({report.replaced}): it is now {PREVIOUS}", flush=True)
+        print(f"{report.path} was of another setting ({report.replaced}): it will be kept as {PREVIOUS}", flush=True)

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from lightning_gen.models.vae import VAE
 from lightning_gen.module import GenerativeModule
 from lightning_gen.networks import NETWORKS, Network
 from lightning_gen.noise import numbered
@@ -71,6 +72,27 @@ class Duel(GenerativeModule):
     def after_step(self, player):
         self.moves.append(player)
         assert all(p.requires_grad == (player == "critic") for p in self.critic.parameters())
+
+
+class Asserting(VAE):
+    """Its samples end in an error without a text."""
+
+    def sample(self, n, y=None, seed=0, start=0):
+        assert n == 0
+        return super().sample(n, y, seed, start)
+
+
+class Still(GenerativeModule):
+    """Makes no samples."""
+
+    players: ClassVar = {"all": ("layers",)}
+
+    def __init__(self, spec, **options):
+        super().__init__(spec, **options)
+        self.layers = nn.Linear(1, 1)
+
+    def loss_all(self, batch, shared):
+        return self.layers(torch.ones(1, 1)).sum(), {}
 
 
 class Painter:

@@ -181,6 +181,19 @@ def test_a_finished_cell_is_not_run_again(place, capsys):
     assert scripts.names() == ["fit", "evaluate"] * 2 and len(list(place.iterdir())) == 4
 
 
+def test_options_of_the_measurement_reach_evaluate_alone(place):
+    scripts = Scripts()
+    main([*SHORT, "--evaluate.k=100,1000", "--evaluate.n", "50"], scripts)
+    trained, measured = scripts.calls[:2]
+    assert not any("evaluate" in word or "100" in word for word in trained)
+    assert trained[trained.index("--name") + 1] == "benchmark-60it"  # the run that has no such options
+    assert measured[2:] == ["--k", "100", "1000", "-n", "50"]
+    (cell,) = {path.name.rsplit("-", 1)[0] for path in place.iterdir()}
+    assert cell != "digits-vae-60it"  # but another cell
+    with pytest.raises(UserError, match=r"unknown option of evaluate.py 'depth'"):
+        main([*SHORT, "--evaluate.depth=3"], scripts)
+
+
 def test_a_removed_cell_is_made_anew(place):
     main(SHORT, Scripts())
     (place / "digits-vae-60it-seed1.json").unlink()

@@ -107,7 +107,7 @@ def test_the_random_numbers_of_training_are_untouched(there, tmp_path):
     s = Subject(model, data, find_extractor("auto", "digits", data.spec), n=297, k=(5,))
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     evaluate.measure(s, Report(tmp_path / FILE, {}, {}), list(evaluate.METRICS))
-    pictures.safe(s)
+    assert len(list(pictures.all_of(s))) == 3
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
 
@@ -137,7 +137,7 @@ def test_another_setting_starts_anew(there):
 
 
 def test_a_metric_that_fails_does_not_keep_the_rest_from_being_measured(there):
-    with pytest.raises(UserError, match=r"2 of 3 groups failed"):
+    with pytest.raises(UserError, match=r"failed, for the reasons above: cs, dc; "):
         evaluated(RUN, "--metrics", "elbo", "cs", "dc", "-n", 4)
     report = json.loads((there / RUN / FILE).read_text())
     assert "elbo" in report["values"]
@@ -150,7 +150,7 @@ def test_any_error_of_a_metric_is_told_and_the_rest_is_measured(there, monkeypat
         yield
 
     monkeypatch.setitem(evaluate.METRICS, "fd", evaluate.Metric(broken, ""))
-    with pytest.raises(UserError, match="1 of 2 groups failed"):
+    with pytest.raises(UserError, match="failed, for the reasons above: fd; "):
         evaluated(RUN, "--fresh", "--metrics", "fd", "elbo")
     report = json.loads((there / RUN / FILE).read_text())
     assert "elbo" in report["values"] and report["pictures"]
@@ -173,7 +173,7 @@ def diverged(there, name="diverged"):
 
 def test_a_diverged_model_is_not_scored(there):
     run = diverged(there)
-    with pytest.raises(UserError, match="groups failed"):
+    with pytest.raises(UserError, match=r"failed, for the reasons above: fd, .*nll, pictures; "):
         evaluated(run)
     report = json.loads((there / run / FILE).read_text())
     assert "fd_digits_v1" not in report["values"] and "elbo" not in report["values"]
@@ -187,6 +187,21 @@ def test_an_error_of_one_process_is_told_by_both(there):
     assert "has the model diverged?" in result.stdout
 
 
+def test_an_assertion_in_a_model_stops_no_process_for_ever(there):
+    """Of a text-less error of the rank that alone has examples; a model without samples is so for both."""
+    run = there / "tb_logs/mute/version_0"
+    shutil.copytree(there / RUN, run, dirs_exist_ok=True)
+    (run / FILE).unlink(missing_ok=True)
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        content = read(path)
+        content["lightning_gen"]["model"] = "helpers.Asserting"
+        torch.save(content, path)
+    result = by_two(str(run), "-n", "100", "--metrics", "fd", "elbo", "--trust", "helpers")
+    report = json.loads((run / FILE).read_text())
+    assert result.returncode == 2 and "elbo" in report["values"], result.stderr
+    assert re.match(r"AssertionError:  \(helpers.py, line \d+\)", report["failed"]["fd"])
+
+
 def test_values_of_other_data_options_are_not_taken_over(there, capsys):
     before = evaluated(RUN, "--metrics", "elbo")["values"]["elbo"]["value"]
     after = evaluated(RUN, "--metrics", "elbo", "--data.binarize", "dynamic")["values"]["elbo"]["value"]
@@ -194,6 +209,23 @@ def test_values_of_other_data_options_are_not_taken_over(there, capsys):
     assert "of another setting (data_options" in capsys.readouterr().out
     kept = json.loads((there / RUN / "evaluation.previous.json").read_text())
     assert kept["values"]["elbo"]["value"] == before
+
+
+def test_another_k_measures_only_what_depends_on_it(there, monkeypatch):
+    before = evaluated(RUN, "--fresh")
+    monkeypatch.setitem(evaluate.METRICS, "fd", evaluate.Metric(None, ""))  # would fail if it were measured
+    evaluate.main([RUN, "--k", "7", "--draws", "2000"])
+    after = json.loads((there / RUN / FILE).read_text())
+    assert after["complete"] and after["values"]["fd_digits_v1"] == before["values"]["fd_digits_v1"]
+    assert after["values"]["nll_is7"]["n"] == 285 and "nll_is5" not in after["values"]
+    assert after["values"]["bits_per_dim"]["k"] == 7
+
+
+def test_what_differs_from_an_earlier_report_is_named(tmp_path):
+    path = tmp_path / FILE
+    Report(path, {"n": 1, "seed": 0, "k": [5]}, {"torch": "1", "threads": "1"}).write()
+    assert Report(path, {"n": 1, "seed": 0, "k": [5]}, {"torch": "1", "threads": "2"}).replaced == ""
+    assert Report(path, {"n": 2, "seed": 0, "k": [6]}, {"torch": "2"}, own={"k": ["nll"]}).replaced == "n, torch"
 
 
 def test_groups_measured_one_by_one_are_a_complete_report(there):
@@ -422,12 +454,15 @@ def test_watching_goes_on_after_a_resume_and_on_two_devices(tmp_path):
     [
         (["--watch", "fid@100"], ["fid@100", "fd@1000"]),
         (["--watch", "fd@9999"], ["200 validation examples"]),
+        (["--watch", "fd@50", "--data", "wide.npy"], ["5000 dimensions", "watch kd"]),
+        (["--watch", "fd@50", "--model", "helpers.Still"], ["Still makes no new examples"]),
         (["--watch", "fd", "--data", "shapes"], ["extractor"]),
         (["--best_by", "val/lose"], ["val/lose", "val/loss"]),
     ],
 )
 def test_what_cannot_be_watched_is_said(tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
+    np.save("wide.npy", np.zeros((600, 5000), np.float32))
     with pytest.raises(UserError) as error:
-        fit.main(["--model", "vae", "--steps", "4", *arguments])
+        fit.main([*([] if "--model" in arguments else ["--model", "vae"]), "--steps", "4", *arguments])
     assert all(word in str(error.value) for word in words), error.value

@@ -172,6 +172,8 @@ def test_models_importance_bound_does_not_depend_on_chunks_and_batches(monkeypat
     for at_once in (1, 33, 100):
         monkeypatch.setattr(vae, "DECODED_AT_ONCE", at_once)
         exact(model.log_likelihood(x, 50), whole, atol=1e-6)
+    monkeypatch.setattr(vae, "DRAWN_AT_ONCE", 3 * 50 * model.latent_dim)  # three examples at a time
+    exact(model.log_likelihood(x, 50), whole, atol=1e-6)
 
 
 def test_a_linear_model_has_as_many_active_units_as_live_dimensions():

@@ -20,6 +20,7 @@ from lightning_gen.metrics.base import FeatureMetric
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
 from lightning_gen.metrics.extractors import Extractor
 from lightning_gen.module import GenerativeModule
+from lightning_gen.protocols import Samples
 
 USUAL = 1000  # samples
 WATCHED = ("fd", "kd")
@@ -62,6 +63,8 @@ class Watch(Callback):
     def setup(self, trainer: L.Trainer, pl_module: GenerativeModule, stage: str) -> None:  # type: ignore[override]
         if stage != "fit":
             return
+        if not isinstance(pl_module, Samples):
+            raise UserError(f"--watch: {type(pl_module).__name__} makes no new examples")
         self.check()
         # of its own, because what is gathered is on the CPU, whatever the training's devices are
         group = torch.distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
@@ -109,5 +112,5 @@ def short(n: int) -> str:
 
 
 def _kernel(n: int, group: Any) -> KernelDistance:
-    """All n samples as one subset, or ten subsets of a thousand."""
-    return KernelDistance(subsets=10 if n > 1000 else 1, subset_size=min(n, 1000), process_group=group)
+    """Ten subsets of half the samples, at most a thousand; not of all, because some real examples may be unreadable."""
+    return KernelDistance(subsets=10, subset_size=min(n // 2, 1000), process_group=group)

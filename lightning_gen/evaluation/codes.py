@@ -20,7 +20,7 @@ from lightning_gen.objectives.latent import ACTIVE, active_units
 from lightning_gen.protocols import Likelihood, Reconstructs
 
 FEWEST = 100  # examples of an importance bound, however large k
-BITS_K = 100  # importance samples of the bits per dimension where the data must be dequantised anew
+BITS_K = 100  # importance samples of the bits per dimension, at most
 NEAR_BOUND = 0.5  # nats: so near to its bound an estimate of mutual information says nothing
 SEPARATE = 10_000  # codes that the disentanglement scores look at
 
@@ -55,7 +55,7 @@ def importance(s: Subject) -> Measured:
 def bits(s: Subject) -> Measured:
     """Bits per dimension, where the data have levels."""
     model = _likelihood(s)
-    rule = discretisation(model.likelihood, s.data.spec)  # type: ignore[attr-defined]
+    rule = discretisation(getattr(model, "likelihood", None), s.data.spec)
     dims = math.prod(s.data.spec.shape)
     k = min(BITS_K, *s.k)
     n = min(s.n, max(FEWEST, s.draws // k))

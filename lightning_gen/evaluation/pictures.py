@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_gen import views
 from lightning_gen.evaluation.quality import gathered
 from lightning_gen.evaluation.subject import AT_ONCE, TRAIN_ROWS, Subject
-from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.render import render
 
@@ -84,11 +83,3 @@ def per_class(s: Subject) -> Tensor | None:
         shown = [_images(s, range(row, row + 1)) for row in rows]
         tiles += [*shown, torch.ones(PER_CLASS - len(shown), *s.model.spec.shape)]  # white where there are no more
     return render(torch.cat(tiles), s.model.spec, columns=PER_CLASS)
-
-
-def safe(s: Subject) -> list[tuple[str, Tensor]]:
-    """The pictures, none where the model makes no samples."""
-    try:
-        return list(all_of(s))
-    except Inapplicable:
-        return []

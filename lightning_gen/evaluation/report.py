@@ -29,6 +29,7 @@ class Report:
         setting: what was evaluated and how; finished groups of a file with the same setting are taken over.
         environment: versions and hardware.
         fresh: groups that are measured again.
+        own: entry of the setting -> the groups that alone depend on it, and are measured again where it differs.
 
     Attributes:
         writes: whether this process is the one that writes.
@@ -36,7 +37,12 @@ class Report:
     """
 
     def __init__(
-        self, path: Path, setting: Mapping[str, Any], environment: Mapping[str, str], fresh: Sequence[str] = ()
+        self,
+        path: Path,
+        setting: Mapping[str, Any],
+        environment: Mapping[str, str],
+        fresh: Sequence[str] = (),
+        own: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.path, self.writes, self.replaced = path, True, ""
         self.content: dict[str, Any] = {
@@ -53,11 +59,15 @@ class Report:
         before = read(path) if path.exists() else None
         if before is None:
             return
-        self.replaced = ", ".join(_differing(before["setting"], self.content["setting"]))
-        self.replaced += ", ".join(_differing(before.get("environment", {}), self.content["environment"], ELSEWHERE))
+        own = own or {}
+        changed = _differing(before["setting"], self.content["setting"])
+        apart = _differing(before.get("environment", {}), self.content["environment"], ELSEWHERE)
+        self.replaced = ", ".join([*(name for name in changed if name not in own), *apart])
         if not self.replaced:
-            self.content |= {key: before[key] for key in ("done", "values", "inapplicable", "pictures")}
-        for group in fresh:
+            self.content |= {
+                key: before.get(key, self.content[key]) for key in ("done", "values", "inapplicable", "pictures")
+            }
+        for group in {*fresh, *(group for name in changed for group in own.get(name, ()))}:
             self.content["inapplicable"].pop(group, None)
             for name in self.content["done"].pop(group, []):
                 self.content["values"].pop(name, None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -149,6 +151,8 @@ class Subject:
         def local() -> None:
             for part in self.chunks(min(n, self.data.size("test")), title):
                 batch = self.data.examples("test", self._order("test")[part.start : part.stop])
+                if not len(batch["x"]):  # none could be read
+                    continue
                 columns = work({key: value.to(self.model.device) for key, value in batch.items()})
                 rows.update(**{name: wide(column.cpu()) for name, column in columns.items()})
 
@@ -163,10 +167,10 @@ class Subject:
         except Exception as caught:
             error = caught
         if self.world > 1:
-            texts: list[Any] = [None] * self.world
-            torch.distributed.all_gather_object(texts, error and f"{error}")
-            if error is None and any(texts):
-                raise UserError(next(text for text in texts if text))
+            everyone: list[Any] = [None] * self.world
+            torch.distributed.all_gather_object(everyone, error and (isinstance(error, Inapplicable), told(error)))
+            if error is None and (found := next(filter(None, everyone), None)):
+                raise (Inapplicable if found[0] else UserError)(found[1])
         if error is not None:
             raise error
         return result
@@ -239,7 +243,9 @@ class Subject:
         parts = [self.real("val", val)] if len(val) else []
         if len(train):
             parts.append(self.real("train", range(train.start - border, train.stop - border)))
-        return Examples(torch.cat([part.x for part in parts]), _cat([part.y for part in parts]), torch.tensor(rows))
+        x, y, positions = (_cat(column) for column in zip(*parts, strict=True))
+        assert x is not None and positions is not None
+        return Examples(x, y, positions)
 
     def digest(self) -> tuple[str, int]:
         """SHA-256 of the reference examples, the same for any number of ranks, and how many could be read."""
@@ -290,6 +296,14 @@ class Subject:
 def _cat(column: Sequence[Tensor | None]) -> Tensor | None:
     known = [part for part in column if part is not None]
     return torch.cat(known) if known else None
+
+
+def told(error: Exception) -> str:
+    """An error of a model or metric; of one that is not the user's to mend, also its place in the program."""
+    if isinstance(error, UserError | Inapplicable):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def wide(column: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Discretisation(NamedTuple):
     offset: float
 
 
-def discretisation(likelihood: Likelihood, spec: DataSpec) -> Discretisation:
+def discretisation(likelihood: Likelihood | None, spec: DataSpec) -> Discretisation:
     """The discrete data that a likelihood describes.
 
     A density of x = level / 127.5 - 1 bounds the probability of the level by Jensen's inequality (Theis et al. 2016,
