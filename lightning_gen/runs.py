@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
@@ -107,10 +108,18 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
 
 
+def _processor() -> str:
+    """The CPU's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M):
+            return found.group(1)
+    return platform.processor() or platform.machine()
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware, as every result states them."""
     on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if on_gpu else _processor()
     packages = {name: version(name) for name in ("lightning-gen", "torch", "lightning")}
     return {
         **packages,
