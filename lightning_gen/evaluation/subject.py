@@ -83,6 +83,7 @@ class Subject:
     split: str = "test"
     _described: dict[str, Described] = field(default_factory=dict)
     _codes: dict[str, Tensor] | None = None
+    _orders: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.model.spec.shape != self.data.spec.shape:
@@ -139,8 +140,10 @@ class Subject:
 
     def _order(self, split: str) -> Tensor:
         """A split may be sorted by class: so the first rows are of a permutation, the same for all models and seeds."""
-        size = self.originals.size(split)
-        return torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
+        if split not in self._orders:
+            size = self.originals.size(split)
+            self._orders[split] = torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
+        return self._orders[split]
 
     def over_test(
         self, names: Sequence[str], n: int, title: str, work: Callable[[dict[str, Tensor]], dict[str, Tensor]]
