@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         for batch in track(data.test_dataloader(), "importance sampling"):
             x, index = data.on_after_batch_transfer(batch, 0)["x"][:left], batch["index"][:left]
             left -= len(x)
-            values.append(model.log_likelihood(x, given.k, index.tolist()).double())
+            values.append(model.log_likelihood(x, given.k, numbers=index.tolist()).double())
             if not left:
                 break
     nll = -torch.cat(values)

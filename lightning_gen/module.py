@@ -16,6 +16,7 @@ from lightning_gen.names import at_least_one, plain
 from lightning_gen.noise import BatchNoise, numbered, seed_default_generators
 from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
 from lightning_gen.schedule import Schedule
+from lightning_gen.skipping import EveryStep, Skipping
 from lightning_gen.speed import block_of, nobody_listens
 from lightning_gen.validation import Batch, Validated
 
@@ -34,6 +35,7 @@ class GenerativeModule(Validated):
         lr: learning rate of all players, a number or a ramp; stands over ``optimizers``.
         ema: player -> half-life in images of the moving average of its networks, used for validation and sampling.
         clip: largest norm of a player's gradient.
+        skip: a step whose gradient's norm is more than ``skip`` times the typical one is left out, see skipping.py.
         accumulate: number of chunks in which a batch is computed, to save memory.
         log_every: iterations between two logged points.
         seed: seed of the training noise.
@@ -49,6 +51,7 @@ class GenerativeModule(Validated):
         lr: float | str | None = None,
         ema: dict[str, float] | None = None,
         clip: float | None = None,
+        skip: float | None = None,
         accumulate: int = 1,
         log_every: int = 50,
         seed: int = 0,
@@ -72,6 +75,7 @@ class GenerativeModule(Validated):
         self.total: int | None = None  # iterations of the run, known when it starts
         self.latest: dict[str, float] = {}  # the last logged values
         self.finite = FiniteCheck()
+        self.skipping: EveryStep | Skipping = EveryStep() if skip is None else Skipping(self.players, skip)
 
     # What a family may override
 
@@ -104,6 +108,7 @@ class GenerativeModule(Validated):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One AdamW (Adam where there is no weight decay) for each player."""
         scaled = self.trainer.precision == "16-mixed"  # a fused step would hide the scale from clipping
+        self.skipping.check(scaled)
         fused = self.device.type in ("cpu", "cuda") and not scaled
         return [adamw(self.trainable(player), options, fused) for player, options in self.options.items()]
 
@@ -162,16 +167,17 @@ class GenerativeModule(Validated):
                 self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
 
     def _step(self, player: str) -> dict[str, float]:
-        """Clip and step; returns the learning rate where it is scheduled."""
+        """Clip and step, or skip; returns the learning rate where it is scheduled, and the number of skips if any."""
         optimizer, lr = self._moves[player], self.options[player]["lr"]
         for group in optimizer.param_groups:
             group["lr"] = lr(self.iteration, self.total)
-        if self._direct:
+        taken = self.skipping.takes(player, self._owned[player])
+        if taken and self._direct:
             self.on_before_optimizer_step(optimizer)
             optimizer.step()
-        else:  # not through LightningOptimizer.step, which would count each player's move as a step of the run
+        elif taken:  # not through LightningOptimizer.step, which would count each player's move as a step of the run
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
-        return {} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]}
+        return self.skipping.count(player) | ({} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.clip:  # here, not earlier: gradients of float16 are scaled until now

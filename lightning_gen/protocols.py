@@ -19,27 +19,30 @@ class Samples(Protocol):
 class Reconstructs(Protocol):
     """Passes an example through its code."""
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x (B, *shape) -> (B, *shape)."""
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) where the model takes them -> (B, *shape)."""
 
 
 @runtime_checkable
 class Encodes(Protocol):
     """Has a latent code."""
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x (B, *shape) -> z (B, Z), the mean where the code is random."""
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) where the model takes them -> z (B, Z), the mean where the code is random."""
 
-    def decode(self, z: Tensor) -> Tensor:
-        """z (B, Z) -> (B, *shape) in the range of the data."""
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z (B, Z), classes (B,) where the model takes them -> (B, *shape) in the range of the data."""
 
 
 @runtime_checkable
 class Likelihood(Protocol):
     """Knows a lower bound of the log-likelihood of an example."""
 
-    def log_likelihood(self, x: Tensor, k: int, **options: Any) -> Tensor:
-        """x (B, *shape) -> (B,) in nats, from k importance samples."""
+    def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None, **options: Any) -> Tensor:
+        """x (B, *shape), classes (B,) where the model takes them -> (B,) in nats, from k importance samples."""
+
+    def elbo(self, x: Tensor, y: Tensor | None = None, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, *shape) -> log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats."""
 
 
 @runtime_checkable
@@ -51,13 +54,10 @@ class SamplesClasses(Samples, Protocol):
 
 @runtime_checkable
 class Posterior(Protocol):
-    """Has a Gaussian code, and so a lower bound of the log-likelihood in two parts."""
+    """Has a Gaussian code."""
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, *shape) -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
-
-    def elbo(self, x: Tensor, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, *shape) -> log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats."""
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, *shape), classes (B,) where the model takes them -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
 
 
 @runtime_checkable

@@ -77,7 +77,7 @@ class Validated(L.LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:
-        return self(batch["x"])
+        return self(batch["x"], batch.get("y"))
 
     def _summarise(self, stage: str) -> None:
         means = self._means.reduce(self.trainer.world_size)

@@ -14,8 +14,8 @@ import datamodules
 from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor
 from lightning_gen.evaluation import report
 from lightning_gen.networks import NETWORKS
-from lightning_gen.objectives.latent import TERMS
 from lightning_gen.objectives.likelihood import LIKELIHOODS
+from lightning_gen.objectives.terms import TERMS
 from lightning_gen.presets import PRESETS
 
 READMES = ("README.md", "README.zh-CN.md")

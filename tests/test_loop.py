@@ -206,12 +206,12 @@ def test_the_likelihood_bound_honours_k_and_not_the_chunks(data28, monkeypatch):
     x = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)["x"][:5]
     model = VAE(data.spec, latent_dim=4, network="mlp").eval()
     drawn = []
-    weigh = model._log_weights
-    model._log_weights = lambda *a: drawn.append(a[-1].shape[1]) or weigh(*a)
+    draws = model.draws
+    model.draws = lambda *a: drawn.append(len(a[-1])) or draws(*a)
     with torch.no_grad():
         whole = model.log_likelihood(x, 37)
         assert drawn == [37]
-        monkeypatch.setattr("lightning_gen.models.vae.DECODED_AT_ONCE", 50)
+        monkeypatch.setattr("lightning_gen.models.latent.DECODED_AT_ONCE", 50)
         parts = model.log_likelihood(x, 37)
     assert sum(drawn[1:]) == 37 and len(drawn) == 5
     assert torch.allclose(whole, parts, atol=1e-3)

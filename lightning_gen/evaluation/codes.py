@@ -27,8 +27,16 @@ SEPARATE = 10_000  # codes that the disentanglement scores look at
 
 def elbo(s: Subject) -> Measured:
     """The evidence lower bound and its two parts."""
-    codes = s.codes()
-    log_prob, kl = codes["log_prob"], codes["kl"]
+    model = _likelihood(s)
+
+    def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        log_prob, kl = model.elbo(batch["x"], batch.get("y"), batch["index"].tolist())
+        return {"log_prob": log_prob, "kl": kl}
+
+    values = s.over_test(["log_prob", "kl"], s.n, "bounds of the test examples", work)
+    log_prob, kl = values["log_prob"], values["kl"]
+    check_finite(log_prob, "log_prob of the test examples")
+    check_finite(kl, "kl of the test examples")
     error = "; std is the standard error over the test examples"
     how = f"log p(x|z) - KL(q(z|x) || p(z)) in nats, one z for each test example{error}"
     nats = _nats(s)
@@ -76,7 +84,7 @@ def _bound(s: Subject, k: int, n: int, transform: Callable[[Tensor, Tensor], Ten
         if transform is not None:  # the distribution function of a normal number is uniform
             noise = numbered(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
             x = transform(x, (torch.special.ndtr(noise.double()) - 0.5).float().to(x.device))
-        return {"bound": model.log_likelihood(x, k, numbers=numbers)}
+        return {"bound": model.log_likelihood(x, k, batch.get("y"), numbers=numbers)}
 
     bound = s.over_test(["bound"], n, f"importance sampling, k = {k}", work)["bound"]
     check_finite(bound, "likelihoods of the test examples")
@@ -102,7 +110,7 @@ def reconstructions(s: Subject) -> Measured:
         raise Inapplicable(f"{type(model).__name__} on {s.data.spec.kind} data reconstructs no pictures")
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"]).cpu()
+        x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"], batch.get("y")).cpu()
         return {"psnr": images.psnr(x, rebuilt), "ssim": images.ssim(x, rebuilt)}
 
     values = s.over_test(["psnr", "ssim"], s.n, "reconstructions", work)

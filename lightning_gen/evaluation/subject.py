@@ -267,7 +267,7 @@ class Subject:
     # Codes
 
     def codes(self) -> dict[str, Tensor]:
-        """Of n test examples of all ranks: mean, log_var, z (n, Z), log_prob, kl (n,) and where known factors (n, F).
+        """Of n test examples of all ranks: mean, log_var, z (n, Z), and where known factors (n, F).
 
         Raises:
             Inapplicable: the model has no such codes.
@@ -281,16 +281,15 @@ class Subject:
 
             def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
                 numbers = batch["index"].tolist()
-                mean, log_var = model.posterior(batch["x"])
+                mean, log_var = model.posterior(batch["x"], batch.get("y"))
                 noise = numbered(numbers, tuple(mean.shape[1:]), self.seed, "code").to(mean.device)
-                log_prob, kl = model.elbo(batch["x"], numbers)
                 z = mean + (log_var / 2).exp() * noise
-                columns = {"mean": mean, "log_var": log_var, "z": z, "log_prob": log_prob, "kl": kl}
+                columns = {"mean": mean, "log_var": log_var, "z": z}
                 return columns | {name: batch[name] for name in known}
 
-            names = ("mean", "log_var", "z", "log_prob", "kl", *known)
+            names = ("mean", "log_var", "z", *known)
             codes = self.over_test(names, self.n, "codes of the test examples", work)
-            for name in ("mean", "log_var", "log_prob", "kl"):
+            for name in ("mean", "log_var"):
                 check_finite(codes[name], f"{name} of the test examples")
             self._codes = codes
         return self._codes

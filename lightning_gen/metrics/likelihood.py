@@ -10,6 +10,7 @@ from torch import Tensor
 from datamodules.spec import DataSpec
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
+from lightning_gen.objectives.mixture import DiscretizedLogisticMixture
 
 HALF_RANGE = 127.5  # levels in one unit of the data as the model sees them, x = level / 127.5 - 1
 
@@ -59,11 +60,11 @@ def discretisation(likelihood: Likelihood | None, spec: DataSpec) -> Discretisat
         raise Inapplicable(
             "Bernoulli on grey values is a cross-entropy, not a normalised density: no bits per dimension"
         )
-    if not isinstance(likelihood, DiscretizedLogistic | Gaussian | Laplace):
+    if not isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture | Gaussian | Laplace):
         raise Inapplicable(f"it is not known what the nats of likelihood {name} measure: no bits per dimension")
     if spec.values != "uint8":
         raise Inapplicable(f"{name} on {spec.values!r} data is a density of continuous values, which have no levels")
-    if isinstance(likelihood, DiscretizedLogistic):
+    if isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture):
         return Discretisation(256, "exact: discretised logistic probabilities of 256 levels", False, 0.0)
     how = f"bound: {name} density of 256 levels with uniform noise (Theis et al. 2016)"
     return Discretisation(256, how, True, math.log(HALF_RANGE))

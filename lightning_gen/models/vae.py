@@ -1,9 +1,9 @@
-"""Variational autoencoders.
+"""Variational autoencoders with one layer of latents.
 
 Kingma and Welling 2013, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
 Higgins et al. 2017, "beta-VAE", https://openreview.net/forum?id=Sy2fzU9gl
 
-    q(z|x) = N(z; mu(x), diag sigma^2(x))       p(z) = N(0, I)       p(x|z) = likelihood(x; decoder(z))
+    q(z|x) = N(z; mu(x), diag sigma^2(x))       p(z) = N(0, I) or another prior       p(x|z) = likelihood(x; decoder(z))
     ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z))                                        (Kingma 2013, eq. 3)
     loss    = -E_q[log p(x|z)] + sum over terms of weight * term,     terms = {"kl": 1} gives the ELBO
 
@@ -12,51 +12,52 @@ All values are nats per example: summed over dimensions, averaged over the batch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.module import GenerativeModule
+from lightning_gen.models.coded import call
+from lightning_gen.models.latent import Draws, LatentModel
 from lightning_gen.names import at_least_one
-from lightning_gen.noise import numbered
-from lightning_gen.objectives import likelihood as likelihoods
+from lightning_gen.objectives import priors
 from lightning_gen.objectives.latent import (
-    TERMS,
     Step,
     active_units,
     gaussian_log_density,
-    importance_bound,
-    kl_normal,
+    information_of_moments,
     reparameterise,
 )
-from lightning_gen.objectives.terms import parse_terms
-from lightning_gen.schedule import schedule
-from lightning_gen.validation import Batch, Logs
-
-DRAWN_AT_ONCE = 2**24  # numbers of noise: 64 MiB
-DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound
+from lightning_gen.objectives.terms import TERMS
+from lightning_gen.validation import Logs
 
 
-class VAE(GenerativeModule):
-    """A variational autoencoder; the variants of this family are its terms (see presets.py).
+class VAE(LatentModel):
+    """A variational autoencoder; the variants of this family are its terms, priors and estimators (see presets.py).
 
     Args:
         spec: the data's spec.
         latent_dim: number Z of latent dimensions.
         network: "mlp", "dcgan", "auto" (by the spec), or an import path of your own.
         network_args: options of the network, for example {"hidden": [400, 400], "dropout": 0.1}.
-        likelihood: "bernoulli", "gaussian", "laplace", "discretized_logistic", "auto" (by the spec), or an import path.
+        likelihood: a name of ``LIKELIHOODS``, "auto" (by the spec), or an import path.
         scale: of a likelihood that has one: "learned" (one per channel), "pixel" (by the decoder), or a number.
         terms: term -> weight, ramp, or {weight, **arguments}: {"kl": 1} is the ELBO, {"kl": 4} a beta-VAE.
+        prior: "normal", "mixture", "vamp", or an import path.
+        prior_args: options of the prior, for example {"components": 200}.
+        estimator: "elbo", "iwae", "stl" or "dreg", see objectives/estimators.py.
+        k: draws of z for each example, of an estimator other than elbo.
+        conditional: whether encoder and decoder are told the class, q(z|x, y) and p(x|z, y) (Sohn et al. 2015).
         val_k: importance samples of the likelihood bound in validation.
         **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
     """
 
-    kl_per_dimension: Tensor
-    players: ClassVar[dict[str, tuple[str, ...]]] = {"vae": ("encoder", "decoder", "likelihood")}
+    players: ClassVar[dict[str, tuple[str, ...]]] = {"vae": ("encoder", "decoder", "likelihood", "prior")}
+    known_terms = TERMS
 
     def __init__(
         self,
@@ -68,121 +69,114 @@ class VAE(GenerativeModule):
         likelihood: str = "auto",
         scale: float | str | None = None,
         terms: dict[str, Any] | None = None,
+        prior: str = "normal",
+        prior_args: dict[str, Any] | None = None,
+        estimator: str = "elbo",
+        k: int = 1,
+        conditional: bool = False,
         val_k: int = 8,
         **options: Any,
     ) -> None:
-        super().__init__(spec, **options)
-        at_least_one(latent_dim=latent_dim, val_k=val_k)
-        self.latent_dim, self.val_k = latent_dim, val_k
-        network_args = network_args or {}
-        self.likelihood = likelihoods.build(likelihood, self.spec, scale)
+        super().__init__(
+            spec,
+            likelihood=likelihood,
+            scale=scale,
+            terms={"kl": 1.0} if terms is None else terms,
+            estimator=estimator,
+            k=k,
+            conditional=conditional,
+            val_k=val_k,
+            **options,
+        )
+        at_least_one(latent_dim=latent_dim)
+        self.latent_dim = self.noise_dim = latent_dim
+        network_args = (network_args or {}) | self.network_condition
         self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **network_args)
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.likelihood.params(), **network_args)
+        self.prior = priors.build(prior, self.spec, latent_dim, prior_args or {})
+        self.draw_dim = self.prior.draw_dim
+        _check_vamp(self.prior, self.encoder, conditional)
         self.register_buffer("kl_per_dimension", torch.zeros(latent_dim))  # of the last validation
-        self.terms = parse_terms({"kl": 1.0} if terms is None else terms, TERMS)
-        self.weights = {name: schedule(term.weight) for name, term in self.terms.items()}
-        self.schedules |= {f"terms.{name}": weight for name, weight in self.weights.items()}
 
-    def loss_vae(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        values = self.values(self.step(batch))
-        means = {name: value.mean() for name, value in values.items()}
-        loss = means["reconstruction"]
-        for name, weight in self.weights.items():
-            loss = torch.add(loss, means[name], alpha=self.weight(weight))
-        return loss, means
+    def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
+        """x (B, *shape), classes (B,) and noise (B, Z) -> q(z|x) -> z -> p(x|z)."""
+        mean, log_var = self.posterior(x, y)
+        z = reparameterise(mean, log_var, noise)
+        kl = self.network("prior").kl(z, mean, log_var, self.posterior)
+        return Step(x, y, self.output(z, y), z, mean, log_var, kl, size=self.spec.size, prior=self._prior_draws(len(x)))
 
-    def step(self, batch: Batch) -> Step:
-        """x -> q(z|x) -> z -> p(x|z), with one sample of z."""
-        x = batch["x"]
-        mean, log_var = self.posterior(x)
-        z = reparameterise(mean, log_var, self.noise(tuple(mean.shape)))
-        return Step(x=x, y=batch.get("y"), out=self.network("decoder")(z), z=z, mean=mean, log_var=log_var)
+    def _prior_draws(self, count: int) -> Callable[[], Tensor]:
+        return lambda: self.draw(self.noise((count, self.draw_dim), "prior"))
 
-    def values(self, s: Step) -> Logs:
-        """The reconstruction error -log p(x|z) and each term, (B,) in nats."""
-        likelihood = self.network("likelihood")
-        terms = {name: term.term(s, **term.arguments) for name, term in self.terms.items()}
-        return {"reconstruction": -likelihood.log_prob(s.x, s.out), **terms}
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, *shape) -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
-        mean, log_var = self.network("encoder")(x).float().chunk(2, dim=1)  # nats in float32 under autocast too
-        return mean, log_var
+    def draws(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Draws:
+        """The same for K draws of z, noise (K, B, Z)."""
+        mean, log_var = self.posterior(x, y)
+        z = reparameterise(mean, log_var, noise)  # (K, B, Z)
+        out = self.output(z.flatten(0, 1), None if y is None else y.repeat(len(z))).unflatten(0, z.shape[:2])
+        if self.training and self.estimator and self.estimator.stops:
+            mean, log_var = mean.detach(), log_var.detach()
+        log_ratio = self.network("prior").log_prob(z, self.posterior) - gaussian_log_density(z, mean, log_var)
+        return Draws(z, self.network("likelihood").log_prob(x, out), log_ratio)
 
     # What it can do
 
-    def encode(self, x: Tensor) -> Tensor:
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, *shape), classes (B,) of a conditional model -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
+        out = call(self.network("encoder"), x, self.condition(y))
+        mean, log_var = out.float().chunk(2, dim=1)  # nats in float32 under autocast too
+        return mean, log_var
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape) -> posterior mean (B, Z)."""
-        return self.posterior(x)[0]
+        return self.posterior(x, y)[0]
 
-    def decode(self, z: Tensor) -> Tensor:
+    def output(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z (B, Z) -> the decoder's output (B, *params), as the likelihood reads it."""
+        return call(self.network("decoder"), z, self.condition(y))
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z) -> mean of p(x|z) (B, *shape)."""
-        return self.network("likelihood").mean(self.network("decoder")(z))
+        return self.network("likelihood").mean(self.output(z, y))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape) -> (B, *shape) through the posterior mean."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, y), y)
 
     forward = reconstruct
 
-    def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
-        """n means of p(x|z) (n, *shape) for z from the prior; number k of a seed is the same for any n and start."""
-        z = numbered(range(start, start + n), (self.latent_dim,), seed, "sample")
-        return self.decode(z.to(self.device))
-
-    def elbo(self, x: Tensor, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        """log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats: their difference is the ELBO's draw.
-
-        ``numbers`` are the examples' numbers, on which their noise depends; 0 to B - 1 by default.
-        """
-        mean, log_var = self.posterior(x)
-        noise = numbered(range(len(x)) if numbers is None else numbers, (self.latent_dim,), self.seed, "elbo")
-        z = reparameterise(mean, log_var, noise.to(x.device))
-        out = self.network("decoder")(z)
-        return self.network("likelihood").log_prob(x, out), kl_normal(mean, log_var).sum(1)
-
-    def log_likelihood(self, x: Tensor, k: int, numbers: list[int] | None = None) -> Tensor:
-        """Importance-sampled bound of log p(x) (Burda et al. 2016, eq. 8) from exactly k samples, (B,) in nats.
-
-        ``numbers`` are the examples' numbers, on which their noise depends; 0 to B - 1 by default.
-        """
-        numbers = list(range(len(x))) if numbers is None else numbers
-        most = max(1, DRAWN_AT_ONCE // (k * self.latent_dim))
-        if len(x) > most:
-            parts = zip(x.split(most), range(0, len(x), most), strict=True)
-            return torch.cat([self.log_likelihood(part, k, numbers[start : start + most]) for part, start in parts])
-        mean, log_var = self.posterior(x)
-        noise = numbered(numbers, (k, self.latent_dim), self.seed, "importance")
-        draws = noise.to(x.device).split(max(1, DECODED_AT_ONCE // len(x)), dim=1)
-        return importance_bound(torch.cat([self._log_weights(x, mean, log_var, part) for part in draws]))
-
-    def _log_weights(self, x: Tensor, mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
-        """log p(x|z) + log p(z) - log q(z|x) for noise (B, K, Z) -> (K, B)."""
-        noise = noise.transpose(0, 1)  # (K, B, Z)
-        z = reparameterise(mean, log_var, noise)
-        out = self.network("decoder")(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # (K, B, *params)
-        zeros = torch.zeros_like(z)
-        prior, posterior = gaussian_log_density(z, zeros, zeros), gaussian_log_density(z, mean, log_var)
-        return self.network("likelihood").log_prob(x, out) + prior - posterior
+    def draw(self, noise: Tensor) -> Tensor:
+        """Standard normal noise (n, draw_dim) -> z (n, Z) from the prior."""
+        return self.network("prior").draw(noise, self.posterior)
 
     # Validation
 
-    def validation_values(self, batch: Batch) -> Logs:
-        s = self.step(batch)
-        values = self.values(s)
-        kl = kl_normal(s.mean, s.log_var)  # (B, Z)
-        return {
-            "loss": values["reconstruction"] + sum(w.end * values[name] for name, w in self.weights.items()),
-            **values,
-            "elbo": -values["reconstruction"] - kl.sum(1),
-            f"nll_is{self.val_k}": -self.log_likelihood(s.x, self.val_k, self.numbers),
-            "kl_per_dimension": kl,
-            "mean": s.mean,
-            "mean_squared": s.mean**2,
-        }
+    def usage(self, s: Step) -> Logs:
+        """The KL by dimension where there is one, and moments of q(z|x) over the data."""
+        assert s.log_var is not None and s.kl is not None
+        moments = {"mean": s.mean, "mean_squared": s.mean**2, "variance": s.log_var.exp(), "log_variance": s.log_var}
+        return moments | ({"kl_per_dimension": s.kl} if isinstance(self.prior, priors.Normal) else {})
 
     def validation_summary(self, means: Logs) -> dict[str, float]:
         means = dict(means)
-        active = active_units(means.pop("mean"), means.pop("mean_squared"))  # (Z,)
-        self.kl_per_dimension.copy_(means.pop("kl_per_dimension"))
-        return {**super().validation_summary(means), "active_units": float(active.sum())}
+        first, second, variance, log_variance = (
+            means.pop(name) for name in ("mean", "mean_squared", "variance", "log_variance")
+        )
+        means.setdefault("kl_per_dimension", information_of_moments(first, second, variance, log_variance))
+        return {**super().validation_summary(means), "active_units": float(active_units(first, second).sum())}
+
+
+def _check_vamp(prior: priors.Prior, encoder: nn.Module, conditional: bool) -> None:
+    """Refuse what the pseudo-inputs of a VampPrior cannot pass through.
+
+    Raises:
+        UserError: that says what to change.
+    """
+    if isinstance(prior, priors.Vamp) and conditional:
+        raise UserError("prior 'vamp' has pseudo-inputs without classes: take prior normal or mixture")
+    if isinstance(prior, priors.Vamp) and any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()
+    ):
+        raise UserError(
+            "prior 'vamp' passes its pseudo-inputs through the encoder, whose batch norm would take them for data: "
+            "add --model.network_args.norm layer"
+        )

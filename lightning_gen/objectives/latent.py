@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-ACTIVE = (
-    0.01  # variance of the posterior mean over the data above which a unit is active (Burda et al. 2016, section 4)
-)
+from datamodules.errors import UserError
+
+ACTIVE = 0.01  # variance over the data of a posterior mean, above which it is active (Burda et al. 2016, section 4)
 
 
-@dataclass(slots=True)
+@dataclass
 class Step:
-    """What one training step of a VAE produced: the argument of every term.
+    """What one training step of a model with latents produced: the argument of every term.
 
     Args:
         x: (B, *shape) data, as they reach the model.
         y: (B,) class ids, or None.
         out: (B, *params) the decoder's output, as its likelihood reads it.
-        z: (B, Z) latents drawn from q(z | x).
+        z: (B, Z) latents drawn from q(z | x), or the code of an autoencoder.
         mean: (B, Z) of q(z | x).
-        log_var: (B, Z) of q(z | x).
+        log_var: (B, Z) of q(z | x), or None where the code is not random.
+        kl: (B, J) nats, KL(q(z | x) || p(z)) by dimension or by level, or one estimate from z where it has no closed
+            form; None where there is no such thing.
+        size: number of training examples.
+        prior: gives (B, Z) draws from the prior, the same at each call.
+        decoder: the network that gave ``out``.
+        cache: what several terms need and one of them has computed.
     """
 
     x: Tensor
@@ -33,7 +40,12 @@ class Step:
     out: Tensor
     z: Tensor
     mean: Tensor
-    log_var: Tensor
+    log_var: Tensor | None = None
+    kl: Tensor | None = None
+    size: int = 0
+    prior: Callable[[], Tensor] | None = None
+    decoder: nn.Module | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
 
 
 def reparameterise(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
@@ -68,6 +80,12 @@ def kl_normal(mean: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mean.square() + torch.expm1(log_var) - log_var)
 
 
+def kl_gaussians(mean: Tensor, log_var: Tensor, other_mean: Tensor, other_log_var: Tensor) -> Tensor:
+    """KL(N(mu, sigma^2) || N(m, s^2)) = 1/2 (log s^2 / sigma^2 + (sigma^2 + (mu - m)^2) / s^2 - 1), (..., Z) nats."""
+    ratio = log_var - other_log_var
+    return 0.5 * (torch.expm1(ratio) - ratio + (mean - other_mean).square() * torch.exp(-other_log_var))
+
+
 def kl(s: Step, free_bits: float = 0.0) -> Tensor:
     """sum_j max(lambda, E_batch KL(q(z_j | x) || p(z_j))), Kingma et al. 2016, equation 15; lambda = 0 is the plain KL.
 
@@ -78,16 +96,46 @@ def kl(s: Step, free_bits: float = 0.0) -> Tensor:
 
     Args:
         s: the step.
-        free_bits: lambda, the nats per latent dimension that cost nothing.
+        free_bits: lambda, the nats per latent dimension (or level) that cost nothing.
 
     Returns:
         (B,) nats.
     """
-    per_dimension = kl_normal(s.mean, s.log_var)  # (B, Z)
+    per_dimension = needed(s.kl, "kl")  # (B, J)
     if free_bits <= 0 or not torch.is_grad_enabled():
         return per_dimension.sum(-1)
-    is_free = _mean_over_ranks(per_dimension) <= free_bits  # (Z,)
+    is_free = _mean_over_ranks(per_dimension) <= free_bits  # (J,)
     return torch.where(is_free, free_bits, per_dimension).sum(-1)
+
+
+def capacity(s: Step, nats: float = 25.0) -> Tensor:
+    """|E_batch KL(q(z | x) || p(z)) - C|, Burgess et al. 2018, equation 8, with C usually a ramp from 0 upwards.
+
+    Each example carries its share of the batch's value; without gradients, in validation, it is |KL(x) - C| of each
+    example, which does not depend on how they are batched.
+
+    Args:
+        s: the step.
+        nats: C, what the code may carry.
+
+    Returns:
+        (B,) nats.
+    """
+    difference = needed(s.kl, "capacity").sum(-1) - nats
+    if not torch.is_grad_enabled():
+        return difference.abs()
+    return difference * _mean_over_ranks(difference).sign()
+
+
+def needed(value: Tensor | None, term: str) -> Tensor:
+    """A part of the step that a term cannot do without.
+
+    Raises:
+        UserError: this model does not have it.
+    """
+    if value is None:
+        raise UserError(f"term {term!r} needs a random code, q(z|x), which this model does not have: take a VAE")
+    return value
 
 
 def _mean_over_ranks(values: Tensor) -> Tensor:
@@ -125,4 +173,15 @@ def active_units(first: Tensor, second: Tensor, threshold: float = ACTIVE) -> Te
     return second - first.square() > threshold
 
 
-TERMS: dict[str, Callable[..., Tensor]] = {"kl": kl}
+def information_of_moments(first: Tensor, second: Tensor, variance: Tensor, log_variance: Tensor) -> Tensor:
+    """E_x KL(q(z_j|x) || N(m_j, s_j^2)) with the moments of q(z_j): how much each dimension carries, (Z,) nats.
+
+    It bounds the mutual information of x and z_j from above, and says under any prior what the KL says under N(0, 1).
+
+    Args:
+        first: (Z,) E_x[mu].
+        second: (Z,) E_x[mu^2].
+        variance: (Z,) E_x[sigma^2].
+        log_variance: (Z,) E_x[log sigma^2].
+    """
+    return 0.5 * (torch.log(second - first.square() + variance) - log_variance)

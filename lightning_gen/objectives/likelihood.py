@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,65 +14,10 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen.names import expect_class, resolve
+from lightning_gen.objectives.likelihood_base import Likelihood, bounded, draw_level, log_mass_of_level
+from lightning_gen.objectives.mixture import DiscretizedLogisticMixture
 
 PACE = 10.0  # a learned scale has several units to travel, a weight a fraction of one: at equal learning rates it lags
-
-
-class Likelihood(nn.Module, ABC):
-    """p(x | z), given the output of a decoder, with x as it reaches the model.
-
-    Data of values "binary", "unit" and "uint8" reach the model in [-1, 1], "real" ones as they are. The decoder gives
-    logits or locations, never squashed.
-
-    Args:
-        spec: what one example looks like.
-
-    Raises:
-        UserError: where the data's values are not among those it fits.
-    """
-
-    values: ClassVar[tuple[str, ...]]
-
-    def __init__(self, spec: DataSpec) -> None:
-        super().__init__()
-        if spec.values not in self.values:
-            fitting = [name for name, other in LIKELIHOODS.items() if spec.values in other.values]
-            raise UserError(
-                f"likelihood {type(self).__name__} does not fit data of values {spec.values!r}, "
-                f"but {', '.join(self.values)}: for these data take one of: {', '.join(fitting) or '(none yet)'}"
-            )
-        self.shape = tuple(spec.shape)
-        self.bounded = spec.values != "real"
-
-    def params(self) -> tuple[int, ...]:
-        """Shape of the decoder's output for one example."""
-        return self.shape
-
-    @abstractmethod
-    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        """log p(x | z) in nats, summed over the elements.
-
-        Args:
-            x: (..., *shape) data.
-            out: (..., *params) the decoder's output; leading dimensions broadcast.
-
-        Returns:
-            (...) nats.
-        """
-
-    @abstractmethod
-    def mean(self, out: Tensor) -> Tensor:
-        """(..., *params) -> (..., *shape): the picture to show, in the range of the data."""
-
-    @abstractmethod
-    def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(..., *params) -> (..., *shape): a draw of x, in the range of the data; the generator is on out's device."""
-
-    def _sum(self, per_element: Tensor) -> Tensor:
-        return per_element.sum(tuple(range(-len(self.shape), 0)))  # (..., *shape) -> (...)
-
-    def _in_range(self, x: Tensor) -> Tensor:
-        return x.clamp(-1, 1) if self.bounded else x
 
 
 class Bernoulli(Likelihood):
@@ -124,9 +69,9 @@ class LocationScale(Likelihood):
         """(..., *params) -> location (..., *shape) and a log-scale that broadcasts against it."""
         if self.scale == "pixel":
             location, raw = out.chunk(2, dim=-len(self.shape))  # (..., 2C, H, W) -> twice (..., C, H, W)
-            return location, _bounded(raw)
+            return location, bounded(raw)
         if self.scale == "learned":
-            return out, _bounded(PACE * self.raw_scale).to(out.dtype)
+            return out, bounded(PACE * self.raw_scale).to(out.dtype)
         return out, out.new_tensor(math.log(float(self.scale)))
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
@@ -183,23 +128,16 @@ class DiscretizedLogistic(LocationScale):
     """P(x | z) = prod_i sigma(a_i) - sigma(b_i), a = (x - mu + 1/255) / s, b = (x - mu - 1/255) / s.
 
     Kingma et al. 2016; Salimans et al. 2017 (PixelCNN++), equation 2: the mass of one of 256 levels in [-1, 1], with
-    open tails at the first and the last. The difference of sigmoids cannot cancel in its log-space form,
-    log sigma(a) + log sigma(-b) + log(1 - exp(b - a)).
+    open tails at the first and the last.
     """
 
     values = ("uint8",)
 
     def _log_density(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-        half = 1 / 255
-        inverse = torch.exp(-log_scale)
-        log_below = F.logsigmoid((x - location + half) * inverse)  # log P(level <= x)
-        log_above = F.logsigmoid((location - x + half) * inverse)  # log P(level >= x)
-        log_inside = log_below + log_above + torch.log(-torch.expm1(-2 * half * inverse))
-        return torch.where(x < half - 1, log_below, torch.where(x > 1 - half, log_above, log_inside))
+        return log_mass_of_level(x, location, log_scale)
 
     def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
-        uniform = torch.rand(location.shape, generator=generator, dtype=location.dtype, device=location.device)
-        return torch.round(127.5 * (location + scale * torch.logit(uniform)) + 127.5) / 127.5 - 1
+        return draw_level(location, scale, generator)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -207,6 +145,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
     "laplace": Laplace,
     "discretized_logistic": DiscretizedLogistic,
+    "discretized_logistic_mixture": DiscretizedLogisticMixture,
 }
 _AUTO = {"binary": "bernoulli", "unit": "gaussian", "uint8": "discretized_logistic", "real": "gaussian"}
 
@@ -250,7 +189,3 @@ def _per_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _is_positive(scale: float | str) -> bool:
     return isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf
-
-
-def _bounded(raw: Tensor) -> Tensor:
-    return F.softplus(raw + 7) - 8

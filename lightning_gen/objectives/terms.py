@@ -9,8 +9,26 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from lightning_gen.names import check_arguments, resolve
+from lightning_gen.objectives import coupled, deterministic, latent
+from lightning_gen.schedule import Schedule, schedule
 
 Term = Callable[..., Tensor]
+
+LEVELS: dict[str, Term] = {"kl": latent.kl, "capacity": latent.capacity}  # of models with several levels of latents
+TERMS: dict[str, Term] = {  # of variational autoencoders
+    **LEVELS,
+    "mi": coupled.mi,
+    "tc": coupled.tc,
+    "dkl": coupled.dkl,
+    "dip": coupled.dip,
+    "mmd": coupled.mmd,
+}
+CODE_TERMS: dict[str, Term] = {  # of autoencoders whose code is not random
+    "mmd": coupled.mmd,
+    "dip": coupled.dip,
+    "code": deterministic.code,
+    "decoder": deterministic.decoder,
+}
 
 
 class Weighted(NamedTuple):
@@ -19,12 +37,17 @@ class Weighted(NamedTuple):
     Args:
         term: the function, ``term(s, **arguments) -> (B,)``.
         weight: a number, or a ramp such as "0..1@10000", kept as it was given.
-        arguments: keyword arguments of the term.
+        arguments: keyword arguments of the term; a ramp given for a number is a Schedule.
     """
 
     term: Term
     weight: float | str
     arguments: dict[str, Any]
+
+    def schedules(self, name: str) -> dict[str, Schedule]:
+        """The weight and the ramped arguments by the names of their options."""
+        ramps = {f"terms.{name}.{key}": v for key, v in self.arguments.items() if isinstance(v, Schedule)}
+        return {f"terms.{name}": schedule(self.weight), **ramps}
 
 
 def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str, Weighted]:
@@ -66,5 +89,7 @@ def _parse(name: str, value: Any, table: Mapping[str, Term]) -> Weighted:
         raise UserError(f"term {name!r} is {term!r}: give a function, term(s, **arguments) -> (B,)")
     if isinstance(weight, bool) or not isinstance(weight, int | float | str):
         raise UserError(f"term {name!r} needs a weight, not {weight!r}: a number, or a ramp such as '0..1@10000'")
-    check_arguments(term, arguments, f"term {name!r}", skip=1)
-    return Weighted(term, weight, arguments)
+    ramps = {key: schedule(text) for key, text in arguments.items() if isinstance(text, str) and ".." in text}
+    numbers = {key: ramp.end for key, ramp in ramps.items()}  # of the type that the term takes
+    check_arguments(term, arguments | numbers, f"term {name!r}", skip=1)
+    return Weighted(term, weight, arguments | ramps)

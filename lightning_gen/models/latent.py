@@ -1,0 +1,180 @@
+"""Models with latents and a likelihood: bounds of log p(x), and their training, whatever the shape of the posterior.
+
+    ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z))                                     (Kingma 2013, eq. 3)
+    L_K(x)  = E log 1/K sum_k w_k,    w_k = p(x|z_k) p(z_k) / q(z_k|x)                 (Burda 2016, eq. 8)
+    loss    = -E_q[log p(x|z)] + sum over terms of weight * term                       estimator "elbo"
+            = -L_K, p(z) / q(z|x) to the power of the weight of "kl"                   estimators "iwae", "stl", "dreg"
+
+All values are nats per example: summed over dimensions, averaged over the batch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen.models.coded import Coded
+from lightning_gen.names import at_least_one, resolve
+from lightning_gen.noise import numbered
+from lightning_gen.objectives import likelihood as likelihoods
+from lightning_gen.objectives.estimators import ESTIMATORS, Estimator, square_weights
+from lightning_gen.objectives.latent import Step, importance_bound
+from lightning_gen.validation import Batch, Logs
+
+DRAWN_AT_ONCE = 2**24  # numbers of noise: 64 MiB
+DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound
+
+
+class Draws(NamedTuple):
+    """K draws of z for each example: z (K, B, Z), log p(x|z) and log p(z) - log q(z|x), each (K, B)."""
+
+    z: Tensor
+    log_px: Tensor
+    log_ratio: Tensor
+
+
+class LatentModel(Coded):
+    """q(z|x), p(z) and p(x|z), however they are made.
+
+    Args:
+        spec: the data's spec.
+        likelihood: a name of ``LIKELIHOODS``, "auto" (by the spec), or an import path.
+        scale: of a likelihood that has one: "learned" (one per channel), "pixel" (by the decoder), or a number.
+        estimator: "elbo", "iwae", "stl" or "dreg", see objectives/estimators.py.
+        k: draws of z for each example, of an estimator other than elbo.
+        val_k: importance samples of the likelihood bound in validation.
+        **options: of Coded (terms, conditional) and GenerativeModule (optimizers, lr, ema, clip, log_every, seed ...).
+    """
+
+    noise_dim: int  # numbers that a draw from the posterior takes
+    kl_per_dimension: Tensor  # of the last validation
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        likelihood: str = "auto",
+        scale: float | str | None = None,
+        estimator: str = "elbo",
+        k: int = 1,
+        val_k: int = 8,
+        **options: Any,
+    ) -> None:
+        super().__init__(spec, **options)
+        at_least_one(k=k, val_k=val_k)
+        self.k, self.val_k = k, val_k
+        self.likelihood = likelihoods.build(likelihood, self.spec, scale)
+        self.estimator: Estimator | None = resolve(estimator, ESTIMATORS, "estimator")
+        if self.estimator is None and k > 1:
+            raise UserError(f"estimator 'elbo' draws one z for each example, not k = {k}: take iwae, stl or dreg")
+        if self.estimator and (list(self.terms) != ["kl"] or self.terms["kl"].arguments):
+            raise UserError(
+                f"estimator {estimator!r} takes the weight of the term 'kl' and nothing else, not terms "
+                f"{options['terms']}: other terms need the estimator elbo"
+            )
+
+    # What the subclass gives
+
+    @abstractmethod
+    def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
+        """x (B, *shape), classes (B,) and noise (B, noise_dim) -> q(z|x) -> z -> p(x|z)."""
+
+    @abstractmethod
+    def draws(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Draws:
+        """The same for K draws of z, noise (K, B, noise_dim)."""
+
+    # Training
+
+    def loss_vae(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        if self.estimator is None:
+            return self.weighted(self.values(self.step(batch)))
+        x = batch["x"]
+        noise = self.noise((len(x), self.k, self.noise_dim)).transpose(0, 1)
+        draws = self.draws(x, batch.get("y"), noise)
+        log_w = torch.add(draws.log_px, draws.log_ratio, alpha=self.weight(self.weights["kl"]))
+        if self.estimator.squares:
+            square_weights(draws.z, log_w)
+        return -importance_bound(log_w).mean(), {
+            "reconstruction": -draws.log_px.mean(),
+            "kl": -draws.log_ratio.mean(),
+        }
+
+    def step(self, batch: Batch) -> Step:
+        """What one training step produces."""
+        x = batch["x"]
+        return self.infer(x, batch.get("y"), self.noise((len(x), self.noise_dim)))
+
+    def values(self, s: Step) -> Logs:
+        """The reconstruction error -log p(x|z) and each term, (B,) in nats."""
+        return {"reconstruction": -self.network("likelihood").log_prob(s.x, s.out), **self.term_values(s)}
+
+    # What it can do
+
+    def elbo(self, x: Tensor, y: Tensor | None = None, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats: their difference is the ELBO's draw.
+
+        ``y`` are the classes that a conditional model needs, ``numbers`` the examples' numbers, on which their noise
+        depends; 0 to B - 1 by default. Where the KL has no closed form it is that of the same draw.
+        """
+        noise = numbered(range(len(x)) if numbers is None else numbers, (self.noise_dim,), self.seed, "elbo")
+        s = self.infer(x, y, noise.to(x.device))
+        assert s.kl is not None
+        return self.network("likelihood").log_prob(x, s.out), s.kl.sum(1)
+
+    def log_likelihood(
+        self, x: Tensor, k: int, y: Tensor | None = None, numbers: list[int] | None = None, power: float = 1.0
+    ) -> Tensor:
+        """Importance-sampled bound of log p(x) (Burda et al. 2016, eq. 8) from exactly k draws, (B,) in nats.
+
+        Args:
+            x: (B, *shape).
+            k: number of draws.
+            y: (B,) classes, of a conditional model.
+            numbers: the examples' numbers, on which their noise depends; 0 to B - 1 by default.
+            power: exponent of p(z) / q(z|x), 1 for a bound of log p(x).
+        """
+        numbers = list(range(len(x))) if numbers is None else numbers
+        most = max(1, DRAWN_AT_ONCE // (k * self.noise_dim))
+        parts = []
+        for start in range(0, len(x), most):
+            here = slice(start, start + most)
+            parts.append(self._bound(x[here], k, None if y is None else y[here], numbers[here], power))
+        return torch.cat(parts)
+
+    def _bound(self, x: Tensor, k: int, y: Tensor | None, numbers: list[int], power: float) -> Tensor:
+        noise = numbered(numbers, (k, self.noise_dim), self.seed, "importance").transpose(0, 1).to(x.device)
+        drawn = [self.draws(x, y, part) for part in noise.split(max(1, DECODED_AT_ONCE // len(x)))]
+        return importance_bound(torch.cat([draws.log_px + power * draws.log_ratio for draws in drawn]))
+
+    # Validation
+
+    def validation_values(self, batch: Batch) -> Logs:
+        s = self.step(batch)
+        assert s.kl is not None
+        values = self.values(s)
+        bound = -self.log_likelihood(s.x, self.val_k, s.y, self.numbers)
+        loss = self.validated(values)
+        if self.estimator is not None:
+            loss = -self.log_likelihood(s.x, self.k, s.y, self.numbers, self.weights["kl"].end)
+        return {
+            "loss": loss,
+            **values,
+            "elbo": -values["reconstruction"] - s.kl.sum(1),
+            f"nll_is{self.val_k}": bound,
+            **self.usage(s),
+        }
+
+    def usage(self, s: Step) -> Logs:
+        """What tells how much the latents carry, (B, J); ``validation_summary`` takes it out of the means."""
+        assert s.kl is not None
+        return {"kl_per_dimension": s.kl}
+
+    def validation_summary(self, means: Logs) -> dict[str, float]:
+        means = dict(means)
+        self.kl_per_dimension.copy_(means.pop("kl_per_dimension"))
+        return super().validation_summary(means)

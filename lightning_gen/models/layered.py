@@ -1,0 +1,158 @@
+"""Several layers of Gaussian latents: what they share, and the layered VAE of Burda et al.
+
+Burda et al. 2016, "Importance Weighted Autoencoders", https://arxiv.org/abs/1509.00519
+
+    q(z|x) = q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1})         bottom-up, section 4
+    p(x,z) = p(z_L) p(z_{L-1}|z_L) ... p(z_1|z_2) p(x|z_1)  top-down
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen import networks
+from lightning_gen.models.latent import Draws, LatentModel
+from lightning_gen.names import at_least_one
+from lightning_gen.objectives.latent import Step, gaussian_log_density, kl_gaussians, reparameterise
+from lightning_gen.objectives.terms import LEVELS
+
+
+class Level(NamedTuple):
+    """One layer: draws z (K, B, Z) from q = N(mean, exp(log_var)), and p given the layers above, each (K, B, Z)."""
+
+    z: Tensor
+    q: tuple[Tensor, Tensor]
+    p: tuple[Tensor, Tensor]
+
+
+class Layered(LatentModel):
+    """A model whose posterior and prior are Gaussian in each layer, given other layers."""
+
+    players: ClassVar[dict[str, tuple[str, ...]]]
+    known_terms = LEVELS
+
+    def __init__(self, spec: DataSpec, *, estimator: str = "elbo", conditional: bool = False, **options: Any) -> None:
+        super().__init__(spec, estimator=estimator, conditional=conditional, **options)
+        if conditional:
+            raise UserError(f"{type(self).__name__} takes no classes: take a VAE, --model cvae")
+        if self.estimator and self.estimator.stops:
+            raise UserError(f"estimator {estimator!r} needs a single layer of latents: take elbo or iwae")
+
+    @abstractmethod
+    def levels(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[Level]]:
+        """x (B, *shape) and noise (K, B, noise_dim) -> the decoder's output (K, B, *params), and all layers."""
+
+    def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
+        """One draw of all layers; ``kl`` has a column for each, in closed form given the draws of the others."""
+        out, levels = self.levels(x, noise.unsqueeze(0))
+        kl = torch.stack([kl_gaussians(*level.q, *level.p).sum(-1).mean(0) for level in levels], 1)  # (B, L)
+        z, mean = (torch.cat(parts, -1)[0] for parts in ([v.z for v in levels], [v.q[0] for v in levels]))
+        return Step(x, y, out[0], z, mean, kl=kl, size=self.spec.size)
+
+    def draws(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Draws:
+        """K draws of all layers."""
+        out, levels = self.levels(x, noise)
+        ratios = [gaussian_log_density(v.z, *v.p) - gaussian_log_density(v.z, *v.q) for v in levels]
+        z = torch.cat([level.z for level in levels], -1)
+        return Draws(z, self.network("likelihood").log_prob(x, out), torch.stack(ratios).sum(0))
+
+
+class LayeredVAE(Layered):
+    """Burda's model with L layers of latents.
+
+    Args:
+        spec: the data's spec.
+        latent_dims: sizes of the layers, the lowest first.
+        network: between x and the lowest layer: "mlp", "dcgan", "auto", or an import path.
+        network_args: options of that network.
+        layer_args: options of the fully connected networks between the layers.
+        terms: {"kl": weight}, or capacity.
+        **options: of LatentModel: likelihood, scale, estimator, k, val_k; of GenerativeModule.
+    """
+
+    players: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vae": ("encoder", "upwards", "downwards", "decoder", "likelihood")
+    }
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        latent_dims: Sequence[int] = (40, 20),
+        network: str = "auto",
+        network_args: dict[str, Any] | None = None,
+        layer_args: dict[str, Any] | None = None,
+        terms: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(spec, terms={"kl": 1.0} if terms is None else terms, **options)
+        at_least_one(**{f"latent_dims[{i}]": size for i, size in enumerate(latent_dims)})
+        self.sizes = list(latent_dims)
+        self.noise_dim = sum(self.sizes)
+        self.draw_dim = self.noise_dim
+        args, between = network_args or {}, layer_args or {}
+        self.encoder = networks.encoder(network, self.spec, 2 * self.sizes[0], **args)
+        self.decoder = networks.decoder(network, self.spec, self.sizes[0], self.likelihood.params(), **args)
+        pairs = list(pairwise(self.sizes))
+        self.upwards = nn.ModuleList(networks.encoder("mlp", _vector(a), 2 * b, **between) for a, b in pairs)
+        self.downwards = nn.ModuleList(networks.decoder("mlp", _vector(b), b, (2 * a,), **between) for a, b in pairs)
+        self.register_buffer("kl_per_dimension", torch.zeros(len(self.sizes)))  # by layer, of the last validation
+
+    def levels(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[Level]]:
+        """Bottom-up through q, then p of each layer given the one above."""
+        parts = noise.split(self.sizes, -1)
+        q = [_gaussian(self.network("encoder")(x))]  # (B, Z_1), which broadcasts over the K draws
+        z = [reparameterise(*q[0], parts[0])]
+        for network, part in zip(self.network("upwards"), parts[1:], strict=True):
+            q.append(_gaussian(_each(network, z[-1])))
+            z.append(reparameterise(*q[-1], part))
+        p = [_gaussian(_each(network, above)) for network, above in zip(self.network("downwards"), z[1:], strict=True)]
+        p.append((torch.zeros_like(z[-1]), torch.zeros_like(z[-1])))
+        levels = [Level(z[i], tuple(v.expand_as(z[i]) for v in q[i]), p[i]) for i in range(len(z))]  # type: ignore[arg-type]
+        return _each(self.network("decoder"), z[0]), levels
+
+    # What it can do: its code is the lowest layer
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape) -> mean (B, Z_1) of q(z_1|x)."""
+        return _gaussian(self.network("encoder")(x))[0]
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z_1 (B, Z_1) -> mean of p(x|z_1) (B, *shape)."""
+        return self.network("likelihood").mean(self.network("decoder")(z))
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape) -> (B, *shape) through the mean of q(z_1|x)."""
+        return self.decode(self.encode(x))
+
+    forward = reconstruct
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Standard normal noise (n, draw_dim) -> z_1 (n, Z_1), from the top downwards."""
+        parts = noise.split(self.sizes, -1)
+        z = parts[-1]
+        for network, part in zip(reversed(self.network("downwards")), reversed(parts[:-1]), strict=True):
+            z = reparameterise(*_gaussian(network(z)), part)
+        return z
+
+
+def _vector(size: int) -> DataSpec:
+    return DataSpec(shape=(size,), kind="vector", values="real")
+
+
+def _gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
+    mean, log_var = out.float().chunk(2, dim=-1)
+    return mean, log_var
+
+
+def _each(network: nn.Module, z: Tensor) -> Tensor:
+    """A network of (N, Z) on (K, B, Z)."""
+    return network(z.flatten(0, 1)).unflatten(0, z.shape[:2])

@@ -1,0 +1,38 @@
+"""Estimators of the gradient of a bound of log p(x) from K draws of the posterior."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Estimator(NamedTuple):
+    """How K weighted draws become a gradient; the value of the bound is the same for all.
+
+    Args:
+        stops: log q(z|x) is differentiated through z only, not through its own parameters.
+        squares: the gradient through z has squared normalised weights, w_k^2 in place of w_k.
+    """
+
+    stops: bool
+    squares: bool
+
+
+# elbo: one draw and the KL in closed form where there is one (Kingma and Welling 2013, equation 7)
+# iwae: L_K = log 1/K sum_k w_k (Burda et al. 2016, equations 8 and 14)
+# stl: without the score of q, whose mean is zero for K = 1 (Roeder et al. 2017, equation 4); biased for K > 1
+# dreg: unbiased for L_K with less noise (Tucker et al. 2019, equation 8)
+ESTIMATORS: dict[str, Estimator | None] = {
+    "elbo": None,
+    "iwae": Estimator(False, False),
+    "stl": Estimator(True, False),
+    "dreg": Estimator(True, True),
+}
+
+
+def square_weights(z: Tensor, log_w: Tensor) -> None:
+    """Multiply the gradient that will come back through z (K, B, Z) by the normalised weights of log_w (K, B)."""
+    weights = log_w.detach().softmax(0).unsqueeze(-1)
+    if z.requires_grad:
+        z.register_hook(lambda gradient: gradient * weights)
