@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import DataModule
 from datamodules.errors import UserError
-from lightning_gen import cli, runs, views
+from lightning_gen import cli, doctor, runs, views
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.pictures import Pictures, sampling
 from lightning_gen.callbacks.progress import RunProgress
@@ -233,6 +233,8 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
             save_png(views.samples(model, config["seed"]), folder / "samples.png")
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     rate = model.images / progress.training_seconds if progress.training_seconds else None
+    with sampling(model):
+        latents = doctor.examine(model, data)
     summary = {
         "model": config["preset"],
         "data": config["dataset"],
@@ -243,6 +245,7 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
         "images_per_second": rate and round(rate, 1),
         "final": final,
         "best": {checkpoints.monitor: checkpoints.best, "iteration": checkpoints.best_iteration},
+        "latents": latents,
         "skipped": data.report() if hasattr(data, "report") else None,
         "folder": str(folder),
         "checkpoint": str(checkpoints.folder / LAST),
@@ -268,6 +271,8 @@ def _print_summary(summary: dict[str, Any], folder: Path, modules: list[str]) ->
         print(f"validation: {values}")
     if summary["skipped"]:
         print(summary["skipped"])
+    if summary["latents"] and not summary["latents"]["healthy"]:
+        print(f"warning:    latents {summary['latents']['verdict']}")
     print(f"pictures:   {folder / 'samples.png'} and  tensorboard --logdir {runs.ROOT}")
     trust = f" --trust {' '.join(modules)}" if modules else ""
     print(f"sample:     python scripts/sample.py {folder} -n 64 --seed 0{trust}")

@@ -13,7 +13,8 @@ from lightning_gen import views
 from lightning_gen.checkpoints import find
 from lightning_gen.cli import Parser
 from lightning_gen.images import save_png
-from lightning_gen.protocols import Reconstructs
+from lightning_gen.module import GenerativeModule
+from lightning_gen.protocols import Reconstructs, SamplesClasses
 from lightning_gen.render import to_uint8
 from lightning_gen.sample import AT_ONCE, load_on, provenance
 
@@ -25,6 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="picture files of any size")
     parser.add_argument("--out", type=Path, required=True, help="folder for the reconstructions and grid.png")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
+    parser.add_argument("--class", type=int, dest="label", help="class of the pictures, for a conditional model")
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given = parser.parse_args(argv)
@@ -38,13 +40,32 @@ def main(argv: list[str]) -> None:
     x = torch.from_numpy(np.stack([_read(reader, image) for image in given.images])).float() / 127.5 - 1
     if model.spec.values == "binary":
         x = torch.where(x >= 0, 1.0, -1.0)
+    y = _classes(model, given.label, len(x))
     source = provenance(model, path)
     with torch.inference_mode():
-        rebuilt = torch.cat([model.reconstruct(part.to(given.device)).cpu() for part in x.split(AT_ONCE)])
+        rebuilt = torch.cat(
+            [
+                model.reconstruct(x[k : k + AT_ONCE].to(given.device), None if y is None else y[k : k + AT_ONCE]).cpu()
+                for k in range(0, len(x), AT_ONCE)
+            ]
+        )
         save_png(views.pairs(x, rebuilt, model.spec), given.out / "grid.png", source)
     for name, image, picture in zip(names, given.images, to_uint8(rebuilt), strict=True):
         save_png(picture, given.out / f"{name}.png", source | {"original": image.name})
     print(f"{len(names)} reconstructions by {path} in {given.out}; grid.png shows each below its original")
+
+
+def _classes(model: GenerativeModule, label: int | None, count: int) -> torch.Tensor | None:
+    """The class of all pictures, where the model takes one."""
+    classes = model.classes if isinstance(model, SamplesClasses) else 0
+    if label is None and not classes:
+        return None
+    if label is None or not 0 <= label < classes:
+        given = "no --class" if label is None else f"--class {label}"
+        raise UserError(
+            f"{given}: " + (f"this model needs one of 0 to {classes - 1}" if classes else "this model knows none")
+        )
+    return torch.full((count,), label, device=model.device)
 
 
 def _names(images: list[Path]) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.spec import DataSpec
 from lightning_gen.module import GenerativeModule
-from lightning_gen.protocols import Encodes, RanksLatents, Reconstructs, Samples
+from lightning_gen.protocols import Encodes, RanksLatents, Reconstructs, Samples, SamplesClasses
 from lightning_gen.render import bars, render
 
 SAMPLES = 64
@@ -19,26 +19,47 @@ EXAMPLES = 16
 TRAVERSED = 10  # rows, the most active dimensions
 STEPS = 11  # columns of traversals and interpolations
 REACH = 3.0  # standard deviations to either side
+PER_CLASS = 8  # samples
+CLASSES = 20  # at most shown beside each other
 
 
-def all_of(model: GenerativeModule, examples: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """(name, picture uint8 (3, H, W)) of every view that the model's capabilities allow; examples (B, *shape)."""
+def all_of(
+    model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, picture uint8 (3, H, W)) of every view that the model's capabilities allow.
+
+    Examples (B, *shape) and, where known, their classes (B,).
+    """
     if isinstance(model, Samples):
         yield "samples", samples(model, seed)
     if isinstance(model, Reconstructs):
-        yield "reconstructions", pairs(examples, model.reconstruct(examples), model.spec)
+        yield "reconstructions", pairs(examples, model.reconstruct(examples, y), model.spec)
     if isinstance(model, Encodes) and model.spec.kind == "image":
-        yield "traversals", traversals(model, examples[:1])
+        yield "traversals", traversals(model, examples[:1], None if y is None else y[:1])
         if len(examples) > 1:
-            yield "interpolations", interpolations(model, examples[0::2][:4], examples[1::2][:4])
+            first = None if y is None else y[0::2][:4]
+            yield "interpolations", interpolations(model, examples[0::2][:4], examples[1::2][:4], first)
+        if y is not None and classes_of(model):
+            yield "class_swaps", class_swaps(model, examples[:PER_CLASS], y[:PER_CLASS])
     if isinstance(model, RanksLatents):
         yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
 
 
 def samples(model: Any, seed: int) -> Tensor:
-    """A grid of new examples; of points so many that their density shows. The model ``Samples``."""
-    count = POINTS if model.spec.kind == "vector" else SAMPLES
-    return render(model.sample(count, seed=seed), model.spec)
+    """A grid of new examples, a column for each class where there are any; of points so many that their density shows.
+
+    The model ``Samples``.
+    """
+    columns = classes_of(model)
+    if model.spec.kind == "vector" or not columns:
+        return render(model.sample(POINTS if model.spec.kind == "vector" else SAMPLES, seed=seed), model.spec)
+    y = torch.arange(columns * PER_CLASS, device=model.device) % columns
+    return render(model.sample(len(y), y=y, seed=seed), model.spec, columns=columns)
+
+
+def classes_of(model: Any) -> int:
+    """Number of classes that are shown, 0 for a model that knows none."""
+    return min(CLASSES, model.classes) if isinstance(model, SamplesClasses) else 0
 
 
 def pairs(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -> Tensor:
@@ -52,27 +73,48 @@ def pairs(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -
     return render(rows.unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2), spec, columns=columns)
 
 
-def traversals(model: Any, example: Tensor, rows: int = TRAVERSED) -> Tensor:
+def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int = TRAVERSED) -> Tensor:
     """One row for each latent dimension, the most active first, from -3 to 3 standard deviations of the prior.
 
-    The model ``Encodes``; example (1, *shape).
+    The model ``Encodes``; example (1, *shape), its class (1,).
     """
-    z = model.encode(example)  # (1, Z)
+    z = model.encode(example, y)  # (1, Z)
     kl = model.kl_per_dimension if isinstance(model, RanksLatents) else torch.zeros(z.shape[1])
     order = kl.argsort(descending=True, stable=True).tolist()[:rows]
     line = torch.linspace(-REACH, REACH, STEPS, device=z.device)
     codes = z.repeat(len(order) * STEPS, 1)
     for row, dimension in enumerate(order):
         codes[row * STEPS : (row + 1) * STEPS, dimension] = line
-    return render(model.decode(codes), model.spec, columns=STEPS)
+    return render(model.decode(codes, _repeated(y, len(codes))), model.spec, columns=STEPS)
 
 
-def interpolations(model: Any, first: Tensor, second: Tensor) -> Tensor:
-    """A row for each pair: the first original, the decoded straight line between both codes, the second original."""
+def interpolations(model: Any, first: Tensor, second: Tensor, y: Tensor | None = None) -> Tensor:
+    """A row for each pair: the first original, the decoded straight line between both codes, the second original.
+
+    The model ``Encodes``; pairs (P, *shape); a conditional model decodes all of a row in the first's class, y (P,).
+    """
     count = min(len(first), len(second))
-    a, b = model.encode(first[:count]), model.encode(second[:count])  # (P, Z)
+    y = None if y is None else y[:count]
+    a, b = model.encode(first[:count], y), model.encode(second[:count], y)  # (P, Z)
     share = torch.linspace(0, 1, STEPS, device=a.device)[None, :, None]
     codes = a[:, None] * (1 - share) + b[:, None] * share  # (P, STEPS, Z)
-    between = model.decode(codes.flatten(0, 1)).unflatten(0, (count, STEPS))
+    between = model.decode(codes.flatten(0, 1), _repeated(y, count * STEPS)).unflatten(0, (count, STEPS))
     rows = torch.cat([first[:count, None], between, second[:count, None]], dim=1)  # (P, STEPS + 2, *shape)
     return render(rows.flatten(0, 1), model.spec, columns=STEPS + 2)
+
+
+def class_swaps(model: Any, examples: Tensor, y: Tensor) -> Tensor:
+    """A row for each example: the original, then its code decoded in every class, which keeps the style of writing.
+
+    The model ``Encodes`` and has classes; examples (B, *shape) of classes y (B,).
+    """
+    columns = classes_of(model)
+    codes = model.encode(examples, y).repeat_interleave(columns, 0)
+    swapped = model.decode(codes, torch.arange(columns, device=codes.device).repeat(len(examples)))
+    rows = torch.cat([examples.unsqueeze(1), swapped.unflatten(0, (len(examples), columns))], 1)
+    return render(rows.flatten(0, 1), model.spec, columns=columns + 1)
+
+
+def _repeated(y: Tensor | None, count: int) -> Tensor | None:
+    """Classes (P,) -> (count,), each one count / P times in a row."""
+    return None if y is None else y.repeat_interleave(count // len(y))

@@ -29,6 +29,7 @@ class Pictures(Callback):
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.seed = folder, seed
         self.examples: Tensor | None = None
+        self.classes: Tensor | None = None
 
     def on_validation_batch_end(
         self,
@@ -41,14 +42,15 @@ class Pictures(Callback):
     ) -> None:  # type: ignore[override]
         if batch_idx == 0 and self.examples is None:
             x = batch["x"]
-            self.examples = x if x.dim() == 2 else x[: views.EXAMPLES]  # points: as many as there are
+            count = len(x) if x.dim() == 2 else views.EXAMPLES  # points: as many as there are
+            self.examples, self.classes = x[:count], batch["y"][:count] if "y" in batch else None
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking or self.examples is None:
             return
         with sampling(pl_module):
-            for name, picture in views.all_of(pl_module, self.examples, self.seed):
+            for name, picture in views.all_of(pl_module, self.examples, self.seed, self.classes):
                 self.show(trainer, name, picture, pl_module.iteration)
 
     def show(self, trainer: L.Trainer, name: str, picture: Tensor, iteration: int) -> None:

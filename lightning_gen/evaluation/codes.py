@@ -16,7 +16,7 @@ from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
 from lightning_gen.noise import numbered
-from lightning_gen.objectives.latent import ACTIVE, active_units
+from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments
 from lightning_gen.protocols import Likelihood, Reconstructs
 
 FEWEST = 100  # examples of an importance bound, however large k
@@ -124,10 +124,11 @@ def latent(s: Subject) -> Measured:
     """What the code carries: active units, mutual information, collapse."""
     codes = s.codes()
     mean, log_var, n = codes["mean"], codes["log_var"], len(codes["mean"])
-    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)  # (Z,)
+    moments = mean.mean(0), mean.square().mean(0), log_var.exp().mean(0), log_var.mean(0)
+    carried = information_of_moments(*moments)  # (Z,), which means the same under any prior
     active = int(active_units(mean.mean(0), mean.square().mean(0)).sum())
-    report = latents.collapse_report(kl, mean.var(0, correction=0))
-    how = f"latents of {len(kl)} whose posterior mean varies by more than {ACTIVE} (Burda et al. 2016, section 4)"
+    report = latents.collapse_report(carried, mean.var(0, correction=0))
+    how = f"latents of {len(carried)} whose posterior mean varies by more than {ACTIVE} (Burda et al. 2016, section 4)"
     yield "active_units", Value(active, n, how, None, details=report)
     information = latents.mutual_information(codes["z"], mean, log_var)
     bound = math.log(n)

@@ -85,22 +85,25 @@ def dimension_information(z: Tensor, mean: Tensor, log_var: Tensor, draws: int =
     return math.log(count) - total / len(used)
 
 
-def collapse_report(kl_per_dimension: Tensor, variance_of_mean: Tensor) -> dict[str, Any]:
+def collapse_report(kl_per_dimension: Tensor, variance_of_mean: Tensor | None = None) -> dict[str, Any]:
     """Which latents are used, and what to try where too few are.
 
     Args:
-        kl_per_dimension: (Z,) mean over the data of KL(q(z_j | x) || p(z_j)) in nats.
-        variance_of_mean: (Z,) variance over the data of the posterior mean.
+        kl_per_dimension: (Z,) mean over the data of KL(q(z_j | x) || p(z_j)) in nats, or by level.
+        variance_of_mean: (Z,) variance over the data of the posterior mean, where it is known.
 
     Returns:
-        latents: Z; active: number of units of variance above 0.01 (Burda et al. 2016, section 4); collapsed: number of
-        dimensions with a KL below 0.01 nats, and collapsed_share of Z; kl: total in nats; kl_sorted: per dimension,
-        largest first; verdict: a sentence. All plain Python values.
+        latents: Z; active: number of units of variance above 0.01 (Burda et al. 2016, section 4), without variances of
+        those that are not collapsed; collapsed: number of dimensions with a KL below 0.01 nats, and collapsed_share of
+        Z; kl: total in nats; kl_sorted: per dimension, largest first; verdict: a sentence; healthy: whether nothing is
+        to be done. All plain Python values.
     """
     latents = len(kl_per_dimension)
-    active = int((variance_of_mean > ACTIVE).sum())
+    used = kl_per_dimension >= COLLAPSED if variance_of_mean is None else variance_of_mean > ACTIVE
+    active = int(used.sum())
     collapsed = int((kl_per_dimension < COLLAPSED).sum())
     total = float(kl_per_dimension.double().sum())
+    verdict = _verdict(latents, active, total)
     return {
         "latents": latents,
         "active": active,
@@ -108,7 +111,8 @@ def collapse_report(kl_per_dimension: Tensor, variance_of_mean: Tensor) -> dict[
         "collapsed_share": collapsed / latents,
         "kl": total,
         "kl_sorted": sorted(kl_per_dimension.tolist(), reverse=True),
-        "verdict": _verdict(latents, active, total),
+        "verdict": verdict,
+        "healthy": verdict.startswith("healthy"),
     }
 
 
