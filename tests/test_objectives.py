@@ -147,7 +147,7 @@ def test_scale_is_bounded_where_it_diverges(raw: float):
     assert raw < 0 or out.grad[0, 1].item() == -1  # back down by a nat per unit
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ["bernoulli", *SCALED])
 def test_leading_dimensions_broadcast(name: str):
     model = likelihood.build(name, spec("uint8")).double()
     x, out = picture(2), torch.randn(5, 2, *model.params()).double()
@@ -158,7 +158,7 @@ def test_leading_dimensions_broadcast(name: str):
     assert model.mean(out).shape == model.sample(out).shape == (5, 2, *SHAPE)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ["bernoulli", *SCALED])
 def test_samples_have_the_mean_and_repeat_by_generator(name: str):
     model = likelihood.build(name, spec("uint8", (6,)), None if name == "bernoulli" else 0.05)
     out = torch.tensor([-0.8, -0.4, 0.0, 0.1, 0.5, 0.8])
@@ -171,7 +171,7 @@ def test_samples_have_the_mean_and_repeat_by_generator(name: str):
     torch.testing.assert_close(draws.std(0)[1:5], expected[name].expand(6)[1:5], rtol=0.04, atol=0)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ["bernoulli", *SCALED])
 def test_pictures_stay_in_range_and_real_values_do_not(name: str):
     model = likelihood.build(name, spec("uint8"))
     out = 10 * torch.randn(50, *model.params())

@@ -197,7 +197,7 @@ MISTAKES = {
     "--model vae --trainer.devces 2": "did you mean '--trainer.devices'",
     "--model vae --trainer.max_steps 3": "use --steps",
     "--model vae --trainer.gradient_clip_val 1": "use --model.clip",
-    "--model vae --model.terms.tc 3": "unknown term 'tc'",
+    "--model vae --model.terms.tcc 3": "unknown term 'tcc'",
     "--model vae --model.network_args.hiden 3": "has no option 'hiden'",
     "--model vae --model.likelihood foo": "unknown likelihood 'foo'",
     "--model vae --model.lr fast": "neither a number nor a ramp",
