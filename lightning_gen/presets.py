@@ -34,7 +34,11 @@ class Preset(NamedTuple):
 VAE = "lightning_gen.models.vae.VAE"
 ADAM = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "l1": 0.0}
 
+GAME = {"lr": "0.001..0@75%..100%", "betas": [0.5, 0.999]}  # of players against each other
 AUTO = {"network": "auto", "network_args": {}, "likelihood": "auto", "optimizers": {"vae": ADAM}}  # of most VAEs
+
+AE = "lightning_gen.models.autoencoder.Autoencoder"
+PLAIN = {"network": "auto", "network_args": {}, "loss": "squared", "optimizers": {"autoencoder": ADAM}}
 
 PRESETS: dict[str, Preset] = {
     "vae": Preset(
@@ -155,6 +159,22 @@ PRESETS: dict[str, Preset] = {
         steps=3000,
         paper="Kim and Mnih 2018, arXiv:1802.05983",
     ),
+    "vae-gan": Preset(
+        "lightning_gen.models.vaegan.VAEGAN",
+        "VAE built from an encoder, a generator and a discriminator, which compares in its own features",
+        {
+            "latent_dim": 16,
+            "network": "dcgan",
+            "network_args": {"width": 16, "norm": "batch"},
+            "critic": "dcgan",
+            "critic_args": {"width": 16, "norm": "none"},
+            "terms": {"kl": 4.0},
+            "gamma": 0.003,
+            "optimizers": {name: {**ADAM, **GAME} for name in ("encoder", "decoder", "discriminator")},
+        },
+        steps=4000,
+        paper="Larsen et al. 2016, arXiv:1512.09300",
+    ),
     "vae-mnist": Preset(
         VAE,
         "the VAE of docs/vae.md on dynamically binarised MNIST",
@@ -191,6 +211,65 @@ PRESETS: dict[str, Preset] = {
         data="mnist",
         data_arguments={"binarize": "dynamic", "batch_size": 256},
         expected="NLL (IS-5000, 10,000 test images): see docs/vae.md",
+    ),
+    "ae": Preset(
+        AE,
+        "autoencoder; samples are of a Gaussian fitted to its codes",
+        {**PLAIN, "latent_dim": 16, "prior": "fitted"},
+        steps=3000,
+        paper="Hinton and Salakhutdinov 2006, doi:10.1126/science.1127647",
+    ),
+    "denoising-ae": Preset(
+        AE,
+        "autoencoder that rebuilds clean pictures from noisy ones",
+        {**PLAIN, "latent_dim": 16, "prior": "fitted", "corruption": {"mask": 0.25}},
+        steps=3000,
+        paper="Vincent et al. 2008, doi:10.1145/1390156.1390294",
+    ),
+    "wae": Preset(
+        AE,
+        "Wasserstein autoencoder: the codes of all examples together are drawn to the prior",
+        {**PLAIN, "latent_dim": 8, "terms": {"mmd": {"weight": 100.0, "kernel": "imq"}}},
+        steps=3000,
+        paper="Tolstikhin et al. 2018, arXiv:1711.01558",
+    ),
+    "rae": Preset(
+        AE,
+        "regularised autoencoder: small codes and a smooth decoder in the place of noise",
+        {**PLAIN, "latent_dim": 16, "prior": "fitted", "terms": {"code": 0.1, "decoder": 1e-3}},
+        steps=3000,
+        paper="Ghosh et al. 2020, arXiv:1903.12436",
+    ),
+    "aae": Preset(
+        "lightning_gen.models.autoencoder.AAE",
+        "adversarial autoencoder: a discriminator draws the codes to the prior",
+        {
+            **PLAIN,
+            "latent_dim": 8,
+            "adversarial": 1.0,
+            "critic_args": {"hidden": [256, 256], "activation": "leaky_relu"},
+            "optimizers": {"autoencoder": ADAM, "discriminator": {**ADAM, "betas": [0.5, 0.999]}},
+        },
+        steps=3000,
+        paper="Makhzani et al. 2016, arXiv:1511.05644",
+    ),
+    "hierarchical-vae": Preset(
+        "lightning_gen.models.hierarchical.HierarchicalVAE",
+        "groups of convolutional latents at several resolutions, for images of 8 to 256 pixels",
+        {
+            "blocks": [2, 1],
+            "width": 16,
+            "latent_channels": 2,
+            "activation": "silu",
+            "likelihood": "auto",
+            "terms": {"kl": {"weight": "0..1@500", "free_bits": 0.5}},
+            "optimizers": {"vae": {**ADAM, "lr": "0.003..0.0001@100% cos"}},
+            "clip": 200.0,
+            "skip": 10.0,
+        },
+        steps=2000,
+        paper="Child 2021, arXiv:2011.10650; inference after Sønderby et al. 2016, arXiv:1602.02282",
+        data_arguments={"batch_size": 32},
     ),
 }
 

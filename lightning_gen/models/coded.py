@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
@@ -139,6 +139,6 @@ class Coded(GenerativeModule):
         return self.decode(source.draw(noise), self.asked(n, y, start))
 
 
-def call(network: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
+def call(network: Callable[..., Tensor], x: Tensor, c: Tensor | None) -> Tensor:
     """A network of x or z, told the condition where there is one."""
     return network(x) if c is None else network(x, c)

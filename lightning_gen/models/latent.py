@@ -96,9 +96,10 @@ class LatentModel(Coded):
         x = batch["x"]
         noise = self.noise((len(x), self.k, self.noise_dim)).transpose(0, 1)
         draws = self.draws(x, batch.get("y"), noise)
-        log_w = torch.add(draws.log_px, draws.log_ratio, alpha=self.weight(self.weights["kl"]))
+        power = self.weight(self.weights["kl"])
+        log_w = torch.add(draws.log_px, draws.log_ratio, alpha=power)
         if self.estimator.squares:
-            square_weights(draws.z, log_w)
+            square_weights(draws.z, log_w, power)
         return -importance_bound(log_w).mean(), {
             "reconstruction": -draws.log_px.mean(),
             "kl": -draws.log_ratio.mean(),

@@ -8,6 +8,7 @@ validation, where there are no gradients and ranks may have uneven shares, a ran
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,9 +22,23 @@ def over_ranks(values: Tensor) -> Tensor:
     """(B, ...) -> (ranks * B, ...), in the order of ranks, with gradients to each."""
     if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values
-    from torch.distributed.nn.functional import all_gather  # differentiable
+    return _Gather.apply(values)
 
-    return torch.cat(all_gather(values.contiguous()))
+
+class _Gather(torch.autograd.Function):
+    """dist.all_gather with a gradient: each rank's part has a share in the losses of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def aggregate_densities(s: Step) -> tuple[Tensor, Tensor, Tensor]:

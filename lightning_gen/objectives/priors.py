@@ -110,7 +110,8 @@ class Vamp(Mixture):
         at_least_one(components=components)
         self.draw_dim = latent_dim + 1
         self.squash = spec.values != "real"
-        self.inputs = nn.Parameter(0.5 * torch.randn(components, *spec.shape))
+        dark = -1.5 if self.squash else 0.0  # as the ground of most pictures is: the paper's start, too
+        self.inputs = nn.Parameter(dark + 0.1 * torch.randn(components, *spec.shape))
 
     def components(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_var = posterior(self.inputs.tanh() if self.squash else self.inputs)

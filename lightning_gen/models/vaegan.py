@@ -1,0 +1,169 @@
+"""VAE-GAN: a variational autoencoder whose decoder is a generator, and whose reconstructions a discriminator compares.
+
+Larsen et al. 2016, "Autoencoding beyond pixels using a learned similarity metric", https://arxiv.org/abs/1512.09300
+
+    z ~ q(z|x), z' ~ N(0, I);  x~ = decoder(z), x' = decoder(z');  f, D = features and logit of the discriminator
+    error(x, x~)   = 1/2 |f(x) - f(x~)|^2                          -log N(f(x); f(x~), I) up to a constant (eq. 7, 8)
+    encoder:         error + sum of weight * term                  terms = {"kl": 1} is the paper's
+    decoder:         gamma * error - 1/2 (log D(x~) + log D(x'))
+    discriminator:   -log D(x) - 1/2 (log(1 - D(x~)) + log(1 - D(x')))
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen import networks
+from lightning_gen.models.coded import Coded, call
+from lightning_gen.names import at_least_one, resolve
+from lightning_gen.objectives.adversarial import ADVERSARIAL, Pair
+from lightning_gen.objectives.latent import Step, active_units, kl_normal, reparameterise
+from lightning_gen.objectives.terms import TERMS
+from lightning_gen.schedule import schedule
+from lightning_gen.validation import Batch, Logs
+
+
+class VAEGAN(Coded):
+    """Three players: encoder, decoder (a generator) and discriminator; conditional where ``conditional`` says so.
+
+    Args:
+        spec: the data's spec.
+        latent_dim: number Z of latent dimensions.
+        network: of encoder and decoder: "mlp", "dcgan", "auto" (by the spec), or an import path of your own.
+        network_args: options of that network.
+        critic: network of the discriminator, which needs ``.features``.
+        critic_args: options of that network.
+        terms: of the encoder: term -> weight, ramp, or {weight, **arguments}.
+        gamma: weight of the reconstruction error for the decoder, a number or a ramp.
+        adversarial: a name of ``ADVERSARIAL``, or an import path.
+        conditional: whether all three networks are told the class.
+        **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
+    """
+
+    players: ClassVar[dict[str, tuple[str, ...]]] = {
+        "encoder": ("encoder",),
+        "decoder": ("decoder",),
+        "discriminator": ("discriminator",),
+    }
+    known_terms = TERMS
+    kl_per_dimension: Tensor
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        latent_dim: int = 16,
+        network: str = "auto",
+        network_args: dict[str, Any] | None = None,
+        critic: str = "auto",
+        critic_args: dict[str, Any] | None = None,
+        terms: dict[str, Any] | None = None,
+        gamma: float | str = 0.003,
+        adversarial: str = "non_saturating",
+        conditional: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(spec, terms={"kl": 1.0} if terms is None else terms, conditional=conditional, **options)
+        at_least_one(latent_dim=latent_dim)
+        if self.spec.values == "tokens":
+            raise UserError("a VAE-GAN compares numbers, not tokens: take data of values uint8, unit, binary or real")
+        self.latent_dim = self.draw_dim = latent_dim
+        self.gamma = self.schedules["gamma"] = schedule(gamma)
+        self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
+        args, critic_args = ((given or {}) | self.network_condition for given in (network_args, critic_args))
+        self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **args)
+        self.decoder = networks.decoder(network, self.spec, latent_dim, self.spec.shape, **args)
+        self.discriminator = networks.encoder(critic, self.spec, 1, **critic_args)
+        self.register_buffer("kl_per_dimension", torch.zeros(latent_dim))  # of the last validation
+
+    # Training
+
+    def loss_encoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        s = self.step(batch)
+        shared["z"] = s.z.detach()
+        return self.weighted(self.values(s))
+
+    def loss_decoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        x, y, z = batch["x"], batch.get("y"), shared["z"]
+        codes = torch.cat([z, self.noise(tuple(z.shape), "prior")])  # in one batch, as the batch norm of both
+        fakes = self.decode(codes, None if y is None else torch.cat([y, y]))
+        shared["fakes"] = fakes.detach()
+        error = self.error(x, fakes[: len(x)], y).mean()
+        real, rebuilt, sampled = self.logits(x, fakes, y)
+        deception = 0.5 * (self.pair.generator(real, rebuilt) + self.pair.generator(real, sampled)).mean()
+        loss = self.weight(self.gamma) * error + deception
+        return loss, {"reconstruction": error, "adversarial": deception}
+
+    def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        real, rebuilt, sampled = self.logits(batch["x"], shared["fakes"], batch.get("y"))
+        loss = 0.5 * (self.pair.discriminator(real, rebuilt) + self.pair.discriminator(real, sampled)).mean()
+        logs = {"real": real, "rebuilt": rebuilt, "sampled": sampled}
+        return loss, {f"logit_{name}": logits.mean() for name, logits in logs.items()}
+
+    def logits(self, x: Tensor, fakes: Tensor, y: Tensor | None) -> list[Tensor]:
+        """The discriminator's for x (B, *shape), for as many reconstructions and for as many samples, each (B,)."""
+        c = self.condition(y)
+        c = None if c is None else torch.cat([c, c, c])
+        return list(call(self.network("discriminator"), torch.cat([x, fakes]), c).squeeze(1).chunk(3))
+
+    def step(self, batch: Batch) -> Step:
+        """x -> q(z|x) -> z -> x~."""
+        x, y = batch["x"], batch.get("y")
+        mean, log_var = self.posterior(x, y)
+        z = reparameterise(mean, log_var, self.noise(tuple(mean.shape)))
+        kl = kl_normal(mean, log_var)
+        s = Step(x, y, self.decode(z, y), z, mean, log_var, kl, self.spec.size, decoder=self.network("decoder"))
+        s.prior = lambda: self.noise(tuple(z.shape), "prior")
+        return s
+
+    def values(self, s: Step) -> Logs:
+        """The error in the discriminator's features and each term, (B,)."""
+        return {"reconstruction": self.error(s.x, s.out, s.y), **self.term_values(s)}
+
+    def error(self, x: Tensor, rebuilt: Tensor, y: Tensor | None) -> Tensor:
+        """1/2 |f(x) - f(x~)|^2 in the features of the discriminator's last hidden layer, (B,)."""
+        features, c = self.network("discriminator").features, self.condition(y)
+        return 0.5 * (call(features, x, c) - call(features, rebuilt, c)).square().sum(1)
+
+    # What it can do
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, *shape), classes (B,) of a conditional model -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
+        mean, log_var = call(self.network("encoder"), x, self.condition(y)).float().chunk(2, dim=1)
+        return mean, log_var
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape) -> posterior mean (B, Z)."""
+        return self.posterior(x, y)[0]
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z (B, Z) -> (B, *shape) in the range of the data."""
+        out = call(self.network("decoder"), z, self.condition(y))
+        return out if self.spec.values == "real" else out.tanh()
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape) -> (B, *shape) through the posterior mean."""
+        return self.decode(self.encode(x, y), y)
+
+    forward = reconstruct
+
+    # Validation
+
+    def validation_values(self, batch: Batch) -> Logs:
+        """No loss: errors in features that change from one validation to the next do not compare."""
+        s = self.step(batch)
+        assert s.kl is not None
+        pixels = (s.x - s.out).square().flatten(1).sum(1)
+        code = {"mean": s.mean, "mean_squared": s.mean**2, "kl_per_dimension": s.kl}
+        return {**self.values(s), "squared_error": pixels, **code}
+
+    def validation_summary(self, means: Logs) -> dict[str, float]:
+        means = dict(means)
+        self.kl_per_dimension.copy_(means.pop("kl_per_dimension"))
+        active = active_units(means.pop("mean"), means.pop("mean_squared"))
+        return {**super().validation_summary(means), "active_units": float(active.sum())}
