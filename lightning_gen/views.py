@@ -79,7 +79,8 @@ def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int =
     The model ``Encodes``; example (1, *shape), its class (1,).
     """
     z = model.encode(example, y)  # (1, Z)
-    kl = model.kl_per_dimension if isinstance(model, RanksLatents) else torch.zeros(z.shape[1])
+    kl = model.kl_per_dimension if isinstance(model, RanksLatents) else z.new_zeros(0)
+    kl = kl if len(kl) == z.shape[1] else z.new_zeros(z.shape[1])  # of several layers it is one number for each
     order = kl.argsort(descending=True, stable=True).tolist()[:rows]
     line = torch.linspace(-REACH, REACH, STEPS, device=z.device)
     codes = z.repeat(len(order) * STEPS, 1)

@@ -139,6 +139,38 @@ class Coded(GenerativeModule):
         return self.decode(source.draw(noise), self.asked(n, y, start))
 
 
+class Rebuilds:
+    """Reconstructs by way of a code; the class that mixes it in says how it encodes and decodes."""
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) of a conditional model -> z (B, Z), the mean where the code is random."""
+        raise NotImplementedError
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) of a conditional model -> (B, *shape)."""
+        return self.decode(self.encode(x, y), y)  # type: ignore[attr-defined]
+
+    forward = reconstruct
+
+
+class GaussianCode(Rebuilds):
+    """q(z|x) = N(mu(x), diag sigma^2(x)), both from one encoder, which gives them side by side."""
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, *shape), classes (B,) of a conditional model -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
+        return gaussian(call(self.network("encoder"), x, self.condition(y)))  # type: ignore[attr-defined]
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) of a conditional model -> posterior mean (B, Z)."""
+        return self.posterior(x, y)[0]
+
+
+def gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
+    """A network's output (..., 2Z) -> mean and log-variance (..., Z), in float32 under autocast too, as nats are."""
+    mean, log_var = out.float().chunk(2, dim=-1)
+    return mean, log_var
+
+
 def call(network: Callable[..., Tensor], x: Tensor, c: Tensor | None) -> Tensor:
     """A network of x or z, told the condition where there is one."""
     return network(x) if c is None else network(x, c)

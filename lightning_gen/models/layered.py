@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.models.coded import GaussianCode, gaussian
 from lightning_gen.models.latent import Draws, LatentModel
 from lightning_gen.names import at_least_one
 from lightning_gen.objectives.latent import Step, gaussian_log_density, kl_gaussians, reparameterise
@@ -65,7 +66,7 @@ class Layered(LatentModel):
         return Draws(z, self.network("likelihood").log_prob(x, out), torch.stack(ratios).sum(0))
 
 
-class LayeredVAE(Layered):
+class LayeredVAE(GaussianCode, Layered):
     """Burda's model with L layers of latents.
 
     Args:
@@ -109,48 +110,33 @@ class LayeredVAE(Layered):
     def levels(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[Level]]:
         """Bottom-up through q, then p of each layer given the one above."""
         parts = noise.split(self.sizes, -1)
-        q = [_gaussian(self.network("encoder")(x))]  # (B, Z_1), which broadcasts over the K draws
+        q = [self.posterior(x)]  # (B, Z_1), which broadcasts over the K draws
         z = [reparameterise(*q[0], parts[0])]
         for network, part in zip(self.network("upwards"), parts[1:], strict=True):
-            q.append(_gaussian(_each(network, z[-1])))
+            q.append(gaussian(_each(network, z[-1])))
             z.append(reparameterise(*q[-1], part))
-        p = [_gaussian(_each(network, above)) for network, above in zip(self.network("downwards"), z[1:], strict=True)]
+        p = [gaussian(_each(network, above)) for network, above in zip(self.network("downwards"), z[1:], strict=True)]
         p.append((torch.zeros_like(z[-1]), torch.zeros_like(z[-1])))
         levels = [Level(z[i], tuple(v.expand_as(z[i]) for v in q[i]), p[i]) for i in range(len(z))]  # type: ignore[arg-type]
         return _each(self.network("decoder"), z[0]), levels
 
     # What it can do: its code is the lowest layer
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *shape) -> mean (B, Z_1) of q(z_1|x)."""
-        return _gaussian(self.network("encoder")(x))[0]
-
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z_1 (B, Z_1) -> mean of p(x|z_1) (B, *shape)."""
         return self.network("likelihood").mean(self.network("decoder")(z))
-
-    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *shape) -> (B, *shape) through the mean of q(z_1|x)."""
-        return self.decode(self.encode(x))
-
-    forward = reconstruct
 
     def draw(self, noise: Tensor) -> Tensor:
         """Standard normal noise (n, draw_dim) -> z_1 (n, Z_1), from the top downwards."""
         parts = noise.split(self.sizes, -1)
         z = parts[-1]
         for network, part in zip(reversed(self.network("downwards")), reversed(parts[:-1]), strict=True):
-            z = reparameterise(*_gaussian(network(z)), part)
+            z = reparameterise(*gaussian(network(z)), part)
         return z
 
 
 def _vector(size: int) -> DataSpec:
     return DataSpec(shape=(size,), kind="vector", values="real")
-
-
-def _gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
-    mean, log_var = out.float().chunk(2, dim=-1)
-    return mean, log_var
 
 
 def _each(network: nn.Module, z: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.models.coded import call
+from lightning_gen.models.coded import GaussianCode, call
 from lightning_gen.models.latent import Draws, LatentModel
 from lightning_gen.names import at_least_one
 from lightning_gen.objectives import priors
@@ -36,7 +36,7 @@ from lightning_gen.objectives.terms import TERMS
 from lightning_gen.validation import Logs
 
 
-class VAE(LatentModel):
+class VAE(GaussianCode, LatentModel):
     """A variational autoencoder; the variants of this family are its terms, priors and estimators (see presets.py).
 
     Args:
@@ -120,16 +120,6 @@ class VAE(LatentModel):
 
     # What it can do
 
-    def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, *shape), classes (B,) of a conditional model -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
-        out = call(self.network("encoder"), x, self.condition(y))
-        mean, log_var = out.float().chunk(2, dim=1)  # nats in float32 under autocast too
-        return mean, log_var
-
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *shape) -> posterior mean (B, Z)."""
-        return self.posterior(x, y)[0]
-
     def output(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z) -> the decoder's output (B, *params), as the likelihood reads it."""
         return call(self.network("decoder"), z, self.condition(y))
@@ -137,12 +127,6 @@ class VAE(LatentModel):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z) -> mean of p(x|z) (B, *shape)."""
         return self.network("likelihood").mean(self.output(z, y))
-
-    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *shape) -> (B, *shape) through the posterior mean."""
-        return self.decode(self.encode(x, y), y)
-
-    forward = reconstruct
 
     def draw(self, noise: Tensor) -> Tensor:
         """Standard normal noise (n, draw_dim) -> z (n, Z) from the prior."""

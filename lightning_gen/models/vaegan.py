@@ -19,7 +19,7 @@ from torch import Tensor
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.models.coded import Coded, call
+from lightning_gen.models.coded import Coded, GaussianCode, call
 from lightning_gen.names import at_least_one, resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL, Pair
 from lightning_gen.objectives.latent import Step, active_units, kl_normal, reparameterise
@@ -28,7 +28,7 @@ from lightning_gen.schedule import schedule
 from lightning_gen.validation import Batch, Logs
 
 
-class VAEGAN(Coded):
+class VAEGAN(GaussianCode, Coded):
     """Three players: encoder, decoder (a generator) and discriminator; conditional where ``conditional`` says so.
 
     Args:
@@ -132,25 +132,10 @@ class VAEGAN(Coded):
 
     # What it can do
 
-    def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, *shape), classes (B,) of a conditional model -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
-        mean, log_var = call(self.network("encoder"), x, self.condition(y)).float().chunk(2, dim=1)
-        return mean, log_var
-
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *shape) -> posterior mean (B, Z)."""
-        return self.posterior(x, y)[0]
-
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z) -> (B, *shape) in the range of the data."""
         out = call(self.network("decoder"), z, self.condition(y))
         return out if self.spec.values == "real" else out.tanh()
-
-    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *shape) -> (B, *shape) through the posterior mean."""
-        return self.decode(self.encode(x, y), y)
-
-    forward = reconstruct
 
     # Validation
 
