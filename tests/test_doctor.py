@@ -1,0 +1,47 @@
+"""The collapse doctor: what it says of a model that uses its latents, and of one that does not."""
+
+import json
+
+import pytest
+import torch
+
+from datamodules.digits import Digits
+from lightning_gen import cli, doctor, fit
+from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.models.vae import VAE
+
+
+def trained(trainer, **options):
+    data = Digits()
+    torch.manual_seed(0)
+    model = VAE(data.spec, latent_dim=6, network="mlp", **options)
+    trainer(max_steps=300, val_check_interval=300, check_val_every_n_epoch=None).fit(model, data)
+    with sampling(model):
+        return doctor.examine(model, data)
+
+
+def test_a_used_code_is_healthy(trainer):
+    found = trained(trainer)
+    assert found["healthy"] and found["active"] == 6 and found["collapsed"] == 0
+    assert 2 < found["mutual_information"] <= torch.log(torch.tensor(200.0)) + 1e-6  # of 200 validation digits
+    assert found["kl_sorted"] == sorted(found["kl_sorted"], reverse=True)
+
+
+def test_a_collapsed_code_is_named_with_a_cure(trainer):
+    found = trained(trainer, terms={"kl": 200.0})
+    assert not found["healthy"] and found["verdict"].startswith(("collapsed", "nearly collapsed"))
+    assert "--model.terms.kl" in found["verdict"] and "free_bits" in found["verdict"]
+    assert found["mutual_information"] < 0.2
+
+
+@pytest.mark.parametrize("weight, warned", [(1, False), (200, True)])
+def test_fit_warns_and_notes_it_in_the_summary(weight, warned, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--model", "vae", "--steps", "200", "--val_every", "200", "--model.terms.kl", str(weight)]
+    folder = fit.train(cli.plan(*cli.pre_parse(arguments)))
+    assert ("warning:    latents" in capsys.readouterr().out) == warned
+    assert json.loads((folder / "summary.json").read_text())["latents"]["healthy"] != warned
+
+
+def test_a_model_without_latents_has_no_report():
+    assert doctor.examine(torch.nn.Linear(1, 1), None) is None
