@@ -120,9 +120,11 @@ def test_validation_names_what_it_reports(model, data, trainer):
 
 
 def losses_of(model, data, trainer):
-    losses = []
+    """Of each iteration; where there are several players, of each in turn."""
+    several = [f"train/loss_{player}" for player in model.players]
+    keys, losses = several if len(several) > 1 else ["train/loss"], []
     model.log_every = 1
-    model.write = lambda values: losses.append(model.latest["train/loss"]) if "train/loss" in values else None
+    model.write = lambda values: losses.extend(model.latest[key] for key in keys if key in values)
     trainer(max_steps=GOLDEN_STEPS, limit_val_batches=0).fit(model, data)
     return losses
 

@@ -27,11 +27,27 @@ from lightning_gen.objectives.terms import LEVELS
 
 
 class Level(NamedTuple):
-    """One layer: draws z (K, B, Z) from q = N(mean, exp(log_var)), and p given the layers above, each (K, B, Z)."""
+    """One layer: draws z from q = N(mean, exp(log_var)), and p given the layers above, each (K, B, Z).
+
+    Args:
+        z: the draws.
+        q: mean and log-variance.
+        p: mean and log-variance.
+        closed: whether the KL may be taken in closed form: what p is given must not have been drawn given z.
+    """
 
     z: Tensor
     q: tuple[Tensor, Tensor]
     p: tuple[Tensor, Tensor]
+    closed: bool = True
+
+    def log_ratio(self) -> Tensor:
+        """log p(z) - log q(z) at the draws, (K, B) nats."""
+        return gaussian_log_density(self.z, *self.p) - gaussian_log_density(self.z, *self.q)
+
+    def kl(self) -> Tensor:
+        """KL(q || p), or where it is not closed its estimate from the draws, (K, B) nats."""
+        return kl_gaussians(*self.q, *self.p).sum(-1) if self.closed else -self.log_ratio()
 
 
 class Layered(LatentModel):
@@ -52,18 +68,18 @@ class Layered(LatentModel):
         """x (B, *shape) and noise (K, B, noise_dim) -> the decoder's output (K, B, *params), and all layers."""
 
     def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
-        """One draw of all layers; ``kl`` has a column for each, in closed form given the draws of the others."""
+        """One draw of all layers; ``kl`` has a column for each, given the draws of the others."""
         out, levels = self.levels(x, noise.unsqueeze(0))
-        kl = torch.stack([kl_gaussians(*level.q, *level.p).sum(-1).mean(0) for level in levels], 1)  # (B, L)
+        kl = torch.stack([level.kl()[0] for level in levels], 1)  # (B, L)
         z, mean = (torch.cat(parts, -1)[0] for parts in ([v.z for v in levels], [v.q[0] for v in levels]))
         return Step(x, y, out[0], z, mean, kl=kl, size=self.spec.size)
 
     def draws(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Draws:
         """K draws of all layers."""
         out, levels = self.levels(x, noise)
-        ratios = [gaussian_log_density(v.z, *v.p) - gaussian_log_density(v.z, *v.q) for v in levels]
         z = torch.cat([level.z for level in levels], -1)
-        return Draws(z, self.network("likelihood").log_prob(x, out), torch.stack(ratios).sum(0))
+        log_ratio = torch.stack([level.log_ratio() for level in levels]).sum(0)
+        return Draws(z, self.network("likelihood").log_prob(x, out), log_ratio)
 
 
 class LayeredVAE(GaussianCode, Layered):
@@ -95,7 +111,7 @@ class LayeredVAE(GaussianCode, Layered):
         **options: Any,
     ) -> None:
         super().__init__(spec, terms={"kl": 1.0} if terms is None else terms, **options)
-        at_least_one(**{f"latent_dims[{i}]": size for i, size in enumerate(latent_dims)})
+        at_least_one(latent_dims=len(latent_dims), **{f"latent_dims[{i}]": size for i, size in enumerate(latent_dims)})
         self.sizes = list(latent_dims)
         self.noise_dim = sum(self.sizes)
         self.draw_dim = self.noise_dim
@@ -117,7 +133,9 @@ class LayeredVAE(GaussianCode, Layered):
             z.append(reparameterise(*q[-1], part))
         p = [gaussian(_each(network, above)) for network, above in zip(self.network("downwards"), z[1:], strict=True)]
         p.append((torch.zeros_like(z[-1]), torch.zeros_like(z[-1])))
-        levels = [Level(z[i], tuple(v.expand_as(z[i]) for v in q[i]), p[i]) for i in range(len(z))]  # type: ignore[arg-type]
+        q[0] = (q[0][0].expand_as(z[0]), q[0][1].expand_as(z[0]))
+        levels = [Level(*level, closed=False) for level in zip(z, q, p, strict=True)]  # z_2 was drawn given z_1
+        levels[-1] = levels[-1]._replace(closed=True)
         return _each(self.network("decoder"), z[0]), levels
 
     # What it can do: its code is the lowest layer

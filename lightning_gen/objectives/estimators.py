@@ -35,7 +35,7 @@ def square_weights(z: Tensor, log_w: Tensor, power: float = 1.0) -> None:
     """Give the gradient that will come back through z (K, B, Z) the weights of DReG, from log_w (K, B).
 
     With normalised weights w_k, p(z) / q(z|x) to a power beta leaves out -beta w_k of the score of q. In expectation
-    that is -beta w_k (1 - w_k) through z, so that w_k becomes w_k (1 - beta + beta w_k): for beta = 1, equation 8's w_k^2.
+    that is -beta w_k (1 - w_k) through z, so that w_k becomes w_k (1 - beta + beta w_k): w_k^2 for beta = 1 (eq. 8).
     """
     weights = log_w.detach().softmax(0).unsqueeze(-1)
     if z.requires_grad:
