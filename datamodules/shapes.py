@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.base import DataModule
+from datamodules.errors import UserError, unknown
 from datamodules.order import fixed_split
 from datamodules.sources import Batch, Source, subsets
 from datamodules.spec import DataSpec
 
+NAMES = ("shape", "scale", "orientation", "x", "y")
 FACTORS = (3, 6, 40, 32, 32)  # shape (square, ellipse, heart), scale, orientation, x, y
+SIZES = dict(zip(NAMES, FACTORS, strict=True))
 SIZE = math.prod(FACTORS)  # 737,280
 HELD_OUT = SIZE // 100
+SMALL = 100_000  # images: of a smaller set a tenth is held out
 SIDE, REACH = 64, 14  # pixels of the image; no shape reaches further from its centre than 13.6
 
 # The heart's radius in the direction of (u, v) is P(c) + s Q(c), with c = v / r and s = |u| / r: the polynomials below,
@@ -53,11 +58,6 @@ def _heart(u: Tensor, v: Tensor) -> Tensor:
 SHAPES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_square, _ellipse, _heart)
 
 
-def to_factors(ids: Tensor) -> Tensor:
-    """Factor indices (B, 5) of images (B,) in the official order, the last factor running fastest."""
-    return torch.stack(torch.unravel_index(ids, FACTORS), 1)
-
-
 def render(factors: Tensor) -> Tensor:
     """Draw shapes: a pixel is white when its centre lies inside, without anti-aliasing.
 
@@ -89,15 +89,25 @@ def render(factors: Tensor) -> Tensor:
 
 
 class Rendered:
-    """All 737,280 images as a source that draws them."""
+    """All images as a source that draws them, or those in which some factors have a fixed value.
+
+    Args:
+        fixed: name of a factor -> its index.
+    """
+
+    def __init__(self, fixed: Mapping[str, int] | None = None) -> None:
+        self.values = [torch.tensor([fixed[n]]) if n in (fixed or {}) else torch.arange(k) for n, k in SIZES.items()]  # type: ignore[index]
+        self.free = [i for i, values in enumerate(self.values) if len(values) > 1]
+        self.sizes = tuple(len(values) for values in self.values)
 
     def __len__(self) -> int:
-        return SIZE
+        return math.prod(self.sizes)
 
     def fetch(self, index: Tensor) -> Batch:
-        """Images and factors (B, 5)."""
-        factors = to_factors(index)
-        return {"x": render(factors), "factors": factors, "index": index}
+        """Images, and the factors (B, F) that are not fixed; the last factor runs fastest."""
+        places = torch.unravel_index(index, self.sizes)
+        factors = torch.stack([values[place] for values, place in zip(self.values, places, strict=True)], 1)
+        return {"x": render(factors), "factors": factors[:, self.free], "index": index}
 
 
 class Shapes(DataModule):
@@ -105,12 +115,32 @@ class Shapes(DataModule):
 
     All combinations of shape (square, ellipse, heart), 6 scales, 40 orientations and 32 x 32 positions, drawn here by
     the official recipe (see ``render`` for the agreement). A fixed permutation gives 1 % for validation and for test.
+
+    Args:
+        fixed: factor -> index at which it is held, for a smaller set: {"shape": 1, "orientation": 0} are the 6,144
+            upright ellipses. Of less than 100,000 images a tenth each is for validation and for test.
+        options: those of every data set, see ``DataModule``.
     """
 
+    def __init__(self, fixed: dict[str, int] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        for name, index in (fixed or {}).items():
+            if name not in SIZES:
+                raise unknown("factor", name, SIZES)
+            if not 0 <= index < SIZES[name]:
+                raise UserError(f"fixed {name} {index}: possible are 0 to {SIZES[name] - 1}")
+        self.source = Rendered(fixed)
+        if len(self.source) < 10:
+            raise UserError(f"fixed {fixed} leaves {len(self.source)} images: leave a factor of ten values or two free")
+        size = len(self.source)
+        self.held_out = size // (100 if size >= SMALL else 10)
+
     def describe(self) -> DataSpec:
-        """(1, 64, 64) binary with five factors."""
-        return DataSpec(shape=(1, SIDE, SIDE), values="binary", size=SIZE - 2 * HELD_OUT, factors=FACTORS)
+        """(1, 64, 64) binary with five factors, less those that are fixed."""
+        size = len(self.source) - 2 * self.held_out
+        factors = tuple(FACTORS[i] for i in self.source.free)
+        return DataSpec(shape=(1, SIDE, SIDE), values="binary", size=size, factors=factors)
 
     def splits(self) -> dict[str, Source]:
         """Three fixed parts of all combinations."""
-        return subsets(Rendered(), fixed_split(SIZE, HELD_OUT, HELD_OUT))
+        return subsets(self.source, fixed_split(len(self.source), self.held_out, self.held_out))

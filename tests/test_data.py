@@ -22,7 +22,7 @@ from datamodules.images import SUFFIXES
 from datamodules.loader import EvalLoader, Position, TrainLoader
 from datamodules.mnist import MNIST
 from datamodules.order import Order
-from datamodules.shapes import FACTORS, SIZE, Rendered, Shapes, render, to_factors
+from datamodules.shapes import FACTORS, SIZE, Rendered, Shapes, render
 from datamodules.sources import Tensors
 from datamodules.spec import DataSpec
 from datamodules.toy import POINTS, Toy
@@ -387,7 +387,7 @@ def test_shapes_splits_are_disjoint():
 
 def test_shapes_factors_and_places():
     ids = torch.tensor([0, 1, 32, 1024, SIZE - 1])
-    assert to_factors(ids).tolist() == [
+    assert Rendered().fetch(ids)["factors"].tolist() == [
         [0] * 5,
         [0, 0, 0, 0, 1],
         [0, 0, 0, 1, 0],
@@ -402,6 +402,25 @@ def test_shapes_factors_and_places():
         squares_and_ellipses = factors[:, 0] < 2
         assert (centre - 16 - 32 * k / 31)[squares_and_ellipses].abs().max() < 0.35
     assert set(x.unique().tolist()) == {0.0, 1.0}
+
+
+def test_shapes_with_fixed_factors_are_those_of_the_whole_set():
+    data = Shapes(fixed={"shape": 1, "orientation": 3})
+    data.setup()
+    assert data.spec.factors == (6, 32, 32) and data.spec.size == 6144 - 2 * 614
+    parts = [data.examples(split, torch.arange(data.size(split))) for split in ("train", "val", "test")]
+    factors = torch.cat([part["factors"] for part in parts])
+    assert len(factors.unique(dim=0)) == len(factors) == 6144
+    some = parts[2]["factors"][:7]
+    full = torch.stack([torch.full((7,), 1), some[:, 0], torch.full((7,), 3), some[:, 1], some[:, 2]], 1)
+    assert torch.equal(parts[2]["x"][:7], render(full).float() / 127.5 - 1)
+    for fixed, said in (
+        ({"colour": 1}, "unknown factor 'colour'.*shape"),
+        ({"scale": 6}, "fixed scale 6: possible are 0 to 5"),
+        ({"shape": 0, "scale": 0, "orientation": 0, "x": 0, "y": 0}, "leaves 1 images"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Shapes(fixed=fixed)
 
 
 def official_frames():
