@@ -1,10 +1,11 @@
 """Do the penalties disentangle? ``python benchmarks/disentanglement.py`` trains four presets on small shapes.
 
 The data are the 6,144 upright ellipses of ``shapes``: scale, x and y vary. On all of dSprites the published orderings
-take tens of millions of images, hours of a CPU; here a run takes half a minute. All four get the same network, optimizer,
-iterations and start: the weight of the KL falls from 60 above its own value to that value over 70 % of the run, so that
-dimensions come into use one after the other instead of sharing a factor from the beginning. The settings were chosen on
-seed 0; the table is of seeds 1 to 3. MIG is of all 6,144 images. Writes docs/vae.md's table, between its two marks.
+take tens of millions of images, hours of a CPU; here a run takes half a minute. All four get the same network,
+optimizer, iterations and start: the weight of the KL falls from 60 above its own value to that value over 70 % of the
+run, so that dimensions come into use one after the other instead of sharing a factor from the beginning. The settings
+were chosen on seed 0; the table is of seeds 1 to 3. MIG is of all 6,144 images. Writes docs/vae.md's table, between
+its two marks.
 """
 
 from __future__ import annotations
