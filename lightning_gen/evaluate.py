@@ -31,8 +31,8 @@ from lightning_gen.images import save_png
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.module import GenerativeModule
-from lightning_gen.names import trusting
-from lightning_gen.sample import load_on, provenance
+from lightning_gen.sample import add_sampler, data_of, load_on, parse, provenance
+from lightning_gen.samplers import attach
 
 VERSION = 1  # of the metrics: raised when the same model gets other values
 USUAL_N = 10_000
@@ -96,8 +96,9 @@ def main(argv: list[str]) -> None:
         world=fabric.world_size,
         track=lambda rows, title: track(rows, title, disable=not shows, transient=True),
     )
+    drawn_from = attach(model, given.sampler, data, given.components)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    setting = _setting(subject, path, config)
+    setting = _setting(subject, path, config) | drawn_from
     report = Report(folder / FILE, setting, runs.environment(model.device), names if given.fresh else [], OWN)
     report.writes = fabric.is_global_zero
     fabric.barrier()  # all have read the earlier report before one writes
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> None:
             print(f"\nwhat is finished is in {report.path}; the same command goes on with the rest", flush=True)
         raise
     if report.writes:
-        source = provenance(model, path) | {"seed": given.seed}
+        source = provenance(model, path) | {"seed": given.seed} | drawn_from
         for name, picture in shown.items():
             save_png(picture, folder / name, source)
         report.finish(list(shown) or report.content["pictures"], complete=all(map(report.is_done, METRICS)))
@@ -178,15 +179,13 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
         "--draws", type=int, default=5_000_000, help="importance samples for each k over all examples (default 5000000)"
     )
     parser.add_argument("--extractor", default="auto", help="mnist_v1, digits_v1, inception, raw, or a trained file")
+    add_sampler(parser)
     parser.add_argument("--data", metavar="NAME", help="evaluate on other data than the run's")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default cpu)")
     parser.add_argument("--devices", type=int, default=1, help="number of devices, which share the work (default 1)")
     parser.add_argument("--fresh", action="store_true", help="measure again what evaluation.json holds already")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
-    given, rest = parser.parse_known_args(argv)
-    for word in (word.partition("=")[0] for word in rest):
-        if word.startswith("-") and not word.startswith("--data."):
-            raise unknown("option", word, [flag for a in parser._actions for flag in a.option_strings])
+    given, rest = parse(parser, argv)
     for name, least in (("n", 2), ("draws", 1), ("devices", 1), ("seed", 0)):
         if getattr(given, name) is not None and getattr(given, name) < least:
             raise UserError(f"{name} {getattr(given, name)}: it must be at least {least}")
@@ -222,27 +221,11 @@ def _fabric(given: Any) -> Fabric:
 
 def _data(given: Any, rest: list[str], fabric: Fabric) -> tuple[DataModule, dict[str, Any]]:
     """The data as the model sees them, and the configuration that says which."""
-    with trusting(["datamodules", *given.trust]):  # a run's folder may be somebody else's
-        if given.data:
-            plan = cli.plan({"model": "vae", "data": given.data}, rest)
-        else:
-            plan = cli.plan({}, rest, _saved_config(given.run))
-        data = cli.instantiate_data(plan)
-    if not isinstance(data, DataModule):
-        raise UserError(
-            f"{type(data).__name__} is a DataModule of another kind: wrap its Dataset in datamodules.custom.Custom"
-        )
+    data, config = data_of(given.run, rest, given.trust, given.data)
     with fabric.rank_zero_first():
         data.prepare_data()
     data.setup()
-    return data, plan.config
-
-
-def _saved_config(run: str) -> dict[str, Any]:
-    try:
-        return runs.read_config(run)
-    except UserError as error:
-        raise UserError(f"{error}. Of a checkpoint that fit.py did not write, name the data: --data NAME") from None
+    return data, config
 
 
 def _extractor(name: str, dataset: str, data: DataModule) -> Extractor | str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import math
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,74 +13,203 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.errors import UserError
-from lightning_gen import views
+from datamodules.base import DataModule
+from datamodules.errors import UserError, unknown
+from lightning_gen import cli, runs, views
 from lightning_gen.checkpoints import find, load
-from lightning_gen.cli import Parser
 from lightning_gen.images import save_png
 from lightning_gen.module import GenerativeModule
-from lightning_gen.protocols import Encodes, Samples
+from lightning_gen.names import trusting
+from lightning_gen.protocols import Encodes, Samples, SamplesClasses
 from lightning_gen.render import render, to_uint8
+from lightning_gen.samplers import COMPONENTS, FITTED, SAMPLERS, attach, described
 
 AT_ONCE = 256  # examples in one pass
 
 
 def main(argv: list[str]) -> None:
     """Parse, load, draw, save."""
-    parser = Parser(prog="python scripts/sample.py", description="Draw new examples from a trained model.")
+    given, rest = _parse(argv)
+    path = find(given.run, given.which)
+    model = load_on(path, given.device, given.trust)
+    if not isinstance(model, Samples):
+        raise UserError(f"{type(model).__name__} cannot make new examples")
+    y = _asked(model, given.classes, given.n)
+    drawn_from = attach(model, given.sampler, _data(given, rest), given.components)
+    source = provenance(model, path) | {"seed": given.seed} | drawn_from
+    out = given.out or _folder(path, given)
+    with torch.inference_mode():
+        samples = drawn(model, given.n, given.seed, y)
+        save_png(render(samples, model.spec, columns=_columns(y, given.classes, model)), out / "grid.png", source)
+        if given.interpolate or given.traverse:
+            _save_views(model, samples.to(given.device), y, out, source, given)
+    if model.spec.kind == "image":
+        for number, picture in enumerate(to_uint8(samples)):
+            asked = {} if y is None else {"class": int(y[number])}
+            save_png(picture, out / f"{number:05d}.png", source | {"number": number} | asked)
+    else:
+        np.save(out / "samples.npy", samples.numpy())
+    print(f"{given.n} examples of {path}{f', codes by {described(drawn_from)},' if drawn_from else ''} in {out}")
+
+
+def _parse(argv: list[str]) -> tuple[Any, list[str]]:
+    parser = cli.Parser(
+        prog="python scripts/sample.py",
+        description="Draw new examples from a trained model.",
+        epilog="options of the run's data, for --sampler gmm: --data.root FOLDER, ...",
+    )
     parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
     parser.add_argument("-n", type=int, default=64, help="number of examples (default 64)")
     parser.add_argument("--seed", type=int, default=0, help="example k of a seed is always the same (default 0)")
+    parser.add_argument(
+        "--class", type=int, nargs="+", dest="classes", metavar="ID", help="of these classes in turn (default: all)"
+    )
     parser.add_argument(
         "--out", type=Path, help="folder for the files (default: samples/seed_S beside the checkpoints)"
     )
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--interpolate", action="store_true", help="also straight lines between pairs of codes")
     parser.add_argument("--traverse", action="store_true", help="also a row for each latent dimension")
+    add_sampler(parser)
+    parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm to other data than the run's")
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
-    given = parser.parse_args(argv)
+    given, rest = parse(parser, argv)
     if given.n < 1:
         raise UserError(f"-n {given.n}: draw at least 1 example")
-    path = find(given.run, given.which)
-    model = load_on(path, given.device, given.trust)
-    if not isinstance(model, Samples):
-        raise UserError(f"{type(model).__name__} cannot make new examples")
+    if (rest or given.data) and given.sampler not in FITTED:
+        raise UserError(f"{' '.join(rest) or '--data'}: only --sampler {', '.join(FITTED)} takes data")
+    return given, rest
+
+
+def add_sampler(parser: argparse.ArgumentParser) -> None:
+    """The options of ``samplers.attach``."""
+    parser.add_argument(
+        "--sampler",
+        choices=list(SAMPLERS),
+        default="prior",
+        help="where codes come from: the model's prior, N(0, I), or a Gaussian mixture fitted to the training "
+        "examples (default prior)",
+    )
+    parser.add_argument(
+        "--components", type=int, default=COMPONENTS, help=f"Gaussians of --sampler gmm (default {COMPONENTS})"
+    )
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Any, list[str]]:
+    """The parser's own options, and the rest, which are options of the data.
+
+    Raises:
+        UserError: an unknown option.
+    """
+    given, rest = parser.parse_known_args(argv)
+    for word in (word.partition("=")[0] for word in rest):
+        if word.startswith("-") and not word.startswith("--data."):
+            raise unknown("option", word, [flag for a in parser._actions for flag in a.option_strings])
+    return given, rest
+
+
+def data_of(run: str, rest: list[str], trust: Sequence[str], name: str | None) -> tuple[DataModule, dict[str, Any]]:
+    """The data of a run, or others by name, not yet prepared; and the configuration that says which.
+
+    Args:
+        run: a run folder or one of its checkpoints.
+        rest: options of the data, ``--data.root FOLDER``.
+        trust: modules that the configuration may import.
+        name: of other data than the run's.
+
+    Raises:
+        UserError: the run's data are not known, or are a DataModule of another kind.
+    """
+    with trusting(["datamodules", *trust]):  # a run's folder may be somebody else's
+        plan = cli.plan({"model": "vae", "data": name}, rest) if name else cli.plan({}, rest, _saved_config(run))
+        data = cli.instantiate_data(plan)
+    if not isinstance(data, DataModule):
+        raise UserError(
+            f"{type(data).__name__} is a DataModule of another kind: wrap its Dataset in datamodules.custom.Custom"
+        )
+    return data, plan.config
+
+
+def _saved_config(run: str) -> dict[str, Any]:
+    try:
+        return runs.read_config(run)
+    except UserError as error:
+        raise UserError(f"{error}. Of a checkpoint that fit.py did not write, name the data: --data NAME") from None
+
+
+def _data(given: Any, rest: list[str]) -> DataModule | None:
+    """The data that the sampler is fitted to, if it is."""
+    if given.sampler not in FITTED:
+        return None
+    data, _ = data_of(given.run, rest, given.trust, given.data)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _folder(path: Path, given: Any) -> Path:
+    """Where the files go by default: examples that differ do not overwrite each other."""
+    words = [f"seed_{given.seed}", *([given.sampler] if given.sampler != "prior" else [])]
+    words += ["class", *map(str, given.classes)] if given.classes else []
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    out = given.out or folder / "samples" / f"seed_{given.seed}"
-    source = provenance(model, path) | {"seed": given.seed}
-    with torch.inference_mode():
-        samples = drawn(model, given.n, given.seed)
-        save_png(render(samples, model.spec), out / "grid.png", source)
-        if given.interpolate or given.traverse:
-            _save_views(model, samples.to(given.device), out, source, given)
-    if model.spec.kind == "image":
-        for number, picture in enumerate(to_uint8(samples)):
-            save_png(picture, out / f"{number:05d}.png", source | {"number": number})
-    else:
-        np.save(out / "samples.npy", samples.numpy())
-    print(f"{given.n} examples of {path} in {out}")
+    return folder / "samples" / "_".join(words)
 
 
-def _save_views(model: GenerativeModule, samples: torch.Tensor, out: Path, source: dict[str, Any], given: Any) -> None:
+def _asked(model: Samples, ids: Sequence[int] | None, n: int) -> torch.Tensor | None:
+    """The classes (n,) of the examples: those that were asked for in turn, else all that the model knows.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    known = model.classes if isinstance(model, SamplesClasses) else 0
+    if ids and not known:
+        raise UserError(f"--class {ids[0]}: this model knows no classes: take a conditional one, such as cvae")
+    for asked in ids or ():
+        if not 0 <= asked < known:
+            raise UserError(f"--class {asked}: possible are 0 to {known - 1}")
+    classes = torch.tensor(ids or range(known))
+    return classes[torch.arange(n) % len(classes)] if len(classes) else None
+
+
+def _columns(y: torch.Tensor | None, ids: Sequence[int] | None, model: Any) -> int | None:
+    """Columns of about a square grid such that each holds one class; None where classes do not matter."""
+    count = 0 if y is None else len(ids or range(model.classes))
+    if y is None or len(y) < count:
+        return None
+    return count * math.ceil(math.sqrt(len(y)) / count)
+
+
+def _save_views(
+    model: GenerativeModule,
+    samples: torch.Tensor,
+    y: torch.Tensor | None,
+    out: Path,
+    source: dict[str, Any],
+    given: Any,
+) -> None:
     if not isinstance(model, Encodes) or model.spec.kind != "image":
         raise UserError(f"{type(model).__name__} on {model.spec.kind} data has no code to traverse or interpolate")
+    y = None if y is None else y.to(samples.device)
     if given.traverse:
-        save_png(
-            views.traversals(model, samples[:1], rows=model.encode(samples[:1]).shape[1]),
-            out / "traversals.png",
-            source,
-        )
+        first = None if y is None else y[:1]
+        rows = model.encode(samples[:1], first).shape[1]
+        save_png(views.traversals(model, samples[:1], first, rows=rows), out / "traversals.png", source)
     if given.interpolate:
         if len(samples) < 2:
             raise UserError("--interpolate needs at least -n 2")
-        save_png(views.interpolations(model, samples[0::2][:8], samples[1::2][:8]), out / "interpolations.png", source)
+        first = None if y is None else y[0::2][:8]
+        lines = views.interpolations(model, samples[0::2][:8], samples[1::2][:8], first)
+        save_png(lines, out / "interpolations.png", source)
 
 
-def drawn(model: Samples, n: int, seed: int) -> torch.Tensor:
-    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU."""
-    starts = range(0, n, AT_ONCE)
-    return torch.cat([model.sample(min(AT_ONCE, n - start), seed=seed, start=start).cpu() for start in starts])
+def drawn(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:
+    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU; y (n,) are the classes, of a model that takes them."""
+    parts = []
+    for start in range(0, n, AT_ONCE):
+        asked = {} if y is None else {"y": y[start : start + AT_ONCE].to(model.device)}  # type: ignore[attr-defined]
+        parts.append(model.sample(min(AT_ONCE, n - start), seed=seed, start=start, **asked).cpu())
+    return torch.cat(parts)
 
 
 def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:

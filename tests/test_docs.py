@@ -14,9 +14,12 @@ import datamodules
 from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor
 from lightning_gen.evaluation import report
 from lightning_gen.networks import NETWORKS
+from lightning_gen.objectives.estimators import ESTIMATORS
 from lightning_gen.objectives.likelihood import LIKELIHOODS
-from lightning_gen.objectives.terms import TERMS
+from lightning_gen.objectives.priors import PRIORS
+from lightning_gen.objectives.terms import CODE_TERMS, TERMS
 from lightning_gen.presets import PRESETS
+from lightning_gen.samplers import SAMPLERS
 
 READMES = ("README.md", "README.zh-CN.md")
 PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -185,10 +188,9 @@ def test_the_tables_are_complete(page):
 
 def test_the_family_page_is_complete(place):
     text = text_of("docs/vae.md")
-    for table in (TERMS, LIKELIHOODS, NETWORKS):
+    for table in (TERMS, CODE_TERMS, PRIORS, ESTIMATORS, LIKELIHOODS, NETWORKS, SAMPLERS):
         assert all(f"| `{name}` |" in text for name in table)
-    vaes = [name for name, row in PRESETS.items() if row.model.endswith("VAE")]
-    assert all(f"| `{name}` |" in text for name in vaes)
+    assert all(f"| `{name}` |" in text and text.count(f"`{name}`") > 1 for name in PRESETS)
     folder = fit.train(plan("--model", "vae", "--steps", 2, "--model.log_every", 1))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from datamodules.errors import UserError
 from lightning_gen.checkpoints import write_atomically
 from lightning_gen.evaluation.values import Value
+from lightning_gen.samplers import described
 
 FORMAT = 1
 FILE, PREVIOUS = "evaluation.json", "evaluation.previous.json"
@@ -115,7 +116,8 @@ class Report:
         """Print the table and what is missing from it."""
         setting = self.content["setting"]
         extractor = f", extractor {setting['extractor']}" if setting["extractor"] else ""
-        title = f"{setting['checkpoint']} on {setting['data']}: reference {setting['reference']}{extractor}"
+        sampler = f", codes by {described(setting)}" if "sampler" in setting else ""
+        title = f"{setting['checkpoint']} on {setting['data']}: reference {setting['reference']}{extractor}{sampler}"
         table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
         for name in ("metric", "value", "±", "real data", "better", "N", "k"):
             table.add_column(name, justify="left" if name in ("metric", "better") else "right", no_wrap=True)
