@@ -134,9 +134,7 @@ class TopDown(nn.Module):
         last = nn.Conv2d(width, out, 3, padding=1) if len(maps) == len(sizes) else _double(width, out, *sizes[-2:])
         self.last = nn.Sequential(_activation(activation), last)
         initialise(self, norm="none")
-        nn.init.normal_(
-            last.weight, std=0.1 / math.sqrt(width)
-        )  # PyTorch's grows with the width where ``last`` doubles
+        nn.init.normal_(last.weight, std=0.1 / math.sqrt(width))  # PyTorch's would grow with the width in a doubling
         _temper(self)
 
     def forward(self, noise: Tensor, features: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Group]]:
@@ -165,12 +163,12 @@ def branch(a: int, inner: int, b: int, activation: Name) -> nn.Sequential:
     )
 
 
-def _halve(a: int, b: int) -> nn.Module:
+def _halve(a: int, b: int) -> nn.Conv2d:
     """(N, a, h, w) -> (N, b, h // 2, w // 2)."""
     return nn.Conv2d(a, b, 4, stride=2, padding=1)
 
 
-def _double(a: int, b: int, size: Size, larger: Size) -> nn.Module:
+def _double(a: int, b: int, size: Size, larger: Size) -> nn.ConvTranspose2d:
     """(N, a, *size) -> (N, b, *larger), where a larger side is twice the side or one more."""
     odd = (larger[0] - 2 * size[0], larger[1] - 2 * size[1])
     return nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, output_padding=odd)
