@@ -66,9 +66,8 @@ class HierarchicalVAE(Layered):
         out = self.likelihood.params()[0]
         self.top_down = TopDown(sizes, blocks, width, latent_channels, out, activation)
         self.noise_dim = self.draw_dim = sum(self.top_down.dims)
-        self.register_buffer(
-            "kl_per_dimension", torch.zeros(len(self.top_down.dims))
-        )  # by group, of the last validation
+        groups = len(self.top_down.dims)
+        self.register_buffer("kl_per_dimension", torch.zeros(groups))  # by group, of the last validation
 
     def levels(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[Level]]:
         """Once upwards for each x, then down for each of its K draws."""
