@@ -19,7 +19,6 @@ NAMES = ("shape", "scale", "orientation", "x", "y")
 FACTORS = (3, 6, 40, 32, 32)  # shape (square, ellipse, heart), scale, orientation, x, y
 SIZES = dict(zip(NAMES, FACTORS, strict=True))
 SIZE = math.prod(FACTORS)  # 737,280
-HELD_OUT = SIZE // 100
 SMALL = 100_000  # images: of a smaller set a tenth is held out
 SIDE, REACH = 64, 14  # pixels of the image; no shape reaches further from its centre than 13.6
 

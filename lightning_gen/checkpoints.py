@@ -173,7 +173,9 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
     """
     state = checkpoint["state_dict"]
     averaged = {name.removeprefix("averages."): value for name, value in state.items() if name.startswith("averages.")}
-    own = {name: value for name, value in state.items() if not name.startswith("averages.")}
+    # what a model remembers of its run, such as the norms of its gradients, is no weight
+    own = {name: value for name, value in state.items() if not name.startswith(("averages.", "skipping."))}
+    own |= {name: value for name, value in model.state_dict().items() if name.startswith("skipping.")}
     try:
         model.load_state_dict({**own, **averaged})
     except RuntimeError as error:

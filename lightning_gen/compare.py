@@ -214,6 +214,9 @@ def _unlike(runs: Sequence[Run], entries: Sequence[dict[str, Any]]) -> str:
         hashes = [str(s.get(f"{key}_sha256")) if own else "None" for s, own in zip(settings, takes, strict=True)]
         shown = [f"{s.get(key)} [{own[:8]}]" for s, own in zip(settings, hashes, strict=True)]
         found.append(_differ(key, runs, hashes, shown))
+    if any(entry.get("extractor", "the setting's") is not None for entry in entries):  # values of samples
+        drawn = [s.get("sampler", "prior") + f" {s.get('components', '')}".rstrip() for s in settings]
+        found.append(_differ("sampler", runs, drawn))
     return "; ".join(filter(None, found))
 
 

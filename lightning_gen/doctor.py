@@ -35,7 +35,9 @@ def examine(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
         return collapse_report(kl)
     z, mean, log_var = _codes(model, data)
     information = float(mutual_information(z, mean, log_var))
-    return {**collapse_report(kl, mean.double().var(0, correction=0)), "mutual_information": information}
+    by_dimension = len(kl) == mean.shape[1]  # of several layers the KL is by layer, and the code is the lowest
+    variance = mean.double().var(0, correction=0) if by_dimension else None
+    return {**collapse_report(kl, variance), "mutual_information": information}
 
 
 def _codes(model: Any, data: DataModule) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,6 +61,16 @@ class Posterior(Protocol):
 
 
 @runtime_checkable
+class DrawsCodes(Protocol):
+    """Has a distribution of codes, from which its samples come."""
+
+    draw_dim: int  # numbers that one draw takes
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Standard normal noise (n, draw_dim) -> z (n, Z)."""
+
+
+@runtime_checkable
 class RanksLatents(Protocol):
     """Knows after a validation how much each latent dimension carries."""
 

@@ -91,9 +91,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         help="where codes come from: the model's prior, N(0, I), or a Gaussian mixture fitted to the training "
         "examples (default prior)",
     )
-    parser.add_argument(
-        "--components", type=int, default=COMPONENTS, help=f"Gaussians of --sampler gmm (default {COMPONENTS})"
-    )
+    parser.add_argument("--components", type=int, help=f"Gaussians of --sampler gmm (default {COMPONENTS})")
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Any, list[str]]:
@@ -151,6 +149,8 @@ def _data(given: Any, rest: list[str]) -> DataModule | None:
 def _folder(path: Path, given: Any) -> Path:
     """Where the files go by default: examples that differ do not overwrite each other."""
     words = [f"seed_{given.seed}", *([given.sampler] if given.sampler != "prior" else [])]
+    words += [str(word) for word in (given.components, given.data and Path(given.data).name) if word]
+    words += [given.which] if given.which != "best" else []
     words += ["class", *map(str, given.classes)] if given.classes else []
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     return folder / "samples" / "_".join(words)

@@ -19,11 +19,10 @@ from datamodules.base import DataModule
 from datamodules.errors import UserError, unknown
 from lightning_gen.callbacks.pictures import sampling
 from lightning_gen.evaluation.subject import check_finite
-from lightning_gen.models.coded import Sampler
 from lightning_gen.names import at_least_one
 from lightning_gen.noise import numbered
 from lightning_gen.objectives.priors import component
-from lightning_gen.protocols import Encodes
+from lightning_gen.protocols import DrawsCodes, Encodes
 
 COMPONENTS = 10
 MOST = 10_000  # training examples whose codes are fitted
@@ -36,7 +35,7 @@ RIDGE = 1e-6  # of the codes' mean variance, added to that of each component
 class TakesSampler(Encodes, Protocol):
     """Has codes that are drawn at once, from the prior or from what is put in its place."""
 
-    sampler: Sampler | None
+    sampler: DrawsCodes | None
 
 
 class Normal:
@@ -141,7 +140,7 @@ def _gmm(model: Any, data: DataModule | None, components: int) -> Mixture:
     return fit_mixture(codes_of(model, data), components)
 
 
-SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], Sampler | None]] = {
+SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], DrawsCodes | None]] = {
     "prior": _prior,  # the model's own
     "normal": _normal,
     "gmm": _gmm,
@@ -149,14 +148,16 @@ SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], Sampler | None]] = {
 FITTED = ("gmm",)  # those that need training data
 
 
-def attach(model: Any, name: str, data: DataModule | None = None, components: int = COMPONENTS) -> dict[str, str | int]:
+def attach(
+    model: Any, name: str, data: DataModule | None = None, components: int | None = None
+) -> dict[str, str | int]:
     """Let a model draw its codes from a sampler; nothing of it is saved with the model.
 
     Args:
         model: any, for "prior"; else one with codes that are drawn at once.
         name: "prior", the model's own; "normal", N(0, I); "gmm", a mixture of Gaussians fitted to training examples.
         data: with the training examples, for "gmm".
-        components: number of Gaussians of "gmm".
+        components: number of Gaussians of "gmm", 10 by default.
 
     Returns:
         what a file of samples says about it; nothing for the prior.
@@ -166,6 +167,9 @@ def attach(model: Any, name: str, data: DataModule | None = None, components: in
     """
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
+    if components is not None and name not in FITTED:
+        raise UserError(f"components {components}: only --sampler {', '.join(FITTED)} has any, not {name}")
+    components = COMPONENTS if components is None else components
     if isinstance(model, TakesSampler):
         with sampling(model):  # type: ignore[arg-type]
             model.sampler = SAMPLERS[name](model, data, components)

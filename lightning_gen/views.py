@@ -10,7 +10,8 @@ from torch import Tensor
 
 from datamodules.spec import DataSpec
 from lightning_gen.module import GenerativeModule
-from lightning_gen.protocols import Encodes, RanksLatents, Reconstructs, Samples, SamplesClasses
+from lightning_gen.noise import numbered
+from lightning_gen.protocols import DrawsCodes, Encodes, RanksLatents, Reconstructs, Samples, SamplesClasses
 from lightning_gen.render import bars, render
 
 SAMPLES = 64
@@ -74,7 +75,7 @@ def pairs(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -
 
 
 def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int = TRAVERSED) -> Tensor:
-    """One row for each latent dimension, the most active first, from -3 to 3 standard deviations of the prior.
+    """One row for each latent dimension, the most active first, from -3 to 3 standard deviations of drawn codes.
 
     The model ``Encodes``; example (1, *shape), its class (1,).
     """
@@ -83,10 +84,19 @@ def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int =
     kl = kl if len(kl) == z.shape[1] else z.new_zeros(z.shape[1])  # of several layers it is one number for each
     order = kl.argsort(descending=True, stable=True).tolist()[:rows]
     line = torch.linspace(-REACH, REACH, STEPS, device=z.device)
+    centre, spread = _place(model, z)
     codes = z.repeat(len(order) * STEPS, 1)
     for row, dimension in enumerate(order):
-        codes[row * STEPS : (row + 1) * STEPS, dimension] = line
+        codes[row * STEPS : (row + 1) * STEPS, dimension] = centre[dimension] + spread[dimension] * line
     return render(model.decode(codes, _repeated(y, len(codes))), model.spec, columns=STEPS)
+
+
+def _place(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (Z,) of codes that the model draws, 0 and 1 where it does not say."""
+    if not isinstance(model, DrawsCodes):
+        return torch.zeros_like(z[0]), torch.ones_like(z[0])
+    drawn = model.draw(numbered(range(POINTS), (model.draw_dim,), "traversals").to(z.device))
+    return drawn.mean(0), drawn.std(0)
 
 
 def interpolations(model: Any, first: Tensor, second: Tensor, y: Tensor | None = None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from datamodules.digits import Digits
 from lightning_gen import cli, doctor, fit
 from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.models.layered import LayeredVAE
 from lightning_gen.models.vae import VAE
 
 
@@ -45,3 +46,15 @@ def test_fit_warns_and_notes_it_in_the_summary(weight, warned, tmp_path, monkeyp
 
 def test_a_model_without_latents_has_no_report():
     assert doctor.examine(torch.nn.Linear(1, 1), None) is None
+
+
+def test_layers_are_judged_by_layer_and_not_mixed_with_dimensions(trainer):
+    data = Digits()
+    torch.manual_seed(0)
+    model = LayeredVAE(data.spec, latent_dims=[8, 4], network="mlp")
+    trainer(max_steps=100, val_check_interval=100, check_val_every_n_epoch=None).fit(model, data)
+    with sampling(model):
+        found = doctor.examine(model, data)
+        assert found["latents"] == 2 and found["active"] <= 2
+        model.kl_per_dimension.copy_(torch.tensor([12.0, 0.0]))
+        assert doctor.examine(model, data)["collapsed"] == 1

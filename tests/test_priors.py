@@ -181,3 +181,12 @@ def test_misfits_are_refused(options: dict[str, Any], said: str):
 
 def test_a_mixture_may_have_batch_norm_and_classes():
     VAE(POINTS, prior="mixture", network="mlp", network_args=NORM, conditional=True)
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [({"mi": 1, "tc": 6, "dkl": 1}, "'dkl' measures against N"), ({"tc": 6}, "no term trains the prior, only tc")],
+)
+def test_a_learned_prior_needs_a_term_that_knows_it(terms, said):
+    with pytest.raises(UserError, match=said):
+        VAE(DataSpec(shape=(1, 8, 8), size=100), prior="mixture", terms=terms)

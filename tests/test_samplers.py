@@ -166,7 +166,7 @@ def test_sample_with_a_sampler(there, capsys):
     sample.main([AE, "-n", "6"])
     sample.main([AE, "-n", "6", "--sampler", "gmm", "--components", "3"])
     assert "codes by gmm of 3 components" in capsys.readouterr().out
-    prior, mixture = (there / AE / "samples" / name for name in ("seed_0", "seed_0_gmm"))
+    prior, mixture = (there / AE / "samples" / name for name in ("seed_0", "seed_0_gmm_3"))
     assert text(mixture / "00002.png")["sampler"] == "gmm" and text(mixture / "00002.png")["components"] == "3"
     assert "sampler" not in text(prior / "00002.png")
     assert (pixels(prior / "00002.png") != pixels(mixture / "00002.png")).any()

@@ -189,7 +189,7 @@ def test_nan_stops_the_script_with_one_line(script):
 
 
 MISTAKES = {
-    "--model vea": "unknown model 'vea': did you mean 'vae'? known: beta-vae",
+    "--model vea": "unknown model 'vea': did you mean 'vae'? known: aae",
     "--model vae --data digts": "unknown data set 'digts': did you mean 'digits'",
     "--model vae --model.latent 3": "unknown option '--model.latent': did you mean '--model.latent_dim'",
     "--model vae --model.latent_dim x": "--model.latent_dim takes int (default 20), not 'x'",

@@ -13,6 +13,7 @@ import torch.distributions as D
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from datamodules.digits import Digits
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen.models.factor import FactorVAE
@@ -113,7 +114,7 @@ def test_capacity_is_the_distance_of_the_batchs_kl_with_its_gradient(nats: float
     for ours, theirs in zip(*(torch.autograd.grad(v, (mean, log_var)) for v in (value.mean(), expected)), strict=True):
         exact(ours, theirs)
     with torch.no_grad():
-        exact(capacity(step(mean, log_var), nats), (kl_normal(mean, log_var).sum(1) - nats).abs())
+        exact(capacity(step(mean, log_var), nats), kl_normal(mean, log_var).sum(1) - nats)
 
 
 def test_an_argument_may_be_a_ramp_which_the_model_follows():
@@ -133,7 +134,7 @@ def test_an_argument_may_be_a_ramp_which_the_model_follows():
         torch.testing.assert_close(model.weighted(values)[0], values["reconstruction"].mean() + 10 * distance)
     with torch.no_grad():
         end = model.eval().term_values(s)["capacity"]
-    torch.testing.assert_close(end, (s.kl.sum(1) - 25).abs())
+    torch.testing.assert_close(end, s.kl.sum(1) - 25)
 
 
 # Moments and distances ------------------------------------------------------------------------------------------------
@@ -309,3 +310,13 @@ def test_factor_vae_refuses_several_draws_and_a_second_total_correlation():
         FactorVAE(POINTS, estimator="iwae", k=5, **SMALL)
     with pytest.raises(UserError, match="unknown term 'tc'"):
         FactorVAE(POINTS, terms={"kl": 1, "tc": 5}, **SMALL)
+
+
+def test_capacity_in_validation_is_that_of_the_mean(trainer):
+    """Not the mean of |KL(x) - C|, which the spread of the examples would dominate."""
+    data = Digits()
+    model = VAE(data.spec, terms={"capacity": {"weight": 10, "nats": 3.0}}, **SMALL)
+    values = trainer().validate(model, data, verbose=False)[0]
+    kl_of_all = -values["val/elbo"] - values["val/reconstruction"]
+    assert values["val/capacity"] == pytest.approx(abs(kl_of_all - 3.0), abs=1e-4)
+    assert values["val/loss"] == pytest.approx(values["val/reconstruction"] + 10 * values["val/capacity"], rel=1e-5)

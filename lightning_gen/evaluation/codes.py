@@ -16,7 +16,8 @@ from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
 from lightning_gen.noise import numbered
-from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments
+from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments, kl_normal
+from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Likelihood, Reconstructs
 
 FEWEST = 100  # examples of an importance bound, however large k
@@ -124,8 +125,10 @@ def latent(s: Subject) -> Measured:
     """What the code carries: active units, mutual information, collapse."""
     codes = s.codes()
     mean, log_var, n = codes["mean"], codes["log_var"], len(codes["mean"])
-    moments = mean.mean(0), mean.square().mean(0), log_var.exp().mean(0), log_var.mean(0)
-    carried = information_of_moments(*moments)  # (Z,), which means the same under any prior
+    carried = kl_normal(mean, log_var).mean(0)  # (Z,)
+    if not isinstance(getattr(s.model, "prior", None), Normal):  # then the KL to the normal of the code's own moments
+        moments = mean.mean(0), mean.square().mean(0), log_var.exp().mean(0), log_var.mean(0)
+        carried = information_of_moments(*moments)
     active = int(active_units(mean.mean(0), mean.square().mean(0)).sum())
     report = latents.collapse_report(carried, mean.var(0, correction=0))
     how = f"latents of {len(carried)} whose posterior mean varies by more than {ACTIVE} (Burda et al. 2016, section 4)"

@@ -99,6 +99,7 @@ def collapse_report(kl_per_dimension: Tensor, variance_of_mean: Tensor | None = 
         to be done. All plain Python values.
     """
     latents = len(kl_per_dimension)
+    assert variance_of_mean is None or len(variance_of_mean) == latents
     used = kl_per_dimension >= COLLAPSED if variance_of_mean is None else variance_of_mean > ACTIVE
     active = int(used.sum())
     collapsed = int((kl_per_dimension < COLLAPSED).sum())

@@ -195,6 +195,7 @@ class AAE(Autoencoder):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {**Autoencoder.players, "discriminator": ("discriminator",)}
+    moving = frozenset({"adversarial"})
     game = ADVERSARIAL["non_saturating"]
 
     def __init__(
@@ -224,7 +225,8 @@ class AAE(Autoencoder):
     def logits(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The discriminator's, for as many draws of the prior and for codes z (B, Z), each (B,)."""
         network = self.network("discriminator")
-        return network(self.noise(tuple(z.shape), "prior")).squeeze(1), network(z).squeeze(1)
+        real, fake = (network(code).float().squeeze(1) for code in (self.noise(tuple(z.shape), "prior"), z))
+        return real, fake
 
 
 def _amount(name: str, given: float | str) -> Schedule:

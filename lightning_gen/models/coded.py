@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,17 +14,9 @@ from lightning_gen.module import GenerativeModule
 from lightning_gen.noise import numbered
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import Term, parse_terms
+from lightning_gen.protocols import DrawsCodes
 from lightning_gen.schedule import Schedule, schedule
 from lightning_gen.validation import Logs
-
-
-class Sampler(Protocol):
-    """Draws codes, in place of the model's own prior."""
-
-    draw_dim: int  # numbers that one draw takes
-
-    def draw(self, noise: Tensor) -> Tensor:
-        """Standard normal noise (n, draw_dim) -> z (n, Z)."""
 
 
 class Coded(GenerativeModule):
@@ -41,8 +33,9 @@ class Coded(GenerativeModule):
     """
 
     known_terms: ClassVar[Mapping[str, Term]]
+    moving: ClassVar[frozenset[str]] = frozenset()  # terms by a network that changes, which do not compare in time
     draw_dim: int  # numbers that a draw from the prior takes
-    sampler: Sampler | None = None  # in place of the prior, see samplers.py
+    sampler: DrawsCodes | None = None  # in place of the prior, see samplers.py
 
     def __init__(self, spec: DataSpec, *, terms: dict[str, Any], conditional: bool = False, **options: Any) -> None:
         super().__init__(spec, **options)
@@ -78,8 +71,9 @@ class Coded(GenerativeModule):
         return loss, means
 
     def validated(self, values: Logs) -> Tensor:
-        """The same sum for each example (B,), with the weights at the end of the run."""
-        return values["reconstruction"] + sum(w.end * values[name] for name, w in self.weights.items())
+        """The same sum for each example (B,), with the weights at the end of the run, without what does not compare."""
+        comparable = {name: weight for name, weight in self.weights.items() if name not in self.moving}
+        return values["reconstruction"] + sum(weight.end * values[name] for name, weight in comparable.items())
 
     # Conditions
 
@@ -92,12 +86,14 @@ class Coded(GenerativeModule):
         """What the networks are told beside x or z: the class ids (B,), or nothing.
 
         Raises:
-            UserError: the model is conditional and there are no class ids.
+            UserError: the model is conditional and there are no class ids, or they are out of range.
         """
         if not self.classes:
             return None
         if y is None:
             raise UserError(f"this model is conditional: give the class of each example, 0 to {self.classes - 1}")
+        if not self.training and len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.classes:  # waits for a device
+            raise UserError(f"class {int(y.min())} to {int(y.max())}: this model knows 0 to {self.classes - 1}")
         return y
 
     def asked(self, n: int, y: Tensor | None, start: int) -> Tensor | None:

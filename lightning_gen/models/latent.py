@@ -178,4 +178,7 @@ class LatentModel(Coded):
     def validation_summary(self, means: Logs) -> dict[str, float]:
         means = dict(means)
         self.kl_per_dimension.copy_(means.pop("kl_per_dimension"))
+        if "capacity" in means:  # the absolute value of a mean is no mean over examples
+            signed, means["capacity"] = means["capacity"], means["capacity"].abs()
+            means["loss"] = means["loss"] + self.weights["capacity"].end * (means["capacity"] - signed)
         return super().validation_summary(means)

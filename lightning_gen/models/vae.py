@@ -12,7 +12,7 @@ All values are nats per example: summed over dimensions, averaged over the batch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import torch
@@ -95,7 +95,7 @@ class VAE(GaussianCode, LatentModel):
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.likelihood.params(), **network_args)
         self.prior = priors.build(prior, self.spec, latent_dim, prior_args or {})
         self.draw_dim = self.prior.draw_dim
-        _check_vamp(self.prior, self.encoder, conditional)
+        _check_prior(self.prior, self.terms, self.encoder, conditional)
         self.register_buffer("kl_per_dimension", torch.zeros(latent_dim))  # of the last validation
 
     def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
@@ -149,12 +149,18 @@ class VAE(GaussianCode, LatentModel):
         return {**super().validation_summary(means), "active_units": float(active_units(first, second).sum())}
 
 
-def _check_vamp(prior: priors.Prior, encoder: nn.Module, conditional: bool) -> None:
-    """Refuse what the pseudo-inputs of a VampPrior cannot pass through.
+def _check_prior(prior: priors.Prior, terms: Collection[str], encoder: nn.Module, conditional: bool) -> None:
+    """Refuse what does not go with a learned prior, or with the pseudo-inputs of a VampPrior.
 
     Raises:
         UserError: that says what to change.
     """
+    if isinstance(prior, priors.Normal):
+        return
+    if "dkl" in terms:
+        raise UserError("term 'dkl' measures against N(0, I), which a learned prior is not: take prior normal, or 'kl'")
+    if not {"kl", "capacity", "mmd"} & set(terms):
+        raise UserError(f"no term trains the prior, only {', '.join(terms) or 'none'}: add 'kl', or take prior normal")
     if isinstance(prior, priors.Vamp) and conditional:
         raise UserError("prior 'vamp' has pseudo-inputs without classes: take prior normal or mixture")
     if isinstance(prior, priors.Vamp) and any(

@@ -79,6 +79,12 @@ class VAEGAN(GaussianCode, Coded):
         self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **args)
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.spec.shape, **args)
         self.discriminator = networks.encoder(critic, self.spec, 1, **critic_args)
+        if not callable(getattr(self.discriminator, "features", None)):
+            raise UserError(f"critic {critic!r} has no .features(x): reconstructions are compared in its features")
+        if not isinstance(self.pair, Pair):
+            raise UserError(
+                f"adversarial {adversarial!r} is no Pair of losses, see lightning_gen.objectives.adversarial"
+            )
         self.register_buffer("kl_per_dimension", torch.zeros(latent_dim))  # of the last validation
 
     # Training
@@ -109,7 +115,7 @@ class VAEGAN(GaussianCode, Coded):
         """The discriminator's for x (B, *shape), for as many reconstructions and for as many samples, each (B,)."""
         c = self.condition(y)
         c = None if c is None else torch.cat([c, c, c])
-        return list(call(self.network("discriminator"), torch.cat([x, fakes]), c).squeeze(1).chunk(3))
+        return list(call(self.network("discriminator"), torch.cat([x, fakes]), c).float().squeeze(1).chunk(3))
 
     def step(self, batch: Batch) -> Step:
         """x -> q(z|x) -> z -> x~."""
@@ -117,7 +123,7 @@ class VAEGAN(GaussianCode, Coded):
         mean, log_var = self.posterior(x, y)
         z = reparameterise(mean, log_var, self.noise(tuple(mean.shape)))
         kl = kl_normal(mean, log_var)
-        s = Step(x, y, self.decode(z, y), z, mean, log_var, kl, self.spec.size, decoder=self.network("decoder"))
+        s = Step(x, y, self.decode(z, y), z, mean, log_var, kl, self.spec.size)
         s.prior = lambda: self.noise(tuple(z.shape), "prior")
         return s
 
@@ -128,7 +134,7 @@ class VAEGAN(GaussianCode, Coded):
     def error(self, x: Tensor, rebuilt: Tensor, y: Tensor | None) -> Tensor:
         """1/2 |f(x) - f(x~)|^2 in the features of the discriminator's last hidden layer, (B,)."""
         features, c = self.network("discriminator").features, self.condition(y)
-        return 0.5 * (call(features, x, c) - call(features, rebuilt, c)).square().sum(1)
+        return 0.5 * (call(features, x, c).float() - call(features, rebuilt, c).float()).square().sum(1)
 
     # What it can do
 

@@ -111,7 +111,8 @@ def dip(s: Step, kind: int = 1, diagonal: float = 10.0) -> Tensor:
         raise UserError(f"term 'dip' of kind {kind}: possible are 1 (DIP-VAE-I) and 2 (DIP-VAE-II)")
     means = over_ranks(s.mean)
     centred = means - means.mean(0)
-    covariance = centred.T @ centred / len(means)  # (Z, Z)
+    with torch.autocast(centred.device.type, enabled=False):
+        covariance = centred.T @ (centred / len(means))  # (Z, Z)
     if kind == 2:
         covariance = covariance + torch.diag(over_ranks(needed(s.log_var, "dip")).exp().mean(0))
     variances = covariance.diagonal()

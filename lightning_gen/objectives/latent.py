@@ -111,8 +111,8 @@ def kl(s: Step, free_bits: float = 0.0) -> Tensor:
 def capacity(s: Step, nats: float = 25.0) -> Tensor:
     """|E_batch KL(q(z | x) || p(z)) - C|, Burgess et al. 2018, equation 8, with C usually a ramp from 0 upwards.
 
-    Each example carries its share of the batch's value; without gradients, in validation, it is |KL(x) - C| of each
-    example, which does not depend on how they are batched.
+    Each example carries its share of the batch's value. Without gradients, in validation, it is KL(x) - C, of whose
+    mean over all examples the model takes the absolute value.
 
     Args:
         s: the step.
@@ -123,7 +123,7 @@ def capacity(s: Step, nats: float = 25.0) -> Tensor:
     """
     difference = needed(s.kl, "capacity").sum(-1) - nats
     if not torch.is_grad_enabled():
-        return difference.abs()
+        return difference
     return difference * _mean_over_ranks(difference).sign()
 
 

@@ -120,9 +120,8 @@ class Vamp(Mixture):
 
 def component(weights: Tensor, noise: Tensor) -> Tensor:
     """Which component each draw takes: weights (C,) and standard normal noise (n,) -> numbers (n,)."""
-    uniform = torch.special.ndtr(noise.double())
-    edges = weights.double().cumsum(0)[:-1].contiguous()
-    return torch.bucketize(uniform, edges.to(uniform.device))
+    edges = weights.cumsum(0)[:-1].contiguous()
+    return torch.bucketize(torch.special.ndtr(noise), edges)
 
 
 PRIORS: dict[str, type[Prior]] = {"normal": Normal, "mixture": Mixture, "vamp": Vamp}
