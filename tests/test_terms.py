@@ -301,8 +301,8 @@ def test_the_vae_pays_for_the_total_correlation_on_a_ramp():
     model.eval().numbers = list(range(16))
     with torch.no_grad():
         values = model.validation_values({"x": x})
-    assert values["loss"].shape == (16,)
-    torch.testing.assert_close(values["loss"], values["reconstruction"] + 2 * values["kl"])  # the critic moves, so not its part
+    assert values["loss"].shape == (16,)  # and without the critic, which moves
+    torch.testing.assert_close(values["loss"], values["reconstruction"] + 2 * values["kl"])
 
 
 def test_factor_vae_refuses_several_draws_and_a_second_total_correlation():
