@@ -165,17 +165,24 @@ def load(
     return loaded.eval()
 
 
-def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]) -> None:
+def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any], memory: bool = True) -> None:
     """Give a checkpoint's weights to a model, the averaged ones where there are any.
+
+    Args:
+        model: of the same architecture.
+        path: of the checkpoint, for the error's text.
+        checkpoint: what is in it.
+        memory: also what the model remembers of its run, such as the typical norms of its gradients.
 
     Raises:
         UserError: they are of another architecture.
     """
     state = checkpoint["state_dict"]
     averaged = {name.removeprefix("averages."): value for name, value in state.items() if name.startswith("averages.")}
-    # what a model remembers of its run, such as the norms of its gradients, is no weight
-    own = {name: value for name, value in state.items() if not name.startswith(("averages.", "skipping."))}
-    own |= {name: value for name, value in model.state_dict().items() if name.startswith("skipping.")}
+    own = {name: value for name, value in state.items() if not name.startswith("averages.")}
+    if not memory:
+        own = {name: value for name, value in own.items() if not name.startswith("skipping.")}
+        own |= {name: value for name, value in model.state_dict().items() if name.startswith("skipping.")}
     try:
         model.load_state_dict({**own, **averaged})
     except RuntimeError as error:

@@ -95,7 +95,7 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
         raise UserError(f"--model.accumulate {model.accumulate} does not divide --data.batch_size {data.batch_size}")
     if config["init"] and not state:
         start = find(config["init"])
-        load_weights(model, start, read(start))
+        load_weights(model, start, read(start), memory=False)
     watch = _watch(config, data)
     if isinstance(data, DataModule) and cli.first_rank():  # what is wrong with the data shows before a folder is made
         data.prepare_data()

@@ -62,6 +62,7 @@ def place(tmp_path, monkeypatch):
         image = Image.fromarray(np.full((20, 30, 3), 20 * k, np.uint8))
         image.save(tmp_path / "pictures" / ("cats" if k % 2 else "dogs") / f"{k}.png")
     image.save("one.png")
+    image.save("three.png")
     image.save("two.jpg")
     np.save("vectors.npy", np.random.default_rng(0).normal(size=(50, 6)))
     yield tmp_path
@@ -116,7 +117,7 @@ def test_every_command_is_understood(page, script, arguments, place, capsys):
     elif script in PARSED:
         PARSED[script](arguments)
     else:
-        for model in ("vae", "beta-vae"):
+        for model in re.findall(r"tb_logs/([\w-]+)-digits", " ".join(arguments)) or ["vae"]:
             fit.main(["--model", model, "--steps", "2"])
         MAINS[script](arguments)
         assert list(place.rglob("comparison.png" if script == "compare" else "grid.png"))
@@ -226,7 +227,7 @@ def test_the_budgets_of_the_architecture_hold():
     assert max(lines_of("lightning_gen/models/*.py").values()) <= 300
     assert max(lines_of("lightning_gen/module.py").values()) <= 250
     assert max(lines_of("lightning_gen/**/*.py", "datamodules/*.py").values()) <= 400
-    core = [f"lightning_gen/{name}.py" for name in ("module", "presets", "schedule", "cli")]
+    core = [f"lightning_gen/{name}.py" for name in ("module", "schedule", "cli")]
     assert sum(lines_of(*core, "lightning_gen/objectives/*.py").values()) <= 2000
 
 

@@ -10,6 +10,8 @@ from test_resume import same
 
 from datamodules.errors import UserError
 from datamodules.toy import Toy
+from lightning_gen import cli
+from lightning_gen import fit as fitting
 from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
 from lightning_gen.finite import NonFinite
 from lightning_gen.skipping import FIRST, MOST, Norms, Skipping, gradient_norm
@@ -189,3 +191,13 @@ def test_scaled_gradients_are_refused(trainer):
     run.strategy.precision_plugin.precision = "16-mixed"
     with pytest.raises(UserError, match=r"skip does not go with .* 16-mixed"):
         run.fit(Duel(data.spec, skip=50.0), data)
+
+
+def test_init_takes_weights_and_not_the_norms_of_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = ["--model", "vae", "--steps", "30", "--val_every", "30"]
+    first = fitting.train(cli.plan(*cli.pre_parse([*common, "--model.skip", "10"])))
+    for options in ([], ["--model.skip", "10"]):
+        again = fitting.train(cli.plan(*cli.pre_parse([*common, "--init", str(first), *options])))
+        assert load(again).iteration == 30
+    assert load(again, which="last").skipping.norms["vae"].seen == 30
