@@ -11,6 +11,7 @@ from datamodules.base import DataModule
 from lightning_gen.metrics.latents import collapse_report, mutual_information
 from lightning_gen.module import GenerativeModule
 from lightning_gen.noise import numbered
+from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import Posterior, RanksLatents
 
 EXAMPLES = 1000  # of the validation set
@@ -49,6 +50,6 @@ def _codes(model: Any, data: DataModule) -> tuple[Tensor, Tensor, Tensor]:
             continue
         mean, log_var = (part.cpu() for part in model.posterior(batch["x"], batch.get("y")))
         noise = numbered(batch["index"].tolist(), tuple(mean.shape[1:]), model.seed, "code")
-        parts.append((mean + (log_var / 2).exp() * noise, mean, log_var))
+        parts.append((reparameterise(mean, log_var, noise), mean, log_var))
     z, mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
     return z, mean, log_var

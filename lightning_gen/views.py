@@ -10,7 +10,6 @@ from torch import Tensor
 
 from datamodules.spec import DataSpec
 from lightning_gen.module import GenerativeModule
-from lightning_gen.noise import numbered
 from lightning_gen.protocols import DrawsCodes, Encodes, RanksLatents, Reconstructs, Samples, SamplesClasses
 from lightning_gen.render import bars, render
 
@@ -95,7 +94,8 @@ def _place(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (Z,) of codes that the model draws, 0 and 1 where it does not say."""
     if not isinstance(model, DrawsCodes):
         return torch.zeros_like(z[0]), torch.ones_like(z[0])
-    drawn = model.draw(numbered(range(POINTS), (model.draw_dim,), "traversals").to(z.device))
+    noise = torch.randn(POINTS, model.draw_dim, generator=torch.Generator().manual_seed(0))
+    drawn = model.draw(noise.to(z.device))
     return drawn.mean(0), drawn.std(0)
 
 

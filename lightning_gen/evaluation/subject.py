@@ -19,6 +19,7 @@ from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor
 from lightning_gen.module import GenerativeModule
 from lightning_gen.noise import numbered
+from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import Posterior, Samples, SamplesClasses
 from lightning_gen.render import to_uint8
 
@@ -283,7 +284,7 @@ class Subject:
                 numbers = batch["index"].tolist()
                 mean, log_var = model.posterior(batch["x"], batch.get("y"))
                 noise = numbered(numbers, tuple(mean.shape[1:]), self.seed, "code").to(mean.device)
-                z = mean + (log_var / 2).exp() * noise
+                z = reparameterise(mean, log_var, noise)
                 columns = {"mean": mean, "log_var": log_var, "z": z}
                 return columns | {name: batch[name] for name in known}
 
