@@ -86,8 +86,10 @@ def test_a_condition_changes_the_output_and_is_asked_for(name: str, shape: tuple
         assert torch.allclose(out[2], out[3], atol=1e-6) and (out[0] - out[1]).abs().max() > 1e-3
         with pytest.raises(ValueError, match="num_classes=4 was called with no class ids"):
             network(x)
+    plain, _ = pair(name, shape)
+    assert pair(name, shape, num_classes=4)[0].num_features == plain.num_features
     with pytest.raises(ValueError, match="num_classes=0 was called with class ids"):
-        pair(name, shape)[0](x.new_zeros(4, *shape), torch.zeros(4, dtype=torch.long))
+        plain(x.new_zeros(4, *shape), torch.zeros(4, dtype=torch.long))
 
 
 @pytest.mark.parametrize("name, shape", [("mlp", (1, 16, 16)), ("dcgan", (3, 128, 128))])

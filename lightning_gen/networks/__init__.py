@@ -14,7 +14,7 @@ from torch import nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen.names import check_arguments, resolve
-from lightning_gen.networks import dcgan, mlp
+from lightning_gen.networks import dcgan, mlp, r3gan, resnet
 
 SMALL = 16  # pixels: up to here an image is few numbers, and a fully connected network is as good and faster
 
@@ -34,6 +34,8 @@ class Network(NamedTuple):
 NETWORKS: dict[str, Network] = {
     "mlp": Network(mlp.MLPEncoder, mlp.MLPDecoder),
     "dcgan": Network(dcgan.DCGANEncoder, dcgan.DCGANDecoder),
+    "resnet": Network(resnet.ResNetEncoder, resnet.ResNetDecoder),
+    "r3gan": Network(r3gan.R3GANEncoder, r3gan.R3GANDecoder),
 }
 
 

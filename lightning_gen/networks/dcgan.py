@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Condition, Name, after, check_positive, initialise
+from lightning_gen.networks.layers import Condition, Name, after, channels_of, initialise
 
 SMALLEST, LARGEST = 8, 256
 
@@ -24,7 +24,7 @@ class DCGANEncoder(nn.Module):
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
         norm: none, batch or layer; the first layer has none.
         dropout: probability of dropping an element of a map, 0 <= dropout < 1.
-        num_classes: number of classes of the condition, 0 for none; it joins the features.
+        num_classes: number of classes of the condition, 0 for none; it joins the image, one map for each class.
     """
 
     def __init__(
@@ -40,21 +40,21 @@ class DCGANEncoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = halvings(spec)
-        channels = [spec.shape[0], *_channels(width, len(sizes) - 1)]
+        channels = [spec.shape[0] + num_classes, *channels_of(width, len(sizes) - 1, most=8)]
         layers = []
         for i, (a, b) in enumerate(pairwise(channels)):
             here = norm if i > 0 else "none"
             down = nn.Conv2d(a, b, 4, stride=2, padding=1, bias=here != "batch")
             layers.append(after(down, b, activation=activation, norm=here, dropout=dropout, dims=2))
-        self.body = nn.Sequential(*layers)
         self.condition = Condition(num_classes)
-        self.num_features = channels[-1] * math.prod(sizes[-1]) + num_classes
+        self.body = nn.Sequential(*layers)
+        self.num_features = channels[-1] * math.prod(sizes[-1])
         self.head = nn.Linear(self.num_features, out)
         initialise(self, norm)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, num_features), what the last layer sees."""
-        return self.condition(self.body(x).flatten(1), c)  # (B, C', h, w) -> (B, C' h w), and the class
+        return self.body(self.condition(x, c)).flatten(1)  # (B, C', h, w) -> (B, C' h w)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.features(x, c))
@@ -88,7 +88,7 @@ class DCGANDecoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = halvings(spec)[::-1]
-        channels = _channels(width, len(sizes) - 1)[::-1]
+        channels = channels_of(width, len(sizes) - 1, most=8)[::-1]
         start = (channels[0], *sizes[0])
         self.condition = Condition(num_classes)
         project = nn.Linear(latent_dim + num_classes, math.prod(start))
@@ -106,8 +106,12 @@ class DCGANDecoder(nn.Module):
         return self.body(self.condition(z, c))
 
 
-def halvings(spec: DataSpec) -> list[tuple[int, int]]:
+def halvings(spec: DataSpec, network: str = "dcgan") -> list[tuple[int, int]]:
     """Sizes from the image's down to the one whose shorter side is 4 to 7: 28x28 gives 28, 14, 7.
+
+    Args:
+        spec: what one example looks like.
+        network: who asks, for the error's text.
 
     Raises:
         UserError: for what is no image of 8 to 256 pixels.
@@ -115,7 +119,7 @@ def halvings(spec: DataSpec) -> list[tuple[int, int]]:
     if not fits(spec):
         given = "x".join(map(str, spec.shape[1:] if len(spec.shape) == 3 else spec.shape))
         raise UserError(
-            f"network 'dcgan' takes images with sides of {SMALLEST} to {LARGEST} pixels, not {given}: "
+            f"network {network!r} takes images with sides of {SMALLEST} to {LARGEST} pixels, not {given}: "
             f"resize them with --data.size, or try --model.network mlp"
         )
     _, height, width = spec.shape
@@ -128,11 +132,6 @@ def halvings(spec: DataSpec) -> list[tuple[int, int]]:
 def fits(spec: DataSpec) -> bool:
     """Whether these are images of a possible size."""
     return len(spec.shape) == 3 and all(SMALLEST <= side <= LARGEST for side in spec.shape[1:])
-
-
-def _channels(width: int, depth: int) -> list[int]:
-    check_positive("width", width)
-    return [width * min(2**i, 8) for i in range(depth)]
 
 
 def _up(a: int, b: int, size: tuple[int, int], bias: bool) -> nn.Module:

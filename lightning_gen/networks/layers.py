@@ -1,4 +1,4 @@
-"""Pieces that the networks share: activations and norms by name, the condition, initial weights, checked sizes."""
+"""Pieces that the networks share: activations and norms by name, the condition, attention, initial weights, sizes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,11 @@ def _layer(name: Name, table: Mapping[str, Any], kind: str) -> Any:
 
 
 class Condition(nn.Module):
-    """Append the class to features: (B, F), ids (B,) -> (B, F + num_classes), one-hot; a Linear then embeds it.
+    """Append the class: features (B, F, ...), ids (B,) -> (B, F + num_classes, ...), one-hot.
+
+    On maps (B, F, H, W) each class is one more map, which is 1 everywhere or 0 everywhere. The layer behind it embeds
+    the class (Mirza and Osindero 2014, https://arxiv.org/abs/1411.1784); it must not be the last one, as a linear layer
+    cannot relate the class to the rest.
 
     Args:
         num_classes: number of classes, 0 for no condition.
@@ -83,12 +87,74 @@ class Condition(nn.Module):
         self.num_classes = num_classes
 
     def forward(self, features: Tensor, c: Tensor | None) -> Tensor:
-        if (c is not None) != (self.num_classes > 0):
-            given = "no class ids" if c is None else "class ids"
-            raise ValueError(f"a network built with num_classes={self.num_classes} was called with {given}")
+        _check_condition(self.num_classes, c)
         if c is None:
             return features
-        return torch.cat([features, F.one_hot(c, self.num_classes).to(features.dtype)], dim=1)
+        classes = F.one_hot(c, self.num_classes).to(features.dtype)
+        places = features.shape[2:]
+        classes = classes.reshape(*classes.shape, *[1] * len(places)).expand(*classes.shape, *places)  # (B, K, ...)
+        return torch.cat([features, classes], dim=1)
+
+
+class ClassNorm(nn.Module):
+    """A norm whose gain and bias belong to the class: h (B, C, H, W), ids (B,) -> gain[c] * norm(h) + bias[c].
+
+    Dumoulin et al. 2017, https://arxiv.org/abs/1610.07629, section 2.2; in the generator of Miyato and Koyama 2018,
+    https://arxiv.org/abs/1802.05637. Gains start from N(1, 0.02^2), as those of Radford et al. 2016, biases at 0.
+
+    Args:
+        norm: "none", "batch", "layer", an import path, or a function of the channels.
+        channels: C.
+        num_classes: number of classes; 0 keeps the norm as it is, with its own gain and bias.
+    """
+
+    def __init__(self, norm: Name, channels: int, num_classes: int = 0) -> None:
+        super().__init__()
+        self.norm = _layer(norm, NORMS_2D, "norm")(channels)
+        self.num_classes = num_classes
+        if num_classes:
+            for own in ("weight", "bias"):
+                if getattr(self.norm, own, None) is not None:
+                    self.norm.register_parameter(own, None)
+            # no Embedding: a spectral norm would divide the gains by their size
+            self.gain = nn.Parameter(1 + 0.02 * torch.randn(num_classes, channels))
+            self.bias = nn.Parameter(torch.zeros(num_classes, channels))
+
+    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
+        _check_condition(self.num_classes, c)
+        h = self.norm(h)
+        if c is None:
+            return h
+        return h * self.gain[c][:, :, None, None] + self.bias[c][:, :, None, None]
+
+
+class Attention(nn.Module):
+    """x (B, C, H, W) -> x + gamma * o, o_j = v(sum_i beta_ji h(x_i)), beta_j = softmax_i f(x_i)^T g(x_j).
+
+    Zhang et al. 2019, https://arxiv.org/abs/1805.08318, equations 1 to 3.
+
+    f and g have C / 8 channels, h has C / 2, and i runs over the 2x2 maxima of the positions. gamma starts at 0.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        keys, values = max(1, channels // 8), max(1, channels // 2)
+        self.f, self.g = nn.Conv2d(channels, keys, 1, bias=False), nn.Conv2d(channels, keys, 1, bias=False)
+        self.h, self.v = nn.Conv2d(channels, values, 1, bias=False), nn.Conv2d(values, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        f, h = (F.max_pool2d(layer(x), 2).flatten(2) for layer in (self.f, self.h))  # (B, keys or values, I)
+        g = self.g(x).flatten(2)  # (B, keys, J)
+        beta = (g.transpose(1, 2) @ f).softmax(2)  # (B, J, I)
+        o = (h @ beta.transpose(1, 2)).unflatten(2, x.shape[2:])  # (B, values, J) -> (B, values, H, W)
+        return x + self.gamma * self.v(o)
+
+
+def _check_condition(num_classes: int, c: Tensor | None) -> None:
+    if (c is not None) != (num_classes > 0):
+        given = "no class ids" if c is None else "class ids"
+        raise ValueError(f"a network built with num_classes={num_classes} was called with {given}")
 
 
 def initialise(network: nn.Module, norm: Name) -> None:
@@ -112,6 +178,16 @@ def initialise(network: nn.Module, norm: Name) -> None:
         nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def channels_of(width: int, depth: int, most: int) -> list[int]:
+    """Channels of ``depth`` stages: ``width``, and twice as many in each further one, up to ``most`` * width.
+
+    Raises:
+        UserError: for a width that is no whole number above 0.
+    """
+    check_positive("width", width)
+    return [width * min(2**i, most) for i in range(depth)]
 
 
 def check_positive(option: str, *values: int) -> None:

@@ -1,0 +1,192 @@
+"""Residual networks of SNGAN, with self-attention where asked for, for images of 8 to 256 pixels, square or not.
+
+Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", https://arxiv.org/abs/1802.05957,
+appendix B.4
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen.networks.dcgan import halvings
+from lightning_gen.networks.layers import Attention, ClassNorm, Condition, Name, channels_of
+
+Size = tuple[int, int]
+
+
+class ResNetEncoder(nn.Module):
+    """x (B, C, H, W) -> (B, out): a block for each halving, one more, the sum over positions, and one linear layer.
+
+    Args:
+        spec: what one example looks like.
+        out: number of outputs.
+        width: channels of the first block; the next has twice, all further ones four times as many.
+        norm: auto, none, batch or layer; auto is none here.
+        attention: the map in which positions attend to each other, in a block of its own before the residual block: 1
+            for the one of half the image's sides, 2 for a quarter, and so on; 0 for none.
+        num_classes: number of classes of the condition, 0 for none; it joins the image, one map for each class.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        out: int,
+        *,
+        width: int = 32,
+        norm: Name = "auto",
+        attention: int = 0,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        norm = "none" if norm == "auto" else norm
+        sizes, attended = _sizes(spec, attention)
+        channels = [spec.shape[0] + num_classes, *channels_of(width, len(sizes) - 1, most=4)]
+        self.condition = Condition(num_classes)
+        blocks = [
+            Block(a, b, norm=norm, down=True, first=size == sizes[0], attention=size == attended)
+            for (a, b), size in zip(pairwise(channels), sizes[:-1], strict=True)
+        ]
+        last = Block(channels[-1], channels[-1], norm=norm, attention=sizes[-1] == attended)
+        self.body = nn.Sequential(*blocks, last, ClassNorm(norm, channels[-1]), nn.ReLU())
+        self.num_features = channels[-1]
+        self.head = nn.Linear(self.num_features, out)
+        _initialise(self, norm)
+        with torch.no_grad():  # a sum over n positions is n times as large as what PyTorch draws the weights for
+            self.head.weight.mul_(1 / math.prod(sizes[-1]))
+
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, num_features), what the last layer sees."""
+        return self.body(self.condition(x, c)).sum((2, 3))  # (B, C', h, w) -> (B, C')
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.head(self.features(x, c))
+
+
+class ResNetDecoder(nn.Module):
+    """z (B, Z) -> (B, *params): a linear layer, a block for each doubling, then norm, ReLU and a 3x3 convolution.
+
+    Args:
+        spec: what one example looks like.
+        latent_dim: Z.
+        params: (C', H, W), shape of the output, as the likelihood wants it.
+        width: channels of the last block; the one before has twice, all earlier ones four times as many.
+        norm: auto, none, batch or layer; auto is batch here.
+        attention: as the encoder's.
+        num_classes: number of classes of the condition, 0 for none; each has gains and biases of its own in all norms.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        latent_dim: int,
+        params: tuple[int, ...],
+        *,
+        width: int = 32,
+        norm: Name = "auto",
+        attention: int = 0,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        norm = "batch" if norm == "auto" else norm
+        sizes, attended = _sizes(spec, attention)
+        sizes = sizes[::-1]
+        channels = channels_of(width, len(sizes), most=4)[::-1]
+        start = (channels[0], *sizes[0])
+        self.start = nn.Sequential(nn.Linear(latent_dim, math.prod(start)), nn.Unflatten(1, start))
+        self.blocks = nn.ModuleList(
+            Block(a, b, norm=norm, up=larger, attention=size == attended, num_classes=num_classes)
+            for (a, b), (size, larger) in zip(pairwise(channels), pairwise(sizes), strict=True)
+        )
+        self.norm = ClassNorm(norm, channels[-1], num_classes)
+        self.last = nn.Conv2d(channels[-1], params[0], 3, padding=1)
+        _initialise(self, norm)
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        h = self.start(z)  # (B, Z) -> (B, C', h, w)
+        for block in self.blocks:
+            h = block(h, c)
+        return self.last(F.relu(self.norm(h, c)))
+
+
+class Block(nn.Module):
+    """h (B, a, h, w) -> (B, b, h', w'): a shortcut, and beside it twice norm, ReLU and a 3x3 convolution.
+
+    The 1x1 convolution of the shortcut is taken at the smaller size, where it gives the same for less.
+
+    Args:
+        a: channels that come in.
+        b: channels that go out.
+        norm: as the network's.
+        up: (h', w') to upsample to, before the first convolution.
+        down: halve the sides, after the second convolution; an odd one is rounded down.
+        first: what comes in is an image, no activations: neither norm nor ReLU before the first convolution.
+        attention: put self-attention before.
+        num_classes: of the norms.
+    """
+
+    def __init__(
+        self,
+        a: int,
+        b: int,
+        *,
+        norm: Name,
+        up: Size | None = None,
+        down: bool = False,
+        first: bool = False,
+        attention: bool = False,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        inner = b if first else min(a, b)
+        bias = norm != "batch"  # which takes the mean away, here or at the end of the network
+        self.up, self.down = up, down
+        self.attention = Attention(a) if attention else nn.Identity()
+        self.before = None if first else ClassNorm(norm, a, num_classes)
+        self.one = nn.Conv2d(a, inner, 3, padding=1, bias=bias)
+        self.between = ClassNorm(norm, inner, num_classes)
+        self.two = nn.Conv2d(inner, b, 3, padding=1, bias=bias)
+        self.shortcut = nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False)
+
+    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
+        h = self.attention(h)
+        branch = h if self.before is None else F.relu(self.before(h, c))
+        branch = self.one(self._upsampled(branch))
+        branch = self.two(F.relu(self.between(branch, c)))
+        return self._upsampled(self.shortcut(self._pooled(h))) + self._pooled(branch)
+
+    def _upsampled(self, h: Tensor) -> Tensor:
+        return F.interpolate(h, self.up, mode="nearest") if self.up else h
+
+    def _pooled(self, h: Tensor) -> Tensor:
+        return F.avg_pool2d(h, 2) if self.down else h
+
+
+def _sizes(spec: DataSpec, attention: int) -> tuple[list[Size], Size | None]:
+    """The maps' sizes, the image's first, and which of them has attention: any but the image."""
+    sizes = halvings(spec, "resnet")
+    if not 0 <= attention < len(sizes):
+        maps = ", ".join(f"{i} ({'x'.join(map(str, size))})" for i, size in enumerate(sizes) if i)
+        raise UserError(f"attention {attention}: possible are 0 (none) and the maps {maps}")
+    return sizes, sizes[attention] if attention else None
+
+
+def _initialise(network: nn.Module, norm: Name) -> None:
+    """Without a norm: each branch begins with the size of its shortcut, divided by the root of the number of blocks.
+
+    Weights of the branches from N(0, 2 / fan_in) (He et al. 2015), of the shortcuts from N(0, 1 / fan_in), as no ReLU
+    halves what comes; under a norm PyTorch's stay, see ``layers.initialise``.
+    """
+    blocks = [m for m in network.modules() if isinstance(m, Block)]
+    for block in blocks if norm == "none" else []:
+        for layer, gain in ((block.one, 2), (block.two, 2 / len(blocks)), (block.shortcut, 1)):
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=math.sqrt(gain / layer.weight[0].numel()))
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)

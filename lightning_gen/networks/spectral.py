@@ -1,0 +1,43 @@
+"""Spectral normalisation of a whole network."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import is_parametrized
+
+Net = TypeVar("Net", bound=nn.Module)
+
+NORMALISED = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Embedding,
+)
+
+
+def spectral_norm_(network: Net) -> Net:
+    """Divide each weight of a network by its largest singular value, in place: W / sigma(W).
+
+    Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", https://arxiv.org/abs/1802.05957,
+    equation 8. sigma is followed by one power iteration in each forward pass in training mode, and stands still in eval
+    mode. A convolution's weight counts as a matrix, one row for each output channel.
+
+    Args:
+        network: its linear layers, convolutions and embeddings are changed; those that were already, are left alone.
+
+    Returns:
+        The network.
+    """
+    for layer in list(network.modules()):
+        if isinstance(layer, NORMALISED) and not is_parametrized(layer, "weight"):
+            if not layer.weight.any():  # such as the end of a residual branch: 0 / 0, and no size to begin small with
+                layer.reset_parameters()
+            parametrizations.spectral_norm(layer)
+    return network
