@@ -1,4 +1,7 @@
-"""Losses of two players, of whom one tells real from fake and the other makes the fake."""
+"""Losses of two players, of whom one tells real from fake and the other makes the fake.
+
+Below, r and f are the discriminator's logits for real and for fake examples, and D = sigmoid(logit).
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,16 @@ class Pair(NamedTuple):
     Args:
         discriminator: loss of the player that tells them apart.
         generator: loss of the player that makes the fake; only the fake logits carry gradients to it.
+        paired: whether the generator's loss looks at the real logits, too, so that they must be computed for it.
     """
 
     discriminator: Loss
     generator: Loss
+    paired: bool = False
 
 
-def _discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(g)) with D = sigmoid(logit): Goodfellow et al. 2014, equation 1."""
+def _logistic(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-log D(x) - log(1 - D(g)) = softplus(-r) + softplus(f): Goodfellow et al. 2014, equation 1."""
     return F.softplus(-real_logits) + F.softplus(fake_logits)
 
 
@@ -33,4 +38,61 @@ def _non_saturating(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits)
 
 
-ADVERSARIAL: dict[str, Pair] = {"non_saturating": Pair(_discriminator, _non_saturating)}
+def _saturating(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """log(1 - D(g)) = -softplus(f), the same game for both players: Goodfellow et al. 2014, equation 1."""
+    return -F.softplus(fake_logits)
+
+
+def _squares(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """1/2 (r - 1)^2 + 1/2 f^2: Mao et al. 2017, equation 9; the logits themselves are to be 1 and 0."""
+    return 0.5 * ((real_logits - 1).square() + fake_logits.square())
+
+
+def _square(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """1/2 (f - 1)^2: Mao et al. 2017, equation 9."""
+    return 0.5 * (fake_logits - 1).square()
+
+
+def _margins(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """max(0, 1 - r) + max(0, 1 + f): Lim & Ye 2017; Miyato et al. 2018, equation 16."""
+    return F.relu(1 - real_logits) + F.relu(1 + fake_logits)
+
+
+def _difference(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """f - r, of which 1-Lipschitz critics reach minus the earth mover's distance: Arjovsky et al. 2017, equation 2."""
+    return fake_logits - real_logits
+
+
+def _minus_fake(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-f: Miyato et al. 2018, equation 17, and Arjovsky et al. 2017, theorem 3."""
+    return -fake_logits
+
+
+def _real_above_fake(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """softplus(-(r - f)), each real example with one fake: Jolicoeur-Martineau 2018; Huang et al. 2024, equation 2."""
+    return F.softplus(fake_logits - real_logits)
+
+
+def _fake_above_real(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """softplus(-(f - r)): the discriminator's loss with real and fake exchanged."""
+    return _real_above_fake(fake_logits, real_logits)
+
+
+ADVERSARIAL: dict[str, Pair] = {
+    "non_saturating": Pair(_logistic, _non_saturating),
+    "minimax": Pair(_logistic, _saturating),
+    "least_squares": Pair(_squares, _square),
+    "hinge": Pair(_margins, _minus_fake),
+    "wasserstein": Pair(_difference, _minus_fake),
+    "relativistic": Pair(_real_above_fake, _fake_above_real, paired=True),
+}
+
+# the discriminator's loss has no lower bound: without clipped weights, spectral norm or a penalty its logits run away
+NEEDS_CONSTRAINT: frozenset[str] = frozenset({"wasserstein"})
+
+
+def described(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    """Means of both logits, and the shares that are positive: 1 and 0 where the discriminator is sure of everything."""
+    sides = {"real": real_logits, "fake": fake_logits}
+    means = {f"logit_{name}": logits.mean() for name, logits in sides.items()}
+    return means | {f"sign_{name}": (logits > 0).float().mean() for name, logits in sides.items()}

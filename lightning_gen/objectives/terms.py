@@ -44,10 +44,14 @@ class Weighted(NamedTuple):
     weight: float | str
     arguments: dict[str, Any]
 
-    def schedules(self, name: str) -> dict[str, Schedule]:
+    def __call__(self, s: Any, now: Callable[[Schedule], float]) -> Tensor:
+        """Its value (B,) for what a step produced; ``now`` says what a ramp is at this iteration."""
+        return self.term(s, **{k: now(v) if isinstance(v, Schedule) else v for k, v in self.arguments.items()})
+
+    def schedules(self, name: str, option: str = "terms") -> dict[str, Schedule]:
         """The weight and the ramped arguments by the names of their options."""
-        ramps = {f"terms.{name}.{key}": v for key, v in self.arguments.items() if isinstance(v, Schedule)}
-        return {f"terms.{name}": schedule(self.weight), **ramps}
+        ramps = {f"{option}.{name}.{key}": v for key, v in self.arguments.items() if isinstance(v, Schedule)}
+        return {f"{option}.{name}": schedule(self.weight), **ramps}
 
 
 def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str, Weighted]:

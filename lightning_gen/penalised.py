@@ -1,0 +1,93 @@
+"""A discriminator's penalties as options: their weights, how often each is computed, and the rule for gamma."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from datamodules.errors import UserError
+from lightning_gen.objectives.penalties import PENALTIES, Game, auto_gamma
+from lightning_gen.objectives.terms import parse_terms
+from lightning_gen.schedule import Schedule, schedule
+
+AUTO = ("r1", "r2")  # whose weight the rule knows
+BY_RULE = "auto"
+
+
+class Penalties:
+    """Several penalties, each with its weight and interval.
+
+    Args:
+        given: penalty -> weight, ramp, or {weight, every, **arguments}. ``every`` n computes it in each n-th iteration
+            alone, with n times the weight (Karras et al. 2020, section 2.2). The weight "auto" of r1 and r2 is half of
+            ``auto_gamma``.
+        shape: of one example, for the rule.
+
+    Raises:
+        UserError: an unknown penalty or argument, an interval below 1, a weight "auto" of another penalty.
+    """
+
+    def __init__(self, given: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.every: dict[str, int] = {}
+        self.by_rule: set[str] = set()
+        plain: dict[str, Any] = {}
+        for name, value in given.items():
+            options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+            self.every[name] = _interval(name, options.pop("every", 1))
+            if options.get("weight") == BY_RULE:
+                self._check_rule(name)
+                options["weight"] = 1.0
+                self.by_rule.add(name)
+            plain[name] = None if value is None else options
+        self.terms = parse_terms(plain, PENALTIES)
+        self.weights = {name: schedule(term.weight) for name, term in self.terms.items()}
+        self.schedules: dict[str, Schedule] = {}
+        for name, term in self.terms.items():
+            self.schedules |= term.schedules(name, "penalties")
+
+    def _check_rule(self, name: str) -> None:
+        if name not in AUTO:
+            raise UserError(f"penalties.{name} auto: a rule is known for {' and '.join(AUTO)}; give a number")
+        auto_gamma(self.shape, 1)
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    def loss(
+        self, game: Callable[[], Game], iteration: int, batch: int, now: Callable[[Schedule], float]
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The weighted sum of those that are due, and the mean of each.
+
+        Args:
+            game: makes what they look at; called only if one is due.
+            iteration: of the run.
+            batch: the global one, for the rule.
+            now: what a ramp is at this iteration.
+        """
+        due = [name for name in self.terms if iteration % self.every.get(name, 1) == 0]
+        seen = game() if due else None
+        values = {name: self.terms[name](seen, now).mean() for name in due}
+        return sum((self.weight(name, batch, now) * value for name, value in values.items()), start=0.0), values
+
+    def weight(self, name: str, batch: int, now: Callable[[Schedule], float]) -> float:
+        """Of a penalty in an iteration in which it is computed."""
+        weight = auto_gamma(self.shape, batch) / 2 if name in self.by_rule else now(self.weights[name])
+        return weight * self.every.get(name, 1)
+
+    def notes(self, batch: int) -> list[str]:
+        """What the rule gives, in words."""
+        size = " x ".join(map(str, self.shape[1:]))
+        gamma = auto_gamma(self.shape, batch) if self.by_rule else 0.0
+        return [
+            f"penalty {name}: weight {gamma / 2:.4g} = gamma / 2, gamma = 0.0002 x {size} / {batch} (auto)"
+            for name in sorted(self.by_rule)
+        ]
+
+
+def _interval(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"penalties.{name}.every {value!r}: give a number of iterations, at least 1")
+    return value
