@@ -33,6 +33,10 @@ DATASETS: dict[str, Dataset] = {
     "toy": Dataset("datamodules.toy.Toy", "100,000 points in 2-D: grid25, ring8, swissroll, moons; no download"),
     "mnist": Dataset("datamodules.mnist.MNIST", "70,000 handwritten digits 28x28, 10 classes; downloads 12 MB"),
     "fashion-mnist": Dataset("datamodules.mnist.FashionMNIST", "70,000 clothes 28x28, 10 classes; downloads 31 MB"),
+    "stacked-mnist": Dataset(
+        "datamodules.stacked_mnist.StackedMNIST",
+        "MNIST digits in threes, as the colours of a 28x28 image: 1000 classes; downloads 12 MB",
+    ),
     "cifar10": Dataset("datamodules.cifar10.CIFAR10", "60,000 colour images 32x32, 10 classes; downloads 170 MB"),
     "folder": Dataset("datamodules.folder.Folder", "your own images: --data DIRECTORY; subfolders are classes"),
 }

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gen.evaluation.subject import Described, Examples, Subject
+from datamodules.spec import DataSpec
+from datamodules.stacked_mnist import Stacked, joined
+from lightning_gen.evaluation.subject import Described, Subject
 from lightning_gen.evaluation.values import Value
 from lightning_gen.metrics.base import FeatureMetric, Rows
 from lightning_gen.metrics.classes import ClassAccuracy, ClassifierScore
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
 from lightning_gen.metrics.errors import Inapplicable
-from lightning_gen.metrics.extractors import Extractor
+from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.metrics.manifold import DensityCoverage, PrecisionRecall
 from lightning_gen.metrics.memorisation import Memorisation
 from lightning_gen.metrics.modes import ClassModes, GaussianModes
@@ -139,29 +141,56 @@ def classes(s: Subject) -> Measured:
 
 
 def modes(s: Subject) -> Measured:
-    """The Gaussians of toy data."""
-    known = s.data.modes()
-    if known is None:
-        raise Inapplicable("the data are not drawn from known modes")
-    centres, sigma = known
+    """The modes of data that have known ones: Gaussians, or the classes of stacked images."""
+    if isinstance(s.data, Stacked):
+        return _stacked(s, *s.data.stacked_of())
+    if (known := s.data.modes()) is not None:
+        return _gaussians(s, *known)
+    raise Inapplicable("the data are not drawn from known modes")
 
-    def found(source: Callable[[range], Examples]) -> dict[str, Tensor]:
-        metric = GaussianModes(centres, sigma)
 
-        def local() -> None:
-            for rows in s.chunks(s.n, "points"):
-                metric.update(source(rows).x)
-
-        s.together(local)
-        return metric.compute()
-
-    own, real = found(s.samples), found(lambda rows: s.real(s.split, rows))
+def _gaussians(s: Subject, centres: Tensor, sigma: float) -> Measured:
+    own, real = (_of_modes(s, source, GaussianModes(centres, sigma), lambda x: x) for source in ("generated", "real"))
     how = f"modes of {len(centres)} with a sample within 3 standard deviations"
     yield "modes", Value(own["modes"], s.n, how, "higher", real["modes"])
     how = "share of samples within 3 standard deviations of a mode (98.89 % of the true density)"
     yield "high_quality", Value(own["high_quality"], s.n, how, "higher", real["high_quality"])
     how = "KL in nats of the modes' shares of the high-quality samples against equal shares"
     yield "reverse_kl", Value(own["reverse_kl"], s.n, how, "lower", real["reverse_kl"])
+
+
+def _stacked(s: Subject, dataset: str, channel: DataSpec) -> Measured:
+    """By the classifier of the channels' data set, whatever the extractor of the other metrics."""
+    classifier, total = find_extractor("auto", dataset, channel), s.data.spec.num_classes
+
+    def read(x: Tensor) -> Tensor:
+        channels = x.to(s.float64_device).unflatten(1, (-1, channel.shape[0])).flatten(0, 1)  # (B * S, C, H, W)
+        seen = classifier.log_probs(channels).argmax(1).view(len(x), -1)  # (B, S)
+        return joined(seen, channel.num_classes)
+
+    own, real = (_of_modes(s, source, ClassModes(total), read) for source in ("generated", "real"))
+    named = _named(classifier)
+    how = f"modes of {total} that a classifier of each channel sees among the samples (Lin et al. 2018, section 4.2)"
+    yield classifier.label("modes"), Value(own["modes"], s.n, how, "higher", real["modes"], extractor=named)
+    how = "KL in nats of the modes' shares against equal shares, which falls with N: compare at equal N"
+    yield (
+        classifier.label("reverse_kl"),
+        Value(own["reverse_kl"], s.n, how, "lower", real["reverse_kl"], extractor=named),
+    )
+
+
+def _of_modes(
+    s: Subject, source: str, metric: GaussianModes | ClassModes, read: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """A metric of samples, or of the reference in their place; ``read`` says what of them it is given."""
+
+    def local() -> None:
+        for rows in s.chunks(s.n, "modes"):
+            examples = s.samples(rows) if source == "generated" else s.real(s.split, rows)
+            metric.update(read(examples.x))
+
+    s.together(local)
+    return metric.compute()
 
 
 def _against_reference(s: Subject, metric: FeatureMetric, floor_first: bool = False) -> tuple[Any, Any]:
@@ -199,6 +228,8 @@ def _label(s: Subject, metric: str) -> str:
 
 
 def _value(s: Subject, value: Any, how: str, better: str | None, floor: Any = None, **more: Any) -> Value:
-    extractor = _extractor(s)
-    named = f"{extractor.name} {(extractor.sha256 or '')[:8]}".strip()
-    return Value(value, s.n, how, better, floor, extractor=named, **more)
+    return Value(value, s.n, how, better, floor, extractor=_named(_extractor(s)), **more)
+
+
+def _named(extractor: Extractor) -> str:
+    return f"{extractor.name} {(extractor.sha256 or '')[:8]}".strip()
