@@ -31,7 +31,8 @@ from lightning_gen.options import INSTEAD, check_known, options_of, type_error
 from lightning_gen.presets import PRESETS, preset
 
 SECTIONS = ("model", "data", "trainer")
-OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by")  # that stand as they are
+# options that stand as they are
+OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse")
 TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
 SHORT = {
     "model": (str, "NAME", "a model of the list, or an import path of your own class"),
@@ -45,13 +46,15 @@ SHORT = {
     "init": (str, "CHECKPOINT", "start from the weights of a checkpoint"),
     "val_every": (int, "N", "iterations between validations (default: 20 in a run)"),
     "save_every": (int, "N", "iterations between checkpoints (default 500)"),
-    "watch": (str, "METRIC@N", "measure N samples at each validation: fd@1000, kd@1000, or both with a comma"),
+    "watch": (str, "METRIC@N", "measure N samples at each validation: fd@1000, kd@1000, both with a comma, or none"),
     "best_by": (
         str,
         "VALUE",
         "choose best.ckpt by this value (default val/loss): the lowest, or of max:VALUE the highest",
     ),
+    "on_collapse": (str, "warn|stop", "what to do when a GAN collapses or diverges (default warn)"),
 }
+ON_COLLAPSE = ("warn", "stop")
 
 
 class Parser(argparse.ArgumentParser):
@@ -155,6 +158,8 @@ def _checked(layer: dict[str, Any]) -> dict[str, Any]:
         value, least = layer.get(key), 0 if key == "seed" else 1
         if value is not None and not (isinstance(value, int) and least <= value < 2**32):
             raise UserError(f"--{key} {value}: it must be a whole number, at least {least} and below 2^32")
+    if layer.get("on_collapse") not in (None, *ON_COLLAPSE):
+        raise unknown("choice of --on_collapse", str(layer["on_collapse"]), ON_COLLAPSE)
     return layer
 
 

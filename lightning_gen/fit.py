@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,17 +18,21 @@ from lightning_gen import cli, doctor, runs, views
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.pictures import Pictures, sampling
 from lightning_gen.callbacks.progress import RunProgress
-from lightning_gen.callbacks.watch import Watch
+from lightning_gen.callbacks.stability import Stability
+from lightning_gen.callbacks.watch import Watch, own_extractor
 from lightning_gen.checkpoints import LAST, AtomicCheckpointIO, find, foreign_modules, load_weights, read
 from lightning_gen.help import help_text
 from lightning_gen.images import save_png
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.module import GenerativeModule
-from lightning_gen.protocols import Samples
+from lightning_gen.protocols import Adversarial, Samples
 from lightning_gen.speed import NoProfiler, block_size, undisturbed
+from lightning_gen.stability import summary_line
 
+C = TypeVar("C", bound=L.Callback)
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
-MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "data.init_args.root", "data.init_args.num_workers")
+PLACE = ("data.init_args.root", "data.init_args.num_workers")
+MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", *PLACE)
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
 QUIET = (  # warnings of Lightning that do not apply here
     ".*does not have many workers.*",
@@ -91,19 +95,20 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     steps = _steps(config, data)
     if state and done >= steps:
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
-    if isinstance(data, DataModule) and data.batch_size % model.accumulate:
-        raise UserError(f"--model.accumulate {model.accumulate} does not divide --data.batch_size {data.batch_size}")
+    if isinstance(data, DataModule) and data.batch_size % model.batch_multiple:
+        raise _indivisible(model, data)
     if config["init"] and not state:
         start = find(config["init"])
         load_weights(model, start, read(start), memory=False)
-    watch = _watch(config, data)
+    watch = _watch(config, model, data)
+    stability = _stability(config, model, data, watch)
     if isinstance(data, DataModule) and cli.first_rank():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
         if watch:
             watch.check()
     folder = resumed or (runs.new_folder(config) if cli.first_rank() else runs.ROOT)
-    trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done, watch)
+    trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done, watch, stability)
     if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # the players take turns
     _announce(trainer, model, data, folder, steps, state)
@@ -113,6 +118,9 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         _finish(trainer, model, data, folder, config)
+        if stability and stability.stopped:  # on the first rank alone: where another one fails, it may be killed
+            last = folder / "checkpoints" / LAST
+            raise UserError(f"stopped at iteration {model.iteration:,}: {stability.complaint()}. Saved: {last}")
     return folder
 
 
@@ -132,10 +140,22 @@ def _steps(config: dict[str, Any], data: Any) -> int:
     return config["epochs"] * max(1, data.spec.size // data.batch_size)
 
 
-def _watch(config: dict[str, Any], data: Any) -> Watch | None:
-    """The callback that ``--watch`` asks for."""
-    if not config.get("watch"):
+def _indivisible(model: GenerativeModule, data: DataModule) -> UserError:
+    """The error for a batch that cannot be split."""
+    together = model.batch_multiple // model.accumulate
+    split = f"--model.accumulate {model.accumulate}" + (f" times {together} (--model.pack)" if together > 1 else "")
+    wanted = f"the batch must be divisible by {model.batch_multiple}"
+    return UserError(f"{split} does not divide --data.batch_size {data.batch_size}: {wanted}")
+
+
+def _watch(config: dict[str, Any], model: GenerativeModule, data: Any) -> Watch | None:
+    """The callback that ``--watch`` asks for; an adversarial model has no loss to judge it by, and gets one unasked."""
+    names = config.get("watch") or "auto"
+    if names == "none":
         return None
+    if names == "auto":
+        extractor = own_extractor(config["dataset"], data) if isinstance(model, Adversarial) else None
+        return Watch("fd", extractor, data, config["seed"], or_fewer=True) if extractor else None
     if not isinstance(data, DataModule):
         raise UserError(f"--watch needs a data set of this package, not a {type(data).__name__}")
     try:
@@ -144,7 +164,17 @@ def _watch(config: dict[str, Any], data: Any) -> Watch | None:
         reason = str(error).partition(" Try:")[0]
         train = f"python scripts/train_extractor.py --data {config['dataset']}"
         raise UserError(f"--watch: {reason} For labelled images {train} makes one") from None
-    return Watch(config["watch"], extractor, data, config["seed"])
+    return Watch(names, extractor, data, config["seed"])
+
+
+def _stability(config: dict[str, Any], model: GenerativeModule, data: Any, watch: Watch | None) -> Stability | None:
+    """The callback that looks after a game of two players."""
+    asked = config.get("on_collapse")
+    if isinstance(model, Adversarial) and isinstance(data, DataModule):
+        return Stability(data, asked or "warn", watch, config["seed"])
+    if asked == "stop":
+        raise UserError(f"--on_collapse stop: {type(model).__name__} has no discriminator that could be asked")
+    return None
 
 
 def trainer_of(
@@ -155,6 +185,7 @@ def trainer_of(
     data: Any,
     done: int = 0,
     watch: Watch | None = None,
+    stability: Stability | None = None,
 ) -> L.Trainer:
     """The Trainer of a run of ``steps`` iterations, of which some are done, with its callbacks.
 
@@ -167,12 +198,13 @@ def trainer_of(
     shown = arguments.pop("enable_progress_bar", True)
     may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
     best_by = config.get("best_by")
-    names = [best_by] if best_by else ["val/loss", *(watch.names if watch else [])]
-    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], names, must=bool(best_by))
+    choice = {"monitor": [best_by], "must": True} if best_by else {"watch": watch}
+    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], **choice)
     progress = RunProgress()
     if not shown:
         progress.disable()
-    callbacks = [progress, Pictures(folder, config["seed"]), *([watch] if watch else []), checkpoints]
+    measuring = [callback for callback in (watch, stability) if callback]
+    callbacks = [progress, Pictures(folder, config["seed"]), *measuring, checkpoints]
     board = TensorBoardLogger(folder.parent.parent, folder.parent.name, version=folder.name, default_hp_metric=False)
     val_every = min(steps, config["val_every"] or max(1, steps // VALIDATIONS))
     usual = {"logger": board, "profiler": NoProfiler(), "num_sanity_val_steps": 0, "enable_model_summary": False}
@@ -215,6 +247,10 @@ def _announce(
     print(f"{type(model).__name__} on {spec.size:,} examples of {shape}; {steps:,} iterations, batch {batch}{devices}")
     weights = sum(p.numel() for player in model.players for p in model.parameters_of(player))
     print(f"{weights:,} weights; run folder {folder}; curves: tensorboard --logdir {runs.ROOT}")
+    for line in getattr(model, "notes", lambda _: [])(batch) if isinstance(batch, int) else []:
+        print(line)
+    if (watch := _callback(trainer, Watch)) and watch.names:
+        print(f"watched at each validation: {', '.join(watch.names)}")
     if state:
         counters = state["lightning_gen"]
         print(f"going on from iteration {counters['iteration']:,}")
@@ -223,11 +259,16 @@ def _announce(
             print(f"a length of {steps:,} instead of {counters['total']:,} changes these schedules from here: {ramps}")
 
 
+def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
 def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path, config: dict[str, Any]) -> None:
     """samples.png, summary.json, the hyper-parameters with their final values, and what to type next."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    progress = next(c for c in callbacks if isinstance(c, RunProgress))
-    checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
+    progress, checkpoints = _callback(trainer, RunProgress), _callback(trainer, Checkpoints)
+    stability = _callback(trainer, Stability)
+    assert progress and checkpoints
     if isinstance(model, Samples):
         with sampling(model):
             save_png(views.samples(model, config["seed"]), folder / "samples.png")
@@ -246,6 +287,7 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
         "final": final,
         "best": {checkpoints.monitor: checkpoints.best, "iteration": checkpoints.best_iteration},
         "latents": latents,
+        "stability": stability and stability.report(),
         "skipped": data.report() if hasattr(data, "report") else None,
         "folder": str(folder),
         "checkpoint": str(checkpoints.folder / LAST),
@@ -273,6 +315,8 @@ def _print_summary(summary: dict[str, Any], folder: Path, modules: list[str]) ->
         print(summary["skipped"])
     if summary["latents"] and not summary["latents"]["healthy"]:
         print(f"warning:    latents {summary['latents']['verdict']}")
+    if summary["stability"]:
+        print(f"stability:  {summary_line(summary['stability'])}")
     print(f"pictures:   {folder / 'samples.png'} and  tensorboard --logdir {runs.ROOT}")
     trust = f" --trust {' '.join(modules)}" if modules else ""
     print(f"sample:     python scripts/sample.py {folder} -n 64 --seed 0{trust}")

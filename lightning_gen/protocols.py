@@ -53,6 +53,18 @@ class SamplesClasses(Samples, Protocol):
 
 
 @runtime_checkable
+class Adversarial(Samples, Protocol):
+    """Makes new examples, and has a discriminator that can be asked."""
+
+    def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) where the model takes them -> logits (B,), above 0 for what looks real.
+
+        Raises:
+            UserError: the discriminator judges several examples together.
+        """
+
+
+@runtime_checkable
 class Posterior(Protocol):
     """Has a Gaussian code."""
 
@@ -75,3 +87,26 @@ class RanksLatents(Protocol):
     """Knows after a validation how much each latent dimension carries."""
 
     kl_per_dimension: Tensor
+
+
+@runtime_checkable
+class Decodes(DrawsCodes, Protocol):
+    """Makes its samples of codes that it draws."""
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z (B, Z), classes (B,) where the model takes them -> (B, *shape) in the range of the data."""
+
+
+class CodeLayout(Protocol):
+    """Where z holds codes that stand for something: one-hot categories, then continuous codes, after the latents."""
+
+    categorical: tuple[int, ...]  # values of each category
+    continuous: int  # number of continuous codes
+    start: int  # first column of the codes in z
+
+
+@runtime_checkable
+class HasCodes(Decodes, Protocol):
+    """Draws codes that stand for something beside its latents."""
+
+    codes: CodeLayout | None

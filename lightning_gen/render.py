@@ -11,6 +11,7 @@ from torchvision.utils import make_grid
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
+from lightning_gen import plane
 
 TILE = 56  # pixels: smaller pictures are enlarged by a whole factor to about this size
 GROUND = 255
@@ -52,10 +53,7 @@ def grid(pictures: Tensor, columns: int) -> Tensor:
 def density(points: Tensor, extent: float | None = None, size: int = 128, factor: int = 3) -> Tensor:
     """Points (N, 2) -> uint8 (3, size * factor, size * factor): dark where they are many, white where there is none."""
     extent = extent or 1.1 * float(points.abs().max().clamp_min(1e-6))
-    cells = ((points / extent + 1) / 2 * size).floor().long()  # (N, 2)
-    inside = ((cells >= 0) & (cells < size)).all(1)
-    x, y = cells[inside].unbind(1)
-    counts = torch.zeros(size * size).index_add_(0, (size - 1 - y) * size + x, torch.ones(len(x))).view(size, size)
+    counts = plane.counts(points, plane.Window(torch.zeros(2), extent), size)
     shade = (counts / counts.max().clamp_min(1)).sqrt()  # the root shows thin regions too
     ink = torch.tensor([0.10, 0.25, 0.55])[:, None, None]  # a dark blue
     picture = ((1 - shade * (1 - ink)) * 255).round().to(torch.uint8)  # (3, size, size)

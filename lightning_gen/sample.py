@@ -20,7 +20,7 @@ from lightning_gen.checkpoints import find, load
 from lightning_gen.images import save_png
 from lightning_gen.module import GenerativeModule
 from lightning_gen.names import trusting
-from lightning_gen.protocols import Encodes, Samples, SamplesClasses
+from lightning_gen.protocols import Decodes, Encodes, HasCodes, Samples, SamplesClasses
 from lightning_gen.render import render, to_uint8
 from lightning_gen.samplers import COMPONENTS, FITTED, SAMPLERS, attach, described
 
@@ -68,8 +68,12 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
         "--out", type=Path, help="folder for the files (default: samples/seed_S beside the checkpoints)"
     )
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("--interpolate", action="store_true", help="also straight lines between pairs of codes")
-    parser.add_argument("--traverse", action="store_true", help="also a row for each latent dimension")
+    parser.add_argument("--interpolate", action="store_true", help="also lines between pairs of codes")
+    parser.add_argument(
+        "--traverse",
+        action="store_true",
+        help="also a row for each latent dimension, or what infogan's codes stand for",
+    )
     add_sampler(parser)
     parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm to other data than the run's")
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
@@ -188,19 +192,41 @@ def _save_views(
     source: dict[str, Any],
     given: Any,
 ) -> None:
-    if not isinstance(model, Encodes) or model.spec.kind != "image":
+    if model.spec.kind != "image" or not isinstance(model, Encodes | Decodes):
         raise UserError(f"{type(model).__name__} on {model.spec.kind} data has no code to traverse or interpolate")
     y = None if y is None else y.to(samples.device)
     if given.traverse:
-        first = None if y is None else y[:1]
-        rows = model.encode(samples[:1], first).shape[1]
-        save_png(views.traversals(model, samples[:1], first, rows=rows), out / "traversals.png", source)
+        save_png(_traversals(model, samples, y, given), out / "traversals.png", source)
     if given.interpolate:
-        if len(samples) < 2:
-            raise UserError("--interpolate needs at least -n 2")
-        first = None if y is None else y[0::2][:8]
-        lines = views.interpolations(model, samples[0::2][:8], samples[1::2][:8], first)
-        save_png(lines, out / "interpolations.png", source)
+        save_png(_interpolations(model, samples, y, given), out / "interpolations.png", source)
+
+
+def _traversals(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given: Any) -> torch.Tensor:
+    """A row for each dimension of a sample's code; of a model that cannot encode, what its codes stand for."""
+    if isinstance(model, Encodes):
+        first = None if y is None else y[:1]
+        return views.traversals(model, samples[:1], first, rows=model.encode(samples[:1], first).shape[1])
+    if isinstance(model, HasCodes) and model.codes:
+        return views.code_traversals(model, given.seed, _rows(given.classes))
+    raise UserError(
+        f"--traverse: {type(model).__name__} has neither an encoder nor codes that stand for something, which infogan "
+        "has: try --interpolate"
+    )
+
+
+def _interpolations(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given: Any) -> torch.Tensor:
+    """Lines between the codes of samples; of a model that cannot encode, between codes that it draws."""
+    if not isinstance(model, Encodes):
+        return views.drawn_interpolations(model, given.seed, _rows(given.classes))
+    if len(samples) < 2:
+        raise UserError("--interpolate needs at least -n 2")
+    first = None if y is None else y[0::2][:8]
+    return views.interpolations(model, samples[0::2][:8], samples[1::2][:8], first)
+
+
+def _rows(ids: Sequence[int] | None) -> torch.Tensor | None:
+    """The classes that were asked for, in turn, one for each row."""
+    return None if not ids else torch.tensor(ids)[torch.arange(max(views.LINES, len(ids))) % len(ids)]
 
 
 def drawn(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:

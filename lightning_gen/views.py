@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.errors import UserError
 from datamodules.spec import DataSpec
+from lightning_gen import plane
 from lightning_gen.module import GenerativeModule
-from lightning_gen.protocols import DrawsCodes, Encodes, RanksLatents, Reconstructs, Samples, SamplesClasses
-from lightning_gen.render import bars, render
+from lightning_gen.noise import numbered
+from lightning_gen.protocols import (
+    Adversarial,
+    Decodes,
+    DrawsCodes,
+    Encodes,
+    HasCodes,
+    RanksLatents,
+    Reconstructs,
+    Samples,
+    SamplesClasses,
+)
+from lightning_gen.render import GROUND, bars, render
 
 SAMPLES = 64
 POINTS = 4096
@@ -21,6 +35,13 @@ STEPS = 11  # columns of traversals and interpolations
 REACH = 3.0  # standard deviations to either side
 PER_CLASS = 8  # samples
 CLASSES = 20  # at most shown beside each other
+LINES = 8  # rows of drawn codes
+CODE_REACH = 2.0  # continuous codes, of which training sees [-1, 1]: Chen et al. 2016, figure 2
+GAP = 8  # pixels between blocks
+DOTS = 2000  # samples over the density of the data
+FIELD = 96  # places in a row at which the discriminator is asked
+REFERENCES = 512  # examples of which the nearest says in which class a place is judged
+FRAMES = ("density",)  # views that make an animation
 
 
 def all_of(
@@ -41,6 +62,12 @@ def all_of(
             yield "interpolations", interpolations(model, examples[0::2][:4], examples[1::2][:4], first)
         if y is not None and classes_of(model):
             yield "class_swaps", class_swaps(model, examples[:PER_CLASS], y[:PER_CLASS])
+    elif isinstance(model, Decodes) and model.spec.kind == "image":
+        yield "interpolations", drawn_interpolations(model, seed)
+    if isinstance(model, HasCodes) and model.codes and model.spec.kind == "image":
+        yield "code_traversals", code_traversals(model, seed)
+    if isinstance(model, Adversarial) and isinstance(model, Samples) and model.spec.shape == (2,):
+        yield "density", density(model, examples, seed, y)
     if isinstance(model, RanksLatents):
         yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
 
@@ -112,6 +139,113 @@ def interpolations(model: Any, first: Tensor, second: Tensor, y: Tensor | None =
     between = model.decode(codes.flatten(0, 1), _repeated(y, count * STEPS)).unflatten(0, (count, STEPS))
     rows = torch.cat([first[:count, None], between, second[:count, None]], dim=1)  # (P, STEPS + 2, *shape)
     return render(rows.flatten(0, 1), model.spec, columns=STEPS + 2)
+
+
+def drawn_interpolations(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
+    """A row for each pair of drawn codes: what the model makes of the way between them.
+
+    Gaussian codes lie near a sphere, and a straight line would leave it (White 2016, https://arxiv.org/abs/1609.04468).
+    A row keeps what its first code says in ``codes``, and its class.
+
+    Args:
+        model: ``Decodes``.
+        seed: of the codes.
+        y: (R,) the rows' classes, of a model that takes them; by default all in turn, in at least 8 rows.
+    """
+    y = _rows_of(model, y)
+    ends = numbered(range(LINES if y is None else len(y)), (2, model.draw_dim), seed, "interpolations")  # (R, 2, D)
+    first, second = (model.draw(end.to(model.device)) for end in ends.unbind(1))  # (R, Z)
+    latents = model.codes.start if isinstance(model, HasCodes) and model.codes else first.shape[1]
+    z = first[:, None].repeat(1, STEPS, 1)  # (R, STEPS, Z)
+    z[..., :latents] = spherical(first[:, :latents], second[:, :latents], STEPS)
+    return render(model.decode(z.flatten(0, 1), _repeated(y, len(z) * STEPS)), model.spec, columns=STEPS)
+
+
+def spherical(first: Tensor, second: Tensor, steps: int) -> Tensor:
+    """Vectors (R, Z) and (R, Z) -> (R, steps, Z) on the arc between them, both ends included.
+
+        sin((1 - t) w) / sin w * first + sin(t w) / sin w * second,        w the angle between both     (White 2016)
+
+    The line is straight where they are parallel, or opposite, which leaves the arc open.
+    """
+    share = torch.linspace(0, 1, steps, device=first.device)[None, :, None]
+    angle = F.cosine_similarity(first, second, dim=1).clamp(-1, 1).acos()[:, None, None]
+    parallel = angle.sin() < 1e-3  # below it float32 does not know the angle
+    sine = angle.sin().masked_fill(parallel, 1.0)
+    a = torch.where(parallel, 1 - share, ((1 - share) * angle).sin() / sine)  # (R, steps, 1)
+    b = torch.where(parallel, share, (share * angle).sin() / sine)
+    return a * first[:, None] + b * second[:, None]
+
+
+def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
+    """What each code stands for: a block of pictures for each category, then a row for each continuous code.
+
+    The columns of a category's block are its values, and the rows are other draws, which differ in all else. In the row
+    of a continuous code it goes from -2 to 2, and all else is that of the first row above, as in figure 2 of Chen et
+    al. 2016, https://arxiv.org/abs/1606.03657.
+
+    Args:
+        model: ``HasCodes``, and has some.
+        seed: of the draws.
+        y: (R,) the rows' classes, of a model that takes them; by default all in turn, in at least 8 rows.
+    """
+    codes = model.codes
+    y = _rows_of(model, y)
+    noise = numbered(range(LINES if y is None else len(y)), (model.draw_dim,), seed, "traversals")
+    drawn = model.draw(noise.to(model.device))  # (R, Z)
+    blocks, column = [], codes.start
+    for size in codes.categorical:
+        shown = min(size, CLASSES)
+        z = drawn.repeat_interleave(shown, 0)  # (R * shown, Z)
+        z[:, column : column + size] = torch.eye(size, device=z.device)[:shown].repeat(len(drawn), 1)
+        blocks.append(render(model.decode(z, _repeated(y, len(z))), model.spec, columns=shown))
+        column += size
+    if codes.continuous:
+        z = drawn[:1].repeat(codes.continuous * STEPS, 1)
+        for row, line in enumerate(z.split(STEPS)):  # views of z
+            line[:, column + row] = torch.linspace(-CODE_REACH, CODE_REACH, STEPS, device=z.device)
+        first = None if y is None else y[:1]
+        blocks.append(render(model.decode(z, _repeated(first, len(z))), model.spec, columns=STEPS))
+    return stacked(blocks)
+
+
+def _rows_of(model: Any, y: Tensor | None) -> Tensor | None:
+    """Classes of the rows: as given, else all that are shown, in at least 8 rows; None where the model takes none."""
+    count = classes_of(model)
+    if not count:
+        return None
+    return torch.arange(max(LINES, count), device=model.device) % count if y is None else y.to(model.device)
+
+
+def stacked(blocks: Sequence[Tensor]) -> Tensor:
+    """Pictures uint8 (3, H, W) below each other, white where one is narrower or ends."""
+    width = max(block.shape[2] for block in blocks)
+    padded = [F.pad(block, (0, width - block.shape[2], 0, GAP), value=GROUND) for block in blocks]
+    return torch.cat(padded, dim=1)[:, :-GAP]
+
+
+def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
+    """Samples over the density of the data, and what the discriminator thinks of each place, see ``plane.contest``.
+
+    Equal examples are seen through an equal window, so that the pictures of a run make an animation.
+
+    Args:
+        model: ``Adversarial`` and ``Samples``, of points in the plane.
+        examples: (B, 2) of the data.
+        seed: of the samples.
+        y: (B,) their classes: a model that takes them judges a place in the class of the example nearest to it.
+    """
+    real = examples.detach().float().cpu()
+    where = plane.window(real)
+    places = plane.raster(where, FIELD)  # (FIELD^2, 2)
+    nearest = None
+    if y is not None and classes_of(model):
+        nearest = y[torch.cdist(places, real[:REFERENCES]).argmin(1).to(y.device)].to(model.device)
+    try:
+        field = model.judge(places.to(model.device), nearest).float().cpu().view(FIELD, FIELD)
+    except UserError:  # it judges no single example
+        field = None
+    return plane.contest(real, model.sample(DOTS, seed=seed).float().cpu(), field, where)
 
 
 def class_swaps(model: Any, examples: Tensor, y: Tensor) -> Tensor:

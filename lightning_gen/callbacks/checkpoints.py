@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -16,6 +16,9 @@ from datamodules.errors import unknown
 from lightning_gen.checkpoints import BEST, LAST
 from lightning_gen.module import GenerativeModule
 from lightning_gen.speed import block_of
+
+if TYPE_CHECKING:
+    from lightning_gen.callbacks.watch import Watch
 
 SIGNALS = ("SIGINT", "SIGTERM")
 HIGHER = ("val/elbo",)  # values of ours that are the better the higher
@@ -39,12 +42,18 @@ class Checkpoints(Checkpoint):
         monitor: names of validation values; ``best.ckpt`` has the best of the first that there is. Without one there
             is no ``best.ckpt``. The best is the lowest, of "max:val/NAME" and of those in ``HIGHER`` the highest.
         must: whether it is a mistake if there is none.
+        watch: whose values come after those of ``monitor``; their names may be known only when the data are.
     """
 
     def __init__(
-        self, folder: Path, every: int = 500, monitor: Sequence[str] = ("val/loss",), must: bool = False
+        self,
+        folder: Path,
+        every: int = 500,
+        monitor: Sequence[str] = ("val/loss",),
+        must: bool = False,
+        watch: Watch | None = None,
     ) -> None:
-        self.folder, self.every, self.must = folder, every, must
+        self.folder, self.every, self.must, self.watch = folder, every, must, watch
         self.candidates = [name.removeprefix("max:") for name in monitor]
         self.highest = {name.removeprefix("max:") for name in monitor if name.startswith("max:") or name in HIGHER}
         self.monitor = self.candidates[0]
@@ -73,7 +82,8 @@ class Checkpoints(Checkpoint):
         known = trainer.callback_metrics
         if self.must and self.monitor not in known:
             raise unknown("value to choose best.ckpt by", self.monitor, [name for name in known if "val/" in name])
-        self.monitor = next((name for name in self.candidates if name in known), self.monitor)
+        candidates = [*self.candidates, *(self.watch.names if self.watch else ())]
+        self.monitor = next((name for name in candidates if name in known), self.monitor)
         value = known.get(self.monitor)
         if value is not None and self._is_best(float(value)):
             self.best, self.best_iteration = float(value), pl_module.iteration

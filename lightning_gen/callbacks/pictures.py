@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,18 +11,23 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_gen import views
+from lightning_gen import plane, views
 from lightning_gen.images import save_png
 from lightning_gen.module import GenerativeModule
+
+FRAME_MS, LAST_MS = 125, 2000
+MOST_FRAMES = 36  # which keeps the file below 1 MB
 
 
 class Pictures(Callback):
     """Draws every view that the model's capabilities allow from the same validation examples and the same noise.
 
     Args:
-        folder: of the run; pictures go to ``pictures/`` there when no logger takes them.
+        folder: of the run; pictures go to ``pictures/`` there when no logger takes them. Those of ``views.FRAMES``
+            always do, and become an animation, ``density.gif``, at the end of the run.
         seed: of the samples.
     """
 
@@ -30,6 +35,7 @@ class Pictures(Callback):
         self.folder, self.seed = folder, seed
         self.examples: Tensor | None = None
         self.classes: Tensor | None = None
+        self.chosen = False  # the examples stay the same from the first validation on
 
     def on_validation_batch_end(
         self,
@@ -40,21 +46,34 @@ class Pictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # type: ignore[override]
-        if batch_idx == 0 and self.examples is None:
-            x = batch["x"]
-            count = len(x) if x.dim() == 2 else views.EXAMPLES  # points: as many as there are
-            self.examples, self.classes = x[:count], batch["y"][:count] if "y" in batch else None
+        if self.chosen or not _draws(trainer):
+            return
+        x, y = batch["x"], batch.get("y")
+        count = views.POINTS if x.dim() == 2 else views.EXAMPLES
+        if batch_idx == 0 or self.examples is None:
+            self.examples, self.classes = x[:count], None if y is None else y[:count]
+        elif len(self.examples) < count:
+            self.examples = torch.cat([self.examples, x])[:count]
+            self.classes = None if y is None or self.classes is None else torch.cat([self.classes, y])[:count]
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
-        if trainer.state.fn != "fit" or trainer.sanity_checking or self.examples is None:
+        if not _draws(trainer) or self.examples is None:
             return
+        self.chosen = True
         with sampling(pl_module):
             for name, picture in views.all_of(pl_module, self.examples, self.seed, self.classes):
                 self.show(trainer, name, picture, pl_module.iteration)
 
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name in views.FRAMES:  # of the folder, because a resumed run has drawn only the last ones itself
+            frames = sorted((self.folder / "pictures" / name).glob("*.png"), key=lambda path: int(path.stem))
+            if frames:
+                animate(frames, self.folder / f"{name}.gif")
+
     def show(self, trainer: L.Trainer, name: str, picture: Tensor, iteration: int) -> None:
-        """Give a picture, uint8 (3, H, W), to the loggers that take pictures, else write it to the run's folder."""
+        """Give a picture, uint8 (3, H, W), to the loggers that take them; else, and for frames, to the run's folder."""
         taken = False
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -63,8 +82,36 @@ class Pictures(Callback):
             elif isinstance(logger, WandbLogger):
                 logger.log_image(name, [picture.permute(1, 2, 0).numpy()], step=iteration)
                 taken = True
-        if not taken:
+        if not taken or name in views.FRAMES:
             save_png(picture, self.folder / "pictures" / name / f"{iteration:08d}.png")
+
+
+def animate(frames: Sequence[Path], path: Path) -> None:
+    """Pictures ``ITERATION.png``, in order, as a GIF that repeats, with the iteration below on the left.
+
+    Of more than 36, so many at about equal distances are shown, the first and the last among them.
+    """
+    count = min(len(frames), MOST_FRAMES)
+    shown = [_frame(frames[round(k * (len(frames) - 1) / max(1, count - 1))]) for k in range(count)]
+    colours = Image.new("P", (1, 1))
+    colours.putpalette(plane.palette().flatten().tolist())  # the same for all: nothing flickers, and the file is small
+    drawn = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in shown]
+    durations = [FRAME_MS] * (len(drawn) - 1) + [LAST_MS]
+    drawn[0].save(
+        path, save_all=True, append_images=drawn[1:], duration=durations, loop=0, disposal=2
+    )  # disposal 2: whole pictures, which take less space than their differences
+
+
+def _frame(path: Path) -> Image.Image:
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    ImageDraw.Draw(picture).text((8, picture.height - 20), f"{int(path.stem):,}", fill=(64, 64, 64))
+    return picture
+
+
+def _draws(trainer: L.Trainer) -> bool:
+    """Whether pictures are drawn of this validation."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 @contextmanager

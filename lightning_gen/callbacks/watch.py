@@ -18,12 +18,13 @@ from lightning_gen.evaluation.quality import FRECHET_DIMS
 from lightning_gen.evaluation.subject import Subject
 from lightning_gen.metrics.base import FeatureMetric
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
-from lightning_gen.metrics.extractors import Extractor
+from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import Samples
 
 USUAL = 1000  # samples
 WATCHED = ("fd", "kd")
+LEAST = 100  # examples from which a distance is still worth watching
 
 
 class Watch(Callback):
@@ -37,20 +38,30 @@ class Watch(Callback):
         extractor: of the features.
         data: of the run; the test examples are not looked at.
         seed: of the samples.
+        or_fewer: take as many samples as there are validation examples where these are fewer, but not below 100.
 
     Raises:
         UserError: an unknown name.
     """
 
-    def __init__(self, names: str, extractor: Extractor, data: DataModule, seed: int = 0) -> None:
-        self.extractor, self.data, self.seed = extractor, data, seed
+    def __init__(
+        self, names: str, extractor: Extractor, data: DataModule, seed: int = 0, or_fewer: bool = False
+    ) -> None:
+        self.extractor, self.data, self.seed, self.or_fewer = extractor, data, seed, or_fewer
         self.asked = [parse(name) for name in names.split(",")]
-        self.names = [f"val/{extractor.label(name)}@{short(n)}" for name, n in self.asked]
         self.metrics: list[FeatureMetric] = []
         self.subjects: dict[int, Subject] = {}
 
+    @property
+    def names(self) -> list[str]:
+        """Under which the values are logged; with ``or_fewer`` known after ``check``."""
+        return [f"val/{self.extractor.label(name)}@{short(n)}" for name, n in self.asked]
+
     def check(self) -> None:
         """Whether the data, which must be there by now, can be measured."""
+        if self.or_fewer:
+            n = self.data.size("val")
+            self.asked = [(name, min(wanted, n)) for name, wanted in self.asked if n >= LEAST]
         for name, n in self.asked:
             if n > self.data.size("val"):
                 raise UserError(
@@ -75,7 +86,7 @@ class Watch(Callback):
         self.subjects = {n: here(pl_module, self.data, self.extractor, n=n) for _, n in self.asked}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self.asked:
             return
         for subject in self.subjects.values():
             subject.forget_samples()
@@ -89,6 +100,18 @@ class Watch(Callback):
             values[name] = float(result["mean"] if isinstance(result, dict) else result)
         pl_module.log_dict(values, logger=False)  # for other callbacks, such as the one that keeps best.ckpt
         pl_module.write(values)
+
+
+def own_extractor(dataset: str, data: Any) -> Extractor | None:
+    """One that was trained on a data set, or for vectors their values, if there is any; quick enough to go unasked."""
+    if not isinstance(data, DataModule):
+        return None
+    try:
+        extractor = find_extractor("auto", dataset, data.spec)
+    except UserError:
+        return None
+    too_wide = extractor.name == "raw" and math.prod(data.spec.shape) > FRECHET_DIMS
+    return None if extractor.published or too_wide else extractor
 
 
 def parse(text: str) -> tuple[str, int]:

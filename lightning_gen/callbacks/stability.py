@@ -1,0 +1,194 @@
+"""Looks at each validation whether adversarial training is healthy, and warns or stops where it is not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from datamodules.base import DataModule
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.callbacks.watch import Watch
+from lightning_gen.ema import Averages
+from lightning_gen.evaluation.subject import AT_ONCE, ORDER, check_finite
+from lightning_gen.metrics.neighbours import nearest
+from lightning_gen.module import GenerativeModule
+from lightning_gen.protocols import SamplesClasses
+from lightning_gen.stability import STOPPING, Verdict, assess, complaint, report
+
+EXAMPLES = 512  # real ones and samples, at most
+NUMBERS = 2**24  # that these hold together, at most: 64 MiB
+LEAST = 10  # examples: fewer say nothing
+SIDE = 32  # pixels: larger images are made smaller before they are compared with each other
+RARE = 0.01  # share of real examples whose nearest other one is as near as that of a duplicate
+
+
+class Stability(Callback):
+    """Measures samples and discriminator at each validation, and says when the training collapses or diverges.
+
+    - ``val/logit_real``, ``val/logit_fake``: the discriminator's mean logit of validation examples and of samples, and
+      ``val/logit_gap``, their difference; ``val/sign_real``, ``val/sign_fake``: the shares of positive logits. They are
+      missing where the discriminator judges several examples together.
+    - ``val/diversity``: mean distance of two samples over that of two validation examples; 1 is as varied as the data,
+      0 all the same.
+    - ``val/duplicates``: share of samples with another one nearer than 99 % of the validation examples have one.
+    - ``val/ema_distance``: |averaged - current| / |current| of the weights that have a moving average.
+
+    The samples have fixed numbers of a fixed seed, and of a conditional model all classes in turn; the random numbers
+    of training are untouched. The verdict is that of ``lightning_gen.stability``.
+
+    Args:
+        data: of the run; the validation examples are in a fixed random order.
+        on_collapse: "warn" prints a line each time that the verdict gets worse, "stop" also ends the run at a verdict
+            that more training does not mend.
+        watch: whose distances are part of the verdict.
+        seed: of the samples.
+    """
+
+    def __init__(self, data: DataModule, on_collapse: str = "warn", watch: Watch | None = None, seed: int = 0) -> None:
+        self.data, self.on_collapse, self.watch, self.seed = data, on_collapse, watch, seed
+        self.history: list[dict[str, float]] = []
+        self.verdict = Verdict("healthy", "")
+        self.stopped = False
+        self._measured: dict[str, float] = {}  # at this validation
+        self._options: dict[str, Any] = {}  # of the model
+        self._real: dict[str, Tensor] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: GenerativeModule, stage: str) -> None:  # type: ignore[override]
+        self._options = dict(pl_module.hparams)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        # by one rank, because the others' statistics may differ, and all must come to the same verdict
+        values = self._measure(pl_module) if trainer.is_global_zero else {}
+        self._measured = trainer.strategy.broadcast(values)
+        pl_module.log_dict(self._measured, logger=False)
+        pl_module.write(self._measured)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._measured:
+            return
+        watched = {name: float(trainer.callback_metrics[name]) for name in (self.watch.names if self.watch else ())}
+        self.history.append({"iteration": pl_module.iteration, **self._measured, **watched})
+        before, self.verdict = self.verdict, assess(self.history, pl_module.total or 0)
+        if self.verdict.worse_than(before) and trainer.is_global_zero:
+            print(f"\nwarning: iteration {pl_module.iteration:,}: {self.complaint()}", flush=True)
+        if self.on_collapse == "stop" and self.verdict.verdict in STOPPING:
+            self.stopped = trainer.should_stop = True  # Checkpoints, which comes next, saves at each validation
+
+    def complaint(self) -> str:
+        """The verdict, what it rests on and what to try, as one line."""
+        return complaint(self.verdict, self._options)
+
+    def report(self) -> dict[str, Any] | None:
+        """What summary.json holds of it."""
+        return report(self.history, self.verdict, self._options)
+
+    # What it measures
+
+    def _measure(self, model: GenerativeModule) -> dict[str, float]:
+        real, y = self._examples()
+        if len(real) < LEAST:
+            return {}
+        with sampling(model):
+            classes = model.classes if isinstance(model, SamplesClasses) else 0
+            asked = torch.arange(len(real)) % classes if classes else None
+            fake = _sampled(model, len(real), asked, self.seed)
+            logits = _logits(model, real, y if classes else None, fake, asked)
+        return {**logits, **_variety(real, fake, model.spec), **_ema_distance(model)}
+
+    def _examples(self) -> tuple[Tensor, Tensor | None]:
+        """Validation examples (n, *shape) and, where known, their classes (n,); read once."""
+        if not self._real:
+            size, dims = self.data.size("val"), math.prod(self.data.spec.shape)
+            order = torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
+            self._real = self.data.examples("val", order[: max(LEAST, min(EXAMPLES, NUMBERS // dims))])
+        return self._real["x"], self._real.get("y")
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": list(self.history), "verdict": list(self.verdict)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.verdict = list(state_dict["history"]), Verdict(*state_dict["verdict"])
+
+
+def _sampled(model: Any, n: int, y: Tensor | None, seed: int) -> Tensor:
+    """Samples number 0 to n - 1 (n, *shape) in these classes (n,), on the CPU."""
+    parts = []
+    for rows in torch.arange(n).split(AT_ONCE):
+        asked = {} if y is None else {"y": y[rows].to(model.device)}
+        parts.append(model.sample(len(rows), seed=seed, start=int(rows[0]), **asked).float().cpu())
+    samples = torch.cat(parts)
+    check_finite(samples, "samples")
+    return samples
+
+
+def _logits(model: Any, real: Tensor, y: Tensor | None, fake: Tensor, asked: Tensor | None) -> dict[str, float]:
+    """What the discriminator says of validation examples and of samples (n, *shape) in their classes (n,)."""
+    try:
+        of_real, of_fake = _judged(model, real, y), _judged(model, fake, asked)
+    except UserError:  # it judges several examples together
+        return {}
+    check_finite(torch.cat([of_real, of_fake]), "logits")
+    means = {"real": float(of_real.mean()), "fake": float(of_fake.mean())}
+    signs = {"real": float((of_real > 0).double().mean()), "fake": float((of_fake > 0).double().mean())}
+    return {
+        **{f"val/logit_{side}": mean for side, mean in means.items()},
+        "val/logit_gap": means["real"] - means["fake"],
+        **{f"val/sign_{side}": share for side, share in signs.items()},
+    }
+
+
+def _judged(model: Any, x: Tensor, y: Tensor | None) -> Tensor:
+    """Logits (n,) in float64, on the CPU."""
+    parts = []
+    for rows in torch.arange(len(x)).split(AT_ONCE):
+        told = {} if y is None else {"y": y[rows].to(model.device)}
+        parts.append(model.judge(x[rows].to(model.device), **told).double().cpu())
+    return torch.cat(parts)
+
+
+def _variety(real: Tensor, fake: Tensor, spec: DataSpec) -> dict[str, float]:
+    """Diversity and duplicates of samples beside as many real examples (n, *shape)."""
+    real, fake = _points(real, spec), _points(fake, spec)
+    usual = _mean_distance(real)
+    near = nearest(real, real, 1, exclude_self=True)[0].quantile(RARE)
+    copies = nearest(fake, fake, 1, exclude_self=True)[0] <= near
+    diversity = float(_mean_distance(fake) / usual) if usual else 1.0
+    return {"val/diversity": diversity, "val/duplicates": float(copies.double().mean())}
+
+
+def _points(x: Tensor, spec: DataSpec) -> Tensor:
+    """Examples (n, *shape) -> (n, D) float64 round their mean; of large images the means of patches."""
+    if spec.kind == "image" and max(x.shape[2:]) > SIDE:
+        x = F.adaptive_avg_pool2d(x, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3])))
+    x = x.double().flatten(1)
+    return x - x.mean(0)
+
+
+def _mean_distance(x: Tensor) -> Tensor:
+    """Of two different rows of x (n, D)."""
+    return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+
+
+def _ema_distance(model: GenerativeModule) -> dict[str, float]:
+    averages = model._modules.get("averages")
+    if not isinstance(averages, Averages):
+        return {}
+    averaged = [p.detach() for network in averages.values() for p in network.parameters()]
+    current = [p.detach() for name in averages for p in model.get_submodule(name).parameters()]
+    apart, size = (
+        torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
+        for parts in (torch._foreach_sub(averaged, current), current)
+    )
+    return {"val/ema_distance": float(apart / size)}

@@ -1,0 +1,203 @@
+"""Whether adversarial training is healthy: from what each validation measured to a verdict, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+Row = Mapping[str, float]  # "iteration" and the values of one validation, by the names under which they are logged
+
+OWN = (
+    "iteration",
+    "val/logit_real",
+    "val/logit_fake",
+    "val/logit_gap",
+    "val/sign_real",
+    "val/sign_fake",
+    "val/diversity",
+    "val/duplicates",
+    "val/ema_distance",
+)  # of a row; its other values are distances of the samples to the data, the lower the better
+
+VERDICTS = ("healthy", "saturated", "collapsed", "diverged")  # each worse than the one before
+WHOSE = {"saturated": "the discriminator has", "collapsed": "the samples have", "diverged": "the training has"}
+STOPPING = ("collapsed", "diverged")  # more training does not mend these
+
+EARLY = 0.2  # of the run, in which samples may be far off: those of an untrained generator are all alike
+LOW_DIVERSITY = 0.3  # of the data's: a single class of digits or MNIST alone still has 0.53 to 0.98
+MANY_DUPLICATES = 0.5  # share of the samples; of real examples it is about 0.01, by its definition
+AT_LEAST = 2  # validations in a row: a single one may be a bad moment
+RISING = 1.1  # diversity over the best before, of a generator that is slow but learns
+LARGE_LOGIT = 1e4  # float16 ends at 6.5e4; a Wasserstein critic under a penalty stays below some hundreds
+LARGE_GAP = 100.0  # where a sigmoid has long been flat, and above a critic's distance of 28x28 images from noise
+WORSE = 3.0  # times the best distance; samples of two good models differ by less
+SURE_REAL, SURE_FAKE = 0.99, 0.01  # shares of positive logits of a discriminator that makes no mistakes
+PATIENCE = 5  # validations in a row: for a while a discriminator may be ahead
+
+
+class Verdict(NamedTuple):
+    """One of ``VERDICTS``, and what it rests on in words and numbers."""
+
+    verdict: str
+    saw: str
+
+    def worse_than(self, other: Verdict) -> bool:
+        return VERDICTS.index(self.verdict) > VERDICTS.index(other.verdict)
+
+
+class Remedy(NamedTuple):
+    """Something to try.
+
+    Args:
+        words: what it is.
+        option: of the model, written as after "--model."; its first part is the name.
+        against: the verdicts that it helps against.
+        idle: the option's value, besides none and nothing, with which the remedy is not in use; None if more of it
+            may help although it is.
+    """
+
+    words: str
+    option: str
+    against: tuple[str, ...]
+    idle: Any = False
+
+    @property
+    def name(self) -> str:
+        return self.option.split()[0].split(".")[0]
+
+    def fits(self, verdict: str, options: Mapping[str, Any]) -> bool:
+        """Whether it helps against a verdict and these options do not have it in use yet."""
+        value = options.get(self.name)
+        return verdict in self.against and (self.idle is None or not value or value == self.idle)
+
+    def text(self, options: Mapping[str, Any]) -> str:
+        """The words, with the option where the model has it."""
+        return f"{self.words} (--model.{self.option})" if self.name in options else self.words
+
+
+REMEDIES = (  # in the order in which they help
+    Remedy("a gradient penalty", "penalties.r1 auto", ("saturated", "collapsed", "diverged")),
+    Remedy("spectral norm", "spectral_norm discriminator", ("saturated", "collapsed", "diverged"), idle="none"),
+    Remedy("packing", "pack 2", ("collapsed",), idle=1),
+    Remedy("a moving average of the generator", "ema.generator 10000", ("diverged",)),
+    Remedy("a lower learning rate", "lr", ("saturated", "collapsed", "diverged"), idle=None),
+    Remedy("a weaker discriminator", "critic_args", ("saturated", "diverged"), idle=None),
+    Remedy("augmentation, if the data are few", "augment", ("saturated", "collapsed")),
+)
+
+
+def assess(history: Sequence[Row], total: int) -> Verdict:
+    """The verdict of the last validation.
+
+    Args:
+        history: a row for each validation so far, at least one.
+        total: iterations of the run.
+    """
+    late = [row for row in history if row["iteration"] > EARLY * total]
+    for name, signs in SIGNS.items():
+        if saw := signs(history, late):
+            return Verdict(name, saw)
+    last = history[-1]
+    seen = {"diversity": "val/diversity", "duplicates": "val/duplicates", "logit gap": "val/logit_gap"}
+    return Verdict("healthy", ", ".join(f"{word} {last[name]:.3g}" for word, name in seen.items() if name in last))
+
+
+def _diverged(history: Sequence[Row], late: Sequence[Row]) -> str:
+    """Logits that are too large at any time; later also a large gap while the samples have become far worse."""
+    last = history[-1]
+    largest = max(abs(last.get(f"val/logit_{side}", 0.0)) for side in ("real", "fake"))
+    if largest > LARGE_LOGIT:
+        return f"mean logits of {largest:.3g}"
+    gap = last.get("val/logit_gap", 0.0)
+    if late and abs(gap) > LARGE_GAP:
+        for name, found in final_over_best(history).items():
+            if (found["ratio"] or 0) > WORSE:
+                return f"a logit gap of {gap:.3g}, and {name} {found['final']:.4g}, {found['ratio']:.1f} times its best"
+    return ""
+
+
+def _collapsed(history: Sequence[Row], late: Sequence[Row]) -> str:
+    """Samples that are alike at the last validations."""
+    rows, name = late[-AT_LEAST:], "val/diversity"
+    if len(rows) < AT_LEAST or rows[-1][name] > RISING * max(_column(history[:-1], name)):
+        return ""
+    saw = f"diversity {rows[-1][name]:.2g} of the data's, near copies {rows[-1]['val/duplicates']:.0%} of the samples"
+    alike = all(row[name] < LOW_DIVERSITY for row in rows)
+    copies = all(row["val/duplicates"] > MANY_DUPLICATES for row in rows)
+    return f"{saw}, {AT_LEAST} times in a row (usual: 1 and 1%)" if alike or copies else ""
+
+
+def _saturated(history: Sequence[Row], late: Sequence[Row]) -> str:
+    """A discriminator that is always right and ever surer, while the samples do not get better."""
+    rows, before = late[-PATIENCE:], history[:-PATIENCE]
+    if len(rows) < PATIENCE or not before or not all("val/logit_gap" in row for row in rows):
+        return ""
+    right = all(row["val/sign_real"] >= SURE_REAL and row["val/sign_fake"] <= SURE_FAKE for row in rows)
+    gaps = [row["val/logit_gap"] for row in rows]
+    surer = all(one < two for one, two in pairwise(gaps))
+    if right and surer and not _improves(rows, before):
+        return (
+            f"a discriminator without mistakes, its logit gap from {gaps[0]:.3g} to {gaps[-1]:.3g}, no better samples"
+        )
+    return ""
+
+
+def _improves(rows: Sequence[Row], before: Sequence[Row]) -> bool:
+    """Whether a distance, or where none is known the diversity, was at its best in these rows."""
+    if names := _distances(rows[-1]):
+        return any(min(_column(rows, name)) < min(_column(before, name), default=float("inf")) for name in names)
+    off = [[abs(1 - value) for value in _column(part, "val/diversity")] for part in (rows, before)]
+    return min(off[0]) < min(off[1])
+
+
+SIGNS: dict[str, Callable[[Sequence[Row], Sequence[Row]], str]] = {  # the worst first
+    "diverged": _diverged,
+    "collapsed": _collapsed,
+    "saturated": _saturated,
+}
+
+
+def final_over_best(history: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Name of each distance -> final, best, and their ratio, None where the best is not above 0."""
+    found: dict[str, dict[str, float | None]] = {}
+    for name in _distances(history[-1]):
+        final, best = history[-1][name], min(_column(history, name))
+        found[name] = {"final": final, "best": best, "ratio": final / best if best > 0 else None}
+    return found
+
+
+def to_try(verdict: str, options: Mapping[str, Any]) -> list[str]:
+    """What helps against a verdict and is not in use yet, the best first; options are the model's."""
+    return [remedy.text(options) for remedy in REMEDIES if remedy.fits(verdict, options)]
+
+
+def complaint(verdict: Verdict, options: Mapping[str, Any]) -> str:
+    """A bad verdict, what it rests on and what to try, as one line; options are the model's."""
+    remedies = "; ".join(to_try(verdict.verdict, options))
+    return f"{WHOSE[verdict.verdict]} {verdict.verdict}: {verdict.saw}. Try, the most helpful first: {remedies}"
+
+
+def report(history: Sequence[Row], verdict: Verdict, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What summary.json holds of it; None where no validation measured anything."""
+    if not history:
+        return None
+    tries, last = to_try(verdict.verdict, options), dict(history[-1])
+    return {**verdict._asdict(), "try": tries, "last": last, "final_over_best": final_over_best(history)}
+
+
+def summary_line(report: Mapping[str, Any]) -> str:
+    """The report in short."""
+    ratios = {name: found["ratio"] for name, found in report["final_over_best"].items()}
+    gaps = [
+        f", final {name.removeprefix('val/')} {ratio:.3g} times its best" for name, ratio in ratios.items() if ratio
+    ]
+    return f"{report['verdict']} ({report['saw']}{''.join(gaps)})"
+
+
+def _distances(row: Row) -> list[str]:
+    return [name for name in row if name not in OWN]
+
+
+def _column(rows: Sequence[Row], name: str) -> list[float]:
+    return [row[name] for row in rows if name in row]
