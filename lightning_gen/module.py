@@ -18,7 +18,7 @@ from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimi
 from lightning_gen.schedule import Schedule
 from lightning_gen.skipping import EveryStep, Skipping
 from lightning_gen.speed import block_of, nobody_listens
-from lightning_gen.validation import Batch, Validated
+from lightning_gen.validation import Batch, Logs, Validated
 
 
 class GenerativeModule(Validated):
@@ -64,15 +64,15 @@ class GenerativeModule(Validated):
         self.save_hyperparameters({**arguments, "spec": self.spec.to_dict()})
         self.options = optimizer_options(self.players, optimizers or {}, lr)
         self.half_life = half_lives(self.players, ema or {})
-        for player in self.players:
-            assert hasattr(self, f"loss_{player}"), f"{type(self).__name__} has no loss_{player}"
+        assert all(hasattr(self, f"loss_{player}") for player in self.players), "each player needs a loss_<player>"
         self.schedules = {f"lr_{player}": options["lr"] for player, options in self.options.items()}
         at_least_one(accumulate=accumulate, log_every=log_every)
         if clip is not None and clip <= 0:
             raise UserError(f"clip {clip}: the largest norm of a gradient must be above 0")
         self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
+        self.batch_multiple = accumulate  # what the batch of a device must be a multiple of
         self.iteration, self.images = 0, 0
-        self.total: int | None = None  # iterations of the run, known when it starts
+        self.total: int | None = None  # iterations of the run
         self.latest: dict[str, float] = {}  # the last logged values
         self.finite = FiniteCheck()
         self.skipping: EveryStep | Skipping = EveryStep() if skip is None else Skipping(self.players, skip)
@@ -83,8 +83,8 @@ class GenerativeModule(Validated):
         """Who moves in this iteration, in order."""
         return tuple(self.players)
 
-    def after_step(self, player: str) -> None:
-        """Called after each move of a player: weight clipping, codebooks, adaptive augmentation."""
+    def after_step(self, player: str) -> Logs | None:
+        """Called after each move of a player: weight clipping, codebooks, augmentation; may return values to log."""
 
     # What a family uses
 
@@ -113,8 +113,7 @@ class GenerativeModule(Validated):
         return [adamw(self.trainable(player), options, fused) for player, options in self.options.items()]
 
     def on_train_start(self) -> None:
-        trainer = self.trainer
-        epochs = trainer.max_epochs or -1
+        trainer, epochs = self.trainer, self.trainer.max_epochs or -1
         limits = [trainer.max_steps, epochs * trainer.num_training_batches if epochs > 0 else -1]
         self.total = int(min((n for n in limits if n > 0), default=0)) or None
         self._noise = BatchNoise(self.seed, self.device)
@@ -155,7 +154,7 @@ class GenerativeModule(Validated):
                     for key, value in {f"loss_{player}" if several else "loss": loss, **named}.items():
                         logged[key] = logged.get(key, 0.0) * (part > 0) + value.detach() / len(parts)
             logged.update(self._step(player))
-            self.after_step(player)
+            logged.update(self.after_step(player) or {})
         self._average(images)
         self._count(images)
         if log_now or len(self.finite.seen) >= AT_ONCE:

@@ -22,7 +22,8 @@ from torch import Tensor
 from datamodules.errors import UserError, unknown
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.models.coded import Coded, Rebuilds, call
+from lightning_gen.models.coded import Coded, Rebuilds
+from lightning_gen.models.conditional import call
 from lightning_gen.names import at_least_one, resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.latent import Step, active_units
@@ -59,7 +60,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {"gau
 
 
 class Autoencoder(Rebuilds, Coded):
-    """x -> code -> x; the variants of this family are its terms, priors and corruptions (see presets.py).
+    """x -> code -> x; the variants of this family are its terms, priors and corruptions (see lightning_gen/presets).
 
     Args:
         spec: the data's spec.

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.models.coded import GaussianCode, call
+from lightning_gen.models.coded import GaussianCode
+from lightning_gen.models.conditional import call
 from lightning_gen.models.latent import Draws, LatentModel
 from lightning_gen.names import at_least_one
 from lightning_gen.objectives import priors
@@ -37,7 +38,7 @@ from lightning_gen.validation import Logs
 
 
 class VAE(GaussianCode, LatentModel):
-    """A variational autoencoder; the variants of this family are its terms, priors and estimators (see presets.py).
+    """A variational autoencoder; the variants of this family are its terms, priors and estimators (see lightning_gen/presets).
 
     Args:
         spec: the data's spec.

@@ -19,7 +19,8 @@ from torch import Tensor
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.models.coded import Coded, GaussianCode, call
+from lightning_gen.models.coded import Coded, GaussianCode
+from lightning_gen.models.conditional import call
 from lightning_gen.names import at_least_one, resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL, Pair
 from lightning_gen.objectives.latent import Step, active_units, kl_normal, reparameterise

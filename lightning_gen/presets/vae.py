@@ -1,38 +1,10 @@
-"""PRESETS: the named models, the only place where their defaults live; every row is written out in full."""
+"""Rows of the VAE family, see docs/vae.md."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-from datamodules.errors import unknown
-
-
-class Preset(NamedTuple):
-    """A named model.
-
-    Args:
-        model: import path of the class.
-        about: one line for the list.
-        arguments: of the class.
-        steps: length of the run in iterations.
-        paper: where it comes from.
-        data: the data set that belongs to a published recipe.
-        data_arguments: options of that data set.
-        expected: what a run reaches, with its conditions.
-    """
-
-    model: str
-    about: str
-    arguments: dict[str, Any]
-    steps: int
-    paper: str
-    data: str = "digits"
-    data_arguments: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    expected: str = ""
-
+from lightning_gen.presets.row import ADAM, Preset
 
 VAE = "lightning_gen.models.vae.VAE"
-ADAM = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "l1": 0.0}
 
 GAME = {"lr": "0.001..0@75%..100%", "betas": [0.5, 0.999]}  # of players against each other
 AUTO = {"network": "auto", "network_args": {}, "likelihood": "auto", "optimizers": {"vae": ADAM}}  # of most VAEs
@@ -40,7 +12,7 @@ AUTO = {"network": "auto", "network_args": {}, "likelihood": "auto", "optimizers
 AE = "lightning_gen.models.autoencoder.Autoencoder"
 PLAIN = {"network": "auto", "network_args": {}, "loss": "squared", "optimizers": {"autoencoder": ADAM}}
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Preset] = {
     "vae": Preset(
         VAE,
         "variational autoencoder",
@@ -272,14 +244,3 @@ PRESETS: dict[str, Preset] = {
         data_arguments={"batch_size": 32},
     ),
 }
-
-
-def preset(name: str) -> Preset:
-    """A row by name.
-
-    Raises:
-        UserError: there is no such row; with the nearest name and the list.
-    """
-    if name not in PRESETS:
-        raise unknown("model", name, PRESETS)
-    return PRESETS[name]

@@ -1,0 +1,292 @@
+"""Generative adversarial networks: a generator makes examples, a discriminator tells them from real ones.
+
+Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org/abs/1406.2661, algorithm 1
+
+    for each iteration:
+        discriminator:  minimise  d(D(x), D(G(z))) + sum over penalties of weight * penalty(D; x, G(z))
+        generator:      minimise  g(D(x), D(G(z))) + sum over terms of weight * term       (each n_critic-th iteration)
+
+with d and g of a row of ``ADVERSARIAL``. Everything else is a choice that goes with every other one: networks,
+penalties (``PENALTIES``), how classes enter, codes that Q finds again (InfoGAN), spectral norm, averages, augmentation,
+packing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.errors import UserError, unknown
+from datamodules.spec import DataSpec
+from lightning_gen import networks
+from lightning_gen.augment import Augment
+from lightning_gen.models.conditional import Conditional, call
+from lightning_gen.module import GenerativeModule
+from lightning_gen.names import at_least_one, check_arguments, resolve
+from lightning_gen.networks.projection import Projection
+from lightning_gen.networks.spectral import spectral_norm_
+from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair, described
+from lightning_gen.objectives.codes import Codes
+from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
+from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable
+from lightning_gen.objectives.terms import parse_terms
+from lightning_gen.penalised import Penalties
+from lightning_gen.schedule import schedule
+from lightning_gen.skipping import gradient_norm
+from lightning_gen.standing import StandingStatistics
+from lightning_gen.validation import Batch, Logs
+
+CONDITIONS = ("none", "concat", "projection", "classifier")
+SPECTRAL = {"none": (), "discriminator": ("discriminator",), "both": ("discriminator", "generator")}
+ANCHORED = 0.99  # share of LeCam's anchors that stays in an iteration
+
+
+class GAN(StandingStatistics, Conditional, GenerativeModule):
+    """Two players: a generator G(z) -> x and a discriminator D(x) -> logit.
+
+    Args:
+        spec: the data's spec.
+        latent_dim: number of Gaussian latent dimensions.
+        network: of the generator: "mlp", "dcgan", "resnet", "r3gan", "auto" (by the spec), or an import path.
+        network_args: options of that network.
+        critic: network of the discriminator; None for the generator's.
+        critic_args: options of that network.
+        adversarial: a name of ``ADVERSARIAL``, or an import path of a ``Pair``.
+        penalties: of the discriminator: penalty -> weight, ramp, or {weight, every, **arguments}; ``every`` n
+            computes it each n-th iteration with n times the weight; weight "auto" is ``auto_gamma`` / 2.
+        terms: of the generator: term -> weight, ramp, or {weight, **arguments}.
+        condition: how the discriminator is told the class: "none" (nobody is), "concat" (with its input), "projection"
+            (Miyato and Koyama 2018), or "classifier" (it names the class instead, Odena et al. 2017).
+        codes: of InfoGAN: {"categorical": sizes, "continuous": number, "weight": of the information}.
+        n_critic: iterations of the discriminator for each of the generator.
+        weight_clip: the discriminator's weights are clipped to [-weight_clip, weight_clip].
+        spectral_norm: "none", "discriminator" or "both".
+        pack: number of examples that the discriminator sees at once (Lin et al. 2018).
+        augment: policies of what the discriminator sees, see augment.py: {"color": 1, "translation": 1, "cutout": 1}.
+        **options: of GenerativeModule: optimizers, lr, ema, clip, skip, accumulate, log_every, seed.
+
+    Raises:
+        UserError: a choice that is unknown, or that does not go with another one or with the data.
+    """
+
+    players: ClassVar[dict[str, tuple[str, ...]]] = {
+        "discriminator": ("discriminator",),
+        "generator": ("generator",),
+    }
+    anchors: Tensor
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        latent_dim: int = 64,
+        network: str = "auto",
+        network_args: dict[str, Any] | None = None,
+        critic: str | None = None,
+        critic_args: dict[str, Any] | None = None,
+        adversarial: str = "non_saturating",
+        penalties: dict[str, Any] | None = None,
+        terms: dict[str, Any] | None = None,
+        condition: str = "none",
+        codes: dict[str, Any] | None = None,
+        n_critic: int = 1,
+        weight_clip: float | None = None,
+        spectral_norm: str = "none",
+        pack: int = 1,
+        augment: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(spec, **options)
+        at_least_one(latent_dim=latent_dim, n_critic=n_critic, pack=pack)
+        self.latent_dim, self.n_critic, self.pack, self.weight_clip = latent_dim, n_critic, pack, weight_clip
+        self.batch_multiple *= pack
+        self.condition_by = condition
+        self._check_choices(condition, spectral_norm)
+        self.know_classes(condition != "none")
+        self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
+        if not isinstance(self.pair, Pair):
+            raise UserError(f"adversarial {adversarial!r} is no Pair, see lightning_gen.objectives.adversarial")
+        self.penalties = Penalties(penalties or {}, self.spec.shape)
+        self.terms = parse_terms(terms or {}, GENERATOR_TERMS)
+        self.augment = Augment(augment or {})
+        if self.augment.numbers:
+            self.augment.check(self.spec)
+        self._know_codes(codes)
+        for name, term in self.terms.items():
+            self.schedules |= term.schedules(name)
+        self.schedules |= self.penalties.schedules
+        self.schedules |= {f"augment.{name}": chance for name, chance in self.augment.schedules.items()}
+        self.generator = networks.decoder(
+            network, self.spec, self._z_dim, self.spec.shape, **(network_args or {}), **self.network_condition
+        )
+        self.discriminator = self._discriminator(network if critic is None else critic, critic_args or {})
+        for name in SPECTRAL[spectral_norm]:
+            spectral_norm_(getattr(self, name))
+        if NEEDS_GRADIENT & set(self.penalties.terms):
+            check_penalisable(self.discriminator)
+        elif adversarial in NEEDS_CONSTRAINT and not weight_clip and spectral_norm == "none":
+            warnings.warn(
+                f"adversarial {adversarial} without a constraint on the discriminator diverges: add "
+                "--model.penalties.gp 10, --model.spectral_norm discriminator or --model.weight_clip 0.01",
+                stacklevel=2,
+            )
+        self.register_buffer("anchors", torch.zeros(2))  # running means of the logits of real and of fake
+
+    def _check_choices(self, condition: str, spectral_norm: str) -> None:
+        for option, given, known in (
+            ("condition", condition, CONDITIONS),
+            ("spectral_norm", spectral_norm, SPECTRAL),
+        ):
+            if given not in known:
+                raise unknown(option, given, known)
+        if self.spec.values == "tokens":
+            raise UserError("a GAN makes numbers, not tokens: take data of values uint8, unit, binary or real")
+        if self.weight_clip is not None and not self.weight_clip > 0:
+            raise UserError(f"weight_clip {self.weight_clip}: the largest weight must be above 0, such as 0.01")
+        if self.pack > 1 and condition != "none":
+            raise UserError(f"pack {self.pack} with condition {condition!r}: the examples of a pack have no one class")
+
+    def _know_codes(self, codes: dict[str, Any] | None) -> None:
+        given = dict(codes or {})
+        self.codes_weight = self.schedules["codes.weight"] = schedule(given.pop("weight", 1.0))
+        check_arguments(Codes, given | {"start": self.latent_dim}, "codes")
+        self.codes = Codes(**given, start=self.latent_dim) if given else None
+        self.draw_dim = self.latent_dim + (self.codes.draw_dim if self.codes else 0)
+        self._z_dim = self.latent_dim + (self.codes.dim if self.codes else 0)
+
+    def _discriminator(self, network: str, args: dict[str, Any]) -> nn.Module:
+        """Its outputs are the logit, then what tells the classes, then Q's of the codes."""
+        named = self.classes if self.condition_by == "classifier" else 0
+        self._outputs = [1, named, self.codes.outputs if self.codes else 0]
+        told = self.network_condition if self.condition_by == "concat" else {}
+        packed = self.spec._replace(shape=(self.spec.shape[0] * self.pack, *self.spec.shape[1:]))
+        built = networks.encoder(network, packed, sum(self._outputs), **args, **told)
+        return Projection(built, self.classes) if self.condition_by == "projection" else built
+
+    # Training
+
+    def notes(self, batch: int) -> list[str]:
+        """What is to be known at the start of a run with this global batch."""
+        return self.penalties.notes(batch)
+
+    def update_order(self, iteration: int) -> tuple[str, ...]:
+        return ("discriminator", "generator") if (iteration + 1) % self.n_critic == 0 else ("discriminator",)
+
+    def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        x, y = batch["x"], batch.get("y")
+        with torch.no_grad():
+            z, made = self.generate(len(x), y)
+        real, fake = self.shown(x, "real"), self.shown(made, "fake")
+        (real_logits, named), (fake_logits, guessed) = self.outputs(real, y), self.outputs(fake, y)
+        loss = self.pair.discriminator(real_logits, fake_logits).mean()
+        logs = {"adversarial": loss, **described(real_logits, fake_logits)}
+        for extra, values in (self.surprise("real", named, y), self.surprise("fake", guessed, y, z)):
+            loss, logs = loss + extra, logs | values
+
+        def game() -> Game:
+            noise = self.noise((len(real), 1 + real[0].numel()), "penalty")
+            critic = lambda seen: self.outputs(seen, y)[0]  # noqa: E731 - the condition is bound in it
+            return Game(critic, real, fake, noise, real_logits, fake_logits, self.anchors.clone())
+
+        penalty, values = self.penalties.loss(game, self.iteration, len(x) * self._noise.parts, self.weight)
+        self._follow(real_logits, fake_logits)
+        return loss + penalty, logs | values
+
+    def loss_generator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        x, y = batch["x"], batch.get("y")
+        z, made = self.generate(len(x), y)
+        fake_logits, guessed = self.outputs(self.shown(made, "fake"), y)
+        with torch.no_grad():
+            real_logits = self.outputs(self.shown(x, "real"), y)[0] if self.pair.paired else fake_logits
+        loss = self.pair.generator(real_logits, fake_logits).mean()
+        extra, values = self.surprise("fake", guessed, y, z)
+        loss, logs = loss + extra, {"adversarial": loss, **values}
+        features: Any = self.discriminator.features
+        play = Play(x, made, z, y, lambda seen: call(features, self._packed(seen), self._told(y)))
+        for name, term in self.terms.items():
+            logs[name] = term(play, self.weight).mean()
+            loss = loss + self.weight(schedule(term.weight)) * logs[name]
+        return loss, logs
+
+    def generate(self, n: int, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Codes (n, Z) of this move's noise, and what the generator makes of them in the classes y (n,)."""
+        z = self.draw(self.noise((n, self.draw_dim)))
+        return z, self.decode(z, y)
+
+    def shown(self, x: Tensor, source: str) -> Tensor:
+        """x (B, *shape) as the discriminator sees it: augmented, then packed (B / pack, ...)."""
+        if self.augment.numbers:
+            chances = {name: self.weight(chance) for name, chance in self.augment.schedules.items()}
+            x = self.augment(x, self.noise((len(x), self.augment.numbers), f"augment_{source}"), chances)
+        return self._packed(x)
+
+    def _packed(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (-1, self.pack)).flatten(1, 2) if self.pack > 1 else x  # (B / P, P * C, ...)
+
+    def outputs(self, seen: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The logit (B,) of what the discriminator sees, and what it says of classes and of codes (B, ...)."""
+        out = call(self.network("discriminator"), seen, self._told(y)).float()
+        logit, *others = out.split(self._outputs, dim=1)
+        return logit.squeeze(1), others
+
+    def _told(self, y: Tensor | None) -> Tensor | None:
+        return self.condition(y) if self.condition_by in ("concat", "projection") else None
+
+    def surprise(
+        self, source: str, said: list[Tensor], y: Tensor | None, z: Tensor | None = None
+    ) -> tuple[Tensor, Logs]:
+        """-log P(y|x) of a classifying discriminator, -log Q(c|x) of the codes in z: weighted sum, means; in nats."""
+        classes, codes = said
+        values: Logs = {}
+        if y is not None and classes.shape[1]:
+            values[f"classes_{source}"] = F.cross_entropy(classes, y)
+        if self.codes and z is not None:
+            values["codes"] = self.codes.surprise(codes, z[:, self.latent_dim :]).mean()
+        weights, zero = {"codes": self.weight(self.codes_weight)}, torch.zeros((), device=said[0].device)
+        return sum((weights.get(name, 1.0) * value for name, value in values.items()), start=zero), values
+
+    @torch.no_grad()
+    def _follow(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Move LeCam's anchors to the mean logits of all ranks (Tseng et al. 2021, eq. 3)."""
+        if "lecam" in self.penalties.terms:
+            means = self._mean_of_ranks(torch.stack([real_logits.mean(), fake_logits.mean()]))
+            self.anchors.lerp_(torch.as_tensor(means), 1 - ANCHORED if self.iteration else 1)
+
+    def after_step(self, player: str) -> Logs:
+        owned = self._owned[player]
+        if player == "discriminator" and self.weight_clip:
+            for parameter in owned:
+                parameter.data.clamp_(-self.weight_clip, self.weight_clip)
+        at_log = (self.iteration + 1) % self.log_every == 0
+        return {f"{player}/gradient_norm": torch.tensor(gradient_norm(owned))} if at_log else {}
+
+    # What it can do
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Standard normal noise (n, draw_dim) -> z (n, Z): Gaussian latents, then InfoGAN's codes."""
+        if self.codes is None:
+            return noise
+        return torch.cat([noise[:, : self.latent_dim], self.codes.draw(noise[:, self.latent_dim :])], 1)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z (B, Z), classes (B,) of a conditional model -> (B, *shape) in the range of the data."""
+        if not self.training:
+            self.settle()
+        out = call(self.network("generator"), z, self.condition(y))
+        return out if self.spec.values == "real" else out.tanh()
+
+    forward = decode
+
+    def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) of a conditional model -> the discriminator's logit (B,), without augmentation.
+
+        Raises:
+            UserError: the discriminator sees several examples at once.
+        """
+        if self.pack > 1:
+            raise UserError(f"this discriminator judges {self.pack} examples together, and no single one")
+        return self.outputs(x, y)[0]
