@@ -40,7 +40,13 @@ UNITS = {
 }
 CALIBRATION = 10.0  # seconds of training that turn a time into iterations
 MEASURES = ("n", "k", "draws", "device", "extractor")  # of evaluate.py's options those that a benchmark hands on
-OWN = ("val_every", "save_every", "watch", "best_by")  # of fit.py's short options those that a benchmark hands on
+OWN = (
+    "val_every",
+    "save_every",
+    "watch",
+    "best_by",
+    "on_collapse",
+)  # of fit.py's short options those that a benchmark hands on
 
 
 class Budget(NamedTuple):

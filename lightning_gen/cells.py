@@ -25,7 +25,7 @@ from datamodules.errors import UserError
 from lightning_gen import cli, results, runs
 from lightning_gen.checkpoints import find, read
 from lightning_gen.evaluation import report
-from lightning_gen.results import duration, read_cell, write_cell
+from lightning_gen.results import duration, read_cell, stability, write_cell
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 LOGS = runs.ROOT / "benchmark"
@@ -208,6 +208,7 @@ def run_cell(b: Benchmark, cell: Cell) -> Outcome:
     except CellFailed as error:
         return record_failure(b, record, str(error))
     summary = summary_of(folder)
+    evaluation["values"] |= stability(summary)
     finished = {
         **start,
         "only": only,

@@ -26,6 +26,7 @@ TABLES = {  # the columns in their order; of "fd_mnist_v1" the beginning, "fd"
     "Samples": (
         *("fid", "fd", "kid", "kd", "is", "cs", "precision", "recall", "density", "coverage"),
         *("authenticity", "nn_ratio", "classes", "class_kl", "class_accuracy", "modes", "high_quality", "reverse_kl"),
+        "final_over_best",
     ),
     "Likelihood and latents": (
         *("nll", "elbo", "reconstruction", "kl", "bits_per_dim", "psnr", "ssim", "active_units", "mutual_information"),
@@ -37,8 +38,9 @@ MISSING = "-"
 HASHED = ("extractor", "reference")  # what all values of a column must share, as N and k
 LEGEND = """Mean ± standard deviation over seeds (2 digits of it); one seed alone has none. An arrow says which way is
 better; **bold** is the best mean of a column, where all its values were measured alike. "Held-out real data" is the
-same measurement of real examples in place of samples: what a perfect model would reach. The time of training includes
-its validations, images/s do not."""
+same measurement of real examples in place of samples: what a perfect model would reach. final_over_best is the
+distance watched in training at its end over its lowest; the other values are of the checkpoint named below. The time
+of training includes its validations, images/s do not."""
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -75,6 +77,13 @@ def write_cell(path: Path, cell: Mapping[str, Any]) -> None:
     """Save a cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"format": FORMAT, **cell}, indent=1).encode() + b"\n")
+
+
+def stability(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How far an adversarial run ended from its best, by the distance that it watched: one value, or none."""
+    found = ((summary.get("stability") or {}).get("final_over_best") or {}).values()
+    ratios = [entry["ratio"] for entry in found if entry["ratio"] is not None]
+    return {"final_over_best": {"value": max(ratios), "better": "near 1"}} if ratios else {}
 
 
 def write_page(folder: Path) -> Path:

@@ -95,6 +95,13 @@ def test_a_gradient_reaches_every_parameter(name: str, options, classes: int):
             assert parameter.grad.abs().max() > 1e-7, key
 
 
+@pytest.mark.parametrize(("shape", "patch"), [((1, 28, 28), 2), ((3, 16, 20), 2), ((1, 17, 28), 1), ((1, 8, 8), 1)])
+def test_patches_of_two_where_they_fit(shape, patch: int):
+    automatic, given = (pair("r3gan", shape, patch=p) for p in (0, patch))
+    for one, two in zip(automatic, given, strict=True):
+        assert [p.shape for p in one.parameters()] == [p.shape for p in two.parameters()]
+
+
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_every_pixel_counts(name: str):
     encoder, _ = pair(name, (1, 17, 23))

@@ -60,7 +60,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {"gau
 
 
 class Autoencoder(Rebuilds, Coded):
-    """x -> code -> x; the variants of this family are its terms, priors and corruptions (see lightning_gen/presets).
+    """x -> code -> x; the variants of this family are its terms, priors and corruptions (presets/vae.py).
 
     Args:
         spec: the data's spec.

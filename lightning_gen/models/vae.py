@@ -38,7 +38,7 @@ from lightning_gen.validation import Logs
 
 
 class VAE(GaussianCode, LatentModel):
-    """A variational autoencoder; the variants of this family are its terms, priors and estimators (see lightning_gen/presets).
+    """A variational autoencoder; the variants of this family are its terms, priors and estimators (presets/vae.py).
 
     Args:
         spec: the data's spec.

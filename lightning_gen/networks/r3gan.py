@@ -38,7 +38,8 @@ class R3GANEncoder(nn.Module):
         blocks: residual blocks at each size.
         expansion: channels inside a block for each one outside.
         group_size: channels in a group of the 3x3 convolutions; it must divide ``width * expansion``.
-        patch: side of the squares of pixels that make up a position of the first map; 2 is about four times as fast.
+        patch: side of the squares of pixels that make up a position of the first map; 2 is about four times as fast;
+            0 is 2 where the sides are even and at least 16, else 1.
         num_classes: number of classes of the condition, 0 for none; it joins the image, one map for each class.
     """
 
@@ -55,7 +56,7 @@ class R3GANEncoder(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        sizes = _sizes(spec, patch)
+        sizes, patch = _sizes(spec, patch)
         channels = channels_of(width, len(sizes), most=4)
         self.condition = Condition(num_classes)
         layers: list[nn.Module] = [nn.Conv2d(spec.shape[0] + num_classes, width, patch, stride=patch, bias=False)]
@@ -105,7 +106,8 @@ class R3GANDecoder(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        sizes = _sizes(spec, patch)[::-1]
+        sizes, patch = _sizes(spec, patch)
+        sizes = sizes[::-1]
         channels = channels_of(width, len(sizes), most=4)[::-1]
         self.condition = Condition(num_classes)
         self.basis = nn.Parameter(torch.randn(channels[0], *sizes[0]))
@@ -155,19 +157,20 @@ class Resample(nn.Module):
         return F.interpolate(self.project(h), self.size, mode="bilinear", align_corners=False)
 
 
-def _sizes(spec: DataSpec, patch: int) -> list[Size]:
-    """Sizes of the maps, the largest first."""
-    check_positive("patch", patch)
+def _sizes(spec: DataSpec, patch: int) -> tuple[list[Size], int]:
+    """Sizes of the maps, the largest first, and the patch."""
     sizes = halvings(spec, "r3gan")
-    if patch == 1:
-        return sizes
     channels, *sides = spec.shape
+    patch = patch or (2 if all(side % 2 == 0 and side >= 2 * SMALLEST for side in sides) else 1)
+    if patch == 1:
+        return sizes, 1
+    check_positive("patch", patch)
     if any(side % patch or side // patch < SMALLEST for side in sides):
         raise UserError(
             f"patch {patch} for images of {'x'.join(map(str, sides))}: it must divide both sides into at least "
             f"{SMALLEST} parts; 1 is always possible"
         )
-    return halvings(spec._replace(shape=(channels, *(side // patch for side in sides))), "r3gan")
+    return halvings(spec._replace(shape=(channels, *(side // patch for side in sides))), "r3gan"), patch
 
 
 def _stage(channels: int, blocks: int, expansion: int, group_size: int) -> list[nn.Module]:

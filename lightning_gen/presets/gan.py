@@ -11,9 +11,9 @@ NOTHING: dict[str, Any] = {"penalties": {}, "terms": {}, "augment": {}, "ema": {
 DCGAN = {  # Radford et al. 2016, scaled by the data's size and by the width
     "latent_dim": 64,
     "network": "dcgan",
-    "network_args": {"width": 32, "norm": "batch", "activation": "relu"},
+    "network_args": {"width": 16, "norm": "batch", "activation": "relu"},
     "critic": "dcgan",
-    "critic_args": {"width": 32, "norm": "batch", "activation": "leaky_relu"},
+    "critic_args": {"width": 16, "norm": "batch", "activation": "leaky_relu"},
 }
 NO_NORM = {
     "critic_args": {"width": 32, "norm": "none", "activation": "leaky_relu"}
@@ -21,9 +21,9 @@ NO_NORM = {
 RESNET = {  # Miyato et al. 2018, scaled likewise
     "latent_dim": 64,
     "network": "resnet",
-    "network_args": {"width": 32},
+    "network_args": {"width": 16},
     "critic": "resnet",
-    "critic_args": {"width": 32},
+    "critic_args": {"width": 16},
 }
 AVERAGED = {"ema": {"generator": 10_000}}
 
@@ -127,8 +127,8 @@ ROWS: dict[str, Preset] = {
             **RESNET,
             **AVERAGED,
             **_versus({"lr": 4e-4, "betas": [0.0, 0.9]}, {"lr": 1e-4, "betas": [0.0, 0.9]}),
-            "network_args": {"width": 32, "attention": 1},
-            "critic_args": {"width": 32, "attention": 1},
+            "network_args": {"width": 16, "attention": 1},
+            "critic_args": {"width": 16, "attention": 1},
             "adversarial": "hinge",
             "spectral_norm": "both",
         },
@@ -192,9 +192,9 @@ ROWS: dict[str, Preset] = {
             **_versus({"lr": "0.001..0.0001@50%..100%", "betas": [0.0, 0.99]}),
             "latent_dim": 64,
             "network": "r3gan",
-            "network_args": {"width": 32},
+            "network_args": {"width": 16, "patch": 0},
             "critic": "r3gan",
-            "critic_args": {"width": 32},
+            "critic_args": {"width": 16, "patch": 0},
             "adversarial": "relativistic",
             "penalties": {"r1": "0.5..0.05@80% cos", "r2": "0.5..0.05@80% cos"},
             "ema": {"generator": 10_000},
