@@ -102,7 +102,7 @@ def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None 
         UserError: an unknown name or option, or a value of the wrong type.
     """
     pairs = _pairs(rest)
-    layer = _layer(given, base, dict(pairs).get("model.network"))
+    layer = _layer(given, base, {key: dict(pairs).get(f"model.{key}") for key in ("network", "critic")})
     classes = {section: _class(section, layer[section]["class_path"]) for section in ("model", "data")}
     passed = _take_dict_entries(pairs, layer, classes)
     for section, cls in classes.items():
@@ -114,10 +114,10 @@ def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None 
     return Plan(_plain_config(layer, parsed), parsed)
 
 
-def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, network: str | None) -> dict[str, Any]:
+def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> dict[str, Any]:
     """The preset, below the configuration file (or the resumed run's), below the short options.
 
-    ``network`` is the one that the command line asks for: the preset's options of another network are dropped.
+    ``networks`` are those that the command line asks for: the preset's options of others are dropped.
     """
     file = dict(base) if base is not None else read_config(given["config"]) if "config" in given else {}
     for option, key in (("model", "preset"), ("data", "dataset")):
@@ -140,8 +140,7 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, network: str |
         "steps": row.steps if row else None,
     }
     layer = _over(layer, file)
-    if network not in (None, layer["model"]["init_args"].get("network")):
-        layer["model"]["init_args"]["network_args"] = {}
+    _drop_options(layer["model"]["init_args"], networks)
     return _checked(layer | _plain_options(given))
 
 
@@ -169,9 +168,16 @@ def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
         if "class_path" in (file.get(section) or {}):
             layer[section] = {"class_path": file[section]["class_path"], "init_args": {}}
     ours, theirs = layer["model"]["init_args"], (file.get("model") or {}).get("init_args") or {}
-    if theirs.get("network", ours.get("network")) != ours.get("network"):
-        ours["network_args"] = {}  # the preset's are another network's
+    _drop_options(ours, theirs)
     return merge(layer, file)
+
+
+def _drop_options(ours: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Without the preset's options of networks in whose place others are asked for; a critic None is the network."""
+    changed = [key for key in ("network", "critic") if asked.get(key) not in (None, ours.get(key))]
+    if "network" in changed and "critic" in ours and ours["critic"] is None:
+        changed.append("critic")
+    ours.update({f"{key}_args": {} for key in changed})
 
 
 def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,8 +95,7 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     steps = _steps(config, data)
     if state and done >= steps:
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
-    if isinstance(data, DataModule) and data.batch_size % model.batch_multiple:
-        raise _indivisible(model, data)
+    _check_batch(model, data)
     if config["init"] and not state:
         start = find(config["init"])
         load_weights(model, start, read(start), memory=False)
@@ -111,6 +110,7 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done, watch, stability)
     if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # the players take turns
+    _check_batch(model, data, trainer.world_size)
     _announce(trainer, model, data, folder, steps, state)
     if trainer.is_global_zero:
         runs.write_config(config, folder)
@@ -140,12 +140,15 @@ def _steps(config: dict[str, Any], data: Any) -> int:
     return config["epochs"] * max(1, data.spec.size // data.batch_size)
 
 
-def _indivisible(model: GenerativeModule, data: DataModule) -> UserError:
-    """The error for a batch that cannot be split."""
-    together = model.batch_multiple // model.accumulate
-    split = f"--model.accumulate {model.accumulate}" + (f" times {together} (--model.pack)" if together > 1 else "")
-    wanted = f"the batch must be divisible by {model.batch_multiple}"
-    return UserError(f"{split} does not divide --data.batch_size {data.batch_size}: {wanted}")
+def _check_batch(model: GenerativeModule, data: Any, devices: int = 1) -> None:
+    """Refuse a batch that cannot be split."""
+    multiple = model.batch_multiple * devices
+    if not isinstance(data, DataModule) or data.batch_size % multiple == 0:
+        return
+    factors = {"--model.accumulate": model.accumulate, "--model.pack": model.batch_multiple // model.accumulate}
+    factors["devices"] = devices
+    split = " times ".join(f"{name} {count}" for name, count in factors.items() if count > 1)
+    raise UserError(f"{split} does not divide --data.batch_size {data.batch_size}: it must be a multiple of {multiple}")
 
 
 def _watch(config: dict[str, Any], model: GenerativeModule, data: Any) -> Watch | None:

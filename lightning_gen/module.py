@@ -18,7 +18,7 @@ from lightning_gen.players import adamw, chunks, freeze_all_but, l1_norm, optimi
 from lightning_gen.schedule import Schedule
 from lightning_gen.skipping import EveryStep, Skipping
 from lightning_gen.speed import block_of, nobody_listens
-from lightning_gen.validation import Batch, Logs, Validated
+from lightning_gen.validation import Batch, Validated
 
 
 class GenerativeModule(Validated):
@@ -83,7 +83,7 @@ class GenerativeModule(Validated):
         """Who moves in this iteration, in order."""
         return tuple(self.players)
 
-    def after_step(self, player: str) -> Logs | None:
+    def after_step(self, player: str) -> dict[str, float] | None:
         """Called after each move of a player: weight clipping, codebooks, augmentation; may return values to log."""
 
     # What a family uses

@@ -67,7 +67,7 @@ class Penalties:
             batch: the global one, for the rule.
             now: what a ramp is at this iteration.
         """
-        due = [name for name in self.terms if iteration % self.every.get(name, 1) == 0]
+        due = [name for name in self.terms if (iteration + 1) % self.every.get(name, 1) == 0]
         seen = game() if due else None
         values = {name: self.terms[name](seen, now).mean() for name in due}
         return sum((self.weight(name, batch, now) * value for name, value in values.items()), start=0.0), values

@@ -168,7 +168,7 @@ def _asked(model: Samples, ids: Sequence[int] | None, n: int) -> torch.Tensor | 
     """
     known = model.classes if isinstance(model, SamplesClasses) else 0
     if ids and not known:
-        raise UserError(f"--class {ids[0]}: this model knows no classes: take a conditional one, such as cvae")
+        raise UserError(f"--class {ids[0]}: this model knows no classes: take a conditional one, such as cvae or cgan")
     for asked in ids or ():
         if not 0 <= asked < known:
             raise UserError(f"--class {asked}: possible are 0 to {known - 1}")

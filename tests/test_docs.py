@@ -12,18 +12,30 @@ from PIL import Image
 
 import datamodules
 from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor
+from lightning_gen.augment import AUGMENTATIONS
 from lightning_gen.evaluation import report
+from lightning_gen.models.gan import CONDITIONS
 from lightning_gen.networks import NETWORKS
+from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.estimators import ESTIMATORS
+from lightning_gen.objectives.generator import GENERATOR_TERMS
 from lightning_gen.objectives.likelihood import LIKELIHOODS
+from lightning_gen.objectives.penalties import PENALTIES
 from lightning_gen.objectives.priors import PRIORS
 from lightning_gen.objectives.terms import CODE_TERMS, TERMS
 from lightning_gen.presets import PRESETS
 from lightning_gen.samplers import SAMPLERS
+from lightning_gen.stability import VERDICTS
 
 READMES = ("README.md", "README.zh-CN.md")
 PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 OWN = "docs/your-own.md"
+GAN_PAGE, VAE_PAGE = "docs/gan.md", "docs/vae.md"
+FAMILIES = {"lightning_gen.models.gan": GAN_PAGE}  # module of a preset's model -> its page; all others are of the VAEs
+TABLES = {
+    VAE_PAGE: (TERMS, CODE_TERMS, PRIORS, ESTIMATORS, LIKELIHOODS, NETWORKS, SAMPLERS),
+    GAN_PAGE: (ADVERSARIAL, PENALTIES, GENERATOR_TERMS, AUGMENTATIONS, CONDITIONS, NETWORKS, VERDICTS),
+}
 
 
 def text_of(page):
@@ -47,7 +59,8 @@ def script_calls(page):
                 yield words[1].removeprefix("scripts/").removesuffix(".py"), words[2:]
 
 
-CALLS = [(page, *call) for page in ("README.md", "docs/vae.md", "docs/evaluation.md") for call in script_calls(page)]
+CALLED = ("README.md", VAE_PAGE, GAN_PAGE, "docs/evaluation.md")
+CALLS = [(page, *call) for page in CALLED for call in script_calls(page)]
 
 
 @pytest.fixture
@@ -187,20 +200,51 @@ def test_the_tables_are_complete(page):
     assert set(PRESETS) | set(datamodules.DATASETS) | scripts <= rows
 
 
-def test_the_family_page_is_complete(place):
-    text = text_of("docs/vae.md")
-    for table in (TERMS, CODE_TERMS, PRIORS, ESTIMATORS, LIKELIHOODS, NETWORKS, SAMPLERS):
-        assert all(f"| `{name}` |" in text for name in table)
-    assert all(f"| `{name}` |" in text and text.count(f"`{name}`") > 1 for name in PRESETS)
-    folder = fit.train(plan("--model", "vae", "--steps", 2, "--model.log_every", 1))
+def page_of(preset):
+    return FAMILIES.get(preset.model.rpartition(".")[0], VAE_PAGE)
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_a_family_page_is_complete(page):
+    text = text_of(page)
+    for table in TABLES[page]:
+        assert [name for name in table if f"| `{name}` |" not in text] == []
+    rows = [name for name, preset in PRESETS.items() if page_of(preset) == page]
+    assert len(rows) > 10
+    assert [name for name in rows if f"| `{name}` |" not in text or text.count(f"`{name}`") < 2] == []
+
+
+EVERYTHING = [  # that a game on images can log
+    *("--model", "acgan", "--model.critic_args.norm", "none", "--model.codes.continuous", 1, "--model.n_critic", 2),
+    *(word for name in PENALTIES for word in (f"--model.penalties.{name}", 0.1)),
+    *("--model.terms.feature_matching", 1, "--model.ema.generator", 100, "--model.lr", "1e-3..0@100%"),
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments", "least"),
+    [(VAE_PAGE, ["--model", "vae"], 8), (GAN_PAGE, EVERYTHING, 30), (GAN_PAGE, ["--model", "r3gan-toy"], 20)],
+)
+def test_a_family_page_names_what_a_run_logs(page, arguments, least, place):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    text = text_of(page)
+    folder = fit.train(plan(*arguments, "--steps", 2, "--val_every", 2, "--model.log_every", 1))
     (events, *_) = sorted(folder.glob("events*"))
     tags = EventAccumulator(str(events)).Reload().Tags()
     logged = [tag for tag in tags["scalars"] if re.match("train|val", tag)]
-    assert len(logged) > 8
-    assert all(f"`{tag}`" in text for tag in logged)
-    assert all(f"**{tag}**" in text for tag in tags["images"])
+    assert len(logged) > least
+    shown = [re.sub("val/fd_.*@.*", "val/fd_X@N", tag) for tag in logged]
+    assert [tag for tag in shown if f"`{tag}`" not in text] == []
+    assert [tag for tag in tags["images"] if f"**{tag}**" not in text] == []
+
+
+def test_the_snippet_of_the_gan_page_runs(place):
+    (snippet,) = blocks(GAN_PAGE, "python")
+    names = {}
+    exec(compile(snippet, GAN_PAGE, "exec"), names)
+    assert names["threes"].shape == (16, 1, 8, 8) and names["logits"].shape == (16,)
+    assert names["threes"].abs().max() <= 1
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -227,8 +271,8 @@ def test_the_budgets_of_the_architecture_hold():
     assert max(lines_of("lightning_gen/models/*.py").values()) <= 300
     assert max(lines_of("lightning_gen/module.py").values()) <= 250
     assert max(lines_of("lightning_gen/**/*.py", "datamodules/*.py").values()) <= 400
-    core = [f"lightning_gen/{name}.py" for name in ("module", "schedule", "cli")]
-    assert sum(lines_of(*core, "lightning_gen/objectives/*.py").values()) <= 2000
+    assert max(lines_of("lightning_gen/objectives/*.py").values()) <= 200
+    assert sum(lines_of(*(f"lightning_gen/{name}.py" for name in ("module", "schedule", "cli"))).values()) <= 800
 
 
 def test_imports_run_downwards():

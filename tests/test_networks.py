@@ -109,11 +109,22 @@ def test_options_reach_the_network():
     assert [m.out_features for m in decoder.modules() if isinstance(m, nn.Linear)] == [4, 9, 10]
     kinds = [type(m) for m in decoder.modules()]
     assert all(kinds.count(kind) == 2 for kind in (nn.Tanh, nn.LayerNorm, nn.Dropout))
-    encoder, decoder = pair("dcgan", (3, 256, 256), width=2, norm="layer", dropout=0.25)
-    assert [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)] == [2, 4, 8, 16, 16, 16]
+    encoder, decoder = pair("dcgan", (3, 256, 256), width=2, norm="layer", dropout=0.25, extra=2)
+    assert [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)] == [2, 4, 8, 16, 16, 16, 16, 16]
     assert [m.out_channels for m in decoder.modules() if isinstance(m, nn.ConvTranspose2d)] == [16, 16, 8, 4, 2, 6]
-    assert [sum(isinstance(m, nn.GroupNorm) for m in n.modules()) for n in (encoder, decoder)] == [5, 6]
+    assert [sum(isinstance(m, nn.GroupNorm) for m in n.modules()) for n in (encoder, decoder)] == [7, 8]
     assert sum(isinstance(m, nn.Dropout) for m in pair("dcgan", (3, 32, 32))[0].modules()) == 0
+
+
+def test_scale_is_the_size_of_the_values():
+    torch.manual_seed(0)
+    plain = pair("mlp", (2,))
+    torch.manual_seed(0)
+    scaled = pair("mlp", (2,), scale=4.0)
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(scaled[0](4 * x), plain[0](x))
+    z = torch.randn(5, 3)
+    torch.testing.assert_close(scaled[1](z), 4 * plain[1](z))
 
 
 @pytest.mark.parametrize("activation", layers.ACTIVATIONS)
@@ -163,6 +174,7 @@ def test_auto_suits_the_data(shape: tuple[int, ...], name: str):
         ("mlp", (2,), {"dropout": "much"}, "dropout='much' is not of the type"),
         ("mlp", (2,), {"dropout": True}, "dropout=True is not of the type"),
         ("mlp", (2,), {"dropout": 1}, "dropout 1: possible are 0 <= dropout < 1"),
+        ("mlp", (2,), {"scale": 0.0}, "scale 0.0: the size"),
         ("mlp", (2,), {"activation": "rleu"}, "did you mean 'relu'"),
         ("dcgan", (1, 8, 8), {"activation": "rleu"}, "did you mean 'relu'"),
         ("mlp", (2,), {"norm": "bach"}, "did you mean 'batch'"),

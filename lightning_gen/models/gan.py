@@ -105,7 +105,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         self.latent_dim, self.n_critic, self.pack, self.weight_clip = latent_dim, n_critic, pack, weight_clip
         self.batch_multiple *= pack
         self.condition_by = condition
-        self._check_choices(condition, spectral_norm)
+        self._check_choices(condition, spectral_norm, codes)
         self.know_classes(condition != "none")
         self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
         if not isinstance(self.pair, Pair):
@@ -136,7 +136,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
             )
         self.register_buffer("anchors", torch.zeros(2))  # running means of the logits of real and of fake
 
-    def _check_choices(self, condition: str, spectral_norm: str) -> None:
+    def _check_choices(self, condition: str, spectral_norm: str, codes: dict[str, Any] | None) -> None:
         for option, given, known in (
             ("condition", condition, CONDITIONS),
             ("spectral_norm", spectral_norm, SPECTRAL),
@@ -147,8 +147,9 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
             raise UserError("a GAN makes numbers, not tokens: take data of values uint8, unit, binary or real")
         if self.weight_clip is not None and not self.weight_clip > 0:
             raise UserError(f"weight_clip {self.weight_clip}: the largest weight must be above 0, such as 0.01")
-        if self.pack > 1 and condition != "none":
-            raise UserError(f"pack {self.pack} with condition {condition!r}: the examples of a pack have no one class")
+        if self.pack > 1 and (condition != "none" or codes):
+            what = "code to be read off" if codes else f"class for condition {condition!r}"
+            raise UserError(f"pack {self.pack}: the examples of a pack have no one {what}")
 
     def _know_codes(self, codes: dict[str, Any] | None) -> None:
         given = dict(codes or {})
@@ -205,8 +206,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         loss = self.pair.generator(real_logits, fake_logits).mean()
         extra, values = self.surprise("fake", guessed, y, z)
         loss, logs = loss + extra, {"adversarial": loss, **values}
-        features: Any = self.discriminator.features
-        play = Play(x, made, z, y, lambda seen: call(features, self._packed(seen), self._told(y)))
+        play = Play(x, made, z, y, lambda seen: self._features(seen, y))
         for name, term in self.terms.items():
             logs[name] = term(play, self.weight).mean()
             loss = loss + self.weight(schedule(term.weight)) * logs[name]
@@ -233,6 +233,10 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         logit, *others = out.split(self._outputs, dim=1)
         return logit.squeeze(1), others
 
+    def _features(self, x: Tensor, y: Tensor | None) -> Tensor:
+        features: Any = self.discriminator.features
+        return call(features, self._packed(x), self._told(y))
+
     def _told(self, y: Tensor | None) -> Tensor | None:
         return self.condition(y) if self.condition_by in ("concat", "projection") else None
 
@@ -256,13 +260,13 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
             means = self._mean_of_ranks(torch.stack([real_logits.mean(), fake_logits.mean()]))
             self.anchors.lerp_(torch.as_tensor(means), 1 - ANCHORED if self.iteration else 1)
 
-    def after_step(self, player: str) -> Logs:
+    def after_step(self, player: str) -> dict[str, float]:
         owned = self._owned[player]
         if player == "discriminator" and self.weight_clip:
             for parameter in owned:
                 parameter.data.clamp_(-self.weight_clip, self.weight_clip)
         at_log = (self.iteration + 1) % self.log_every == 0
-        return {f"{player}/gradient_norm": torch.tensor(gradient_norm(owned))} if at_log else {}
+        return {f"{player}/gradient_norm": gradient_norm(owned)} if at_log else {}
 
     # What it can do
 

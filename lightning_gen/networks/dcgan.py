@@ -24,6 +24,7 @@ class DCGANEncoder(nn.Module):
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
         norm: none, batch or layer; the first layer has none.
         dropout: probability of dropping an element of a map, 0 <= dropout < 1.
+        extra: 3x3 convolutions at the smallest map, which give a small image some depth.
         num_classes: number of classes of the condition, 0 for none; it joins the image, one map for each class.
     """
 
@@ -36,6 +37,7 @@ class DCGANEncoder(nn.Module):
         activation: Name = "leaky_relu",
         norm: Name = "batch",
         dropout: float = 0.0,
+        extra: int = 0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
@@ -46,6 +48,10 @@ class DCGANEncoder(nn.Module):
             here = norm if i > 0 else "none"
             down = nn.Conv2d(a, b, 4, stride=2, padding=1, bias=here != "batch")
             layers.append(after(down, b, activation=activation, norm=here, dropout=dropout, dims=2))
+        layers += [
+            after(_same(channels[-1], norm), channels[-1], activation=activation, norm=norm, dropout=dropout, dims=2)
+            for _ in range(extra)
+        ]
         self.condition = Condition(num_classes)
         self.body = nn.Sequential(*layers)
         self.num_features = channels[-1] * math.prod(sizes[-1])
@@ -71,6 +77,7 @@ class DCGANDecoder(nn.Module):
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
         norm: none, batch or layer; the last layer has none.
         dropout: probability of dropping an element of a map, 0 <= dropout < 1.
+        extra: 3x3 convolutions at the smallest map.
         num_classes: number of classes of the condition, 0 for none; it joins z.
     """
 
@@ -84,6 +91,7 @@ class DCGANDecoder(nn.Module):
         activation: Name = "leaky_relu",
         norm: Name = "batch",
         dropout: float = 0.0,
+        extra: int = 0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
@@ -93,17 +101,23 @@ class DCGANDecoder(nn.Module):
         self.condition = Condition(num_classes)
         project = nn.Linear(latent_dim + num_classes, math.prod(start))
         layers: list[nn.Module] = [nn.Sequential(project, nn.Unflatten(1, start))]  # (B, Z) -> (B, C', h, w)
+        layers += [_same(channels[0], norm) for _ in range(extra)]
         for (a, b), size in zip(pairwise(channels), sizes[1:-1], strict=True):
             layers.append(_up(a, b, size, bias=norm != "batch"))
         layers = [
             after(layer, c, activation=activation, norm=norm, dropout=dropout, dims=2)
-            for layer, c in zip(layers, channels, strict=True)
+            for layer, c in zip(layers, [*[channels[0]] * extra, *channels], strict=True)
         ]
         self.body = nn.Sequential(*layers, _up(channels[-1], params[0], sizes[-1], bias=True))
         initialise(self, norm)
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         return self.body(self.condition(z, c))
+
+
+def _same(channels: int, norm: Name) -> nn.Module:
+    """(B, C, h, w) -> (B, C, h, w)."""
+    return nn.Conv2d(channels, channels, 3, padding=1, bias=norm != "batch")
 
 
 def halvings(spec: DataSpec, network: str = "dcgan") -> list[tuple[int, int]]:

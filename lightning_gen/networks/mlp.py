@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen.networks.layers import Condition, Name, after, check_positive, initialise
 
@@ -22,6 +23,7 @@ class MLPEncoder(nn.Module):
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
         norm: none, batch or layer.
         dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
+        scale: size of the data's values, which the encoder divides by and the decoder multiplies with.
         num_classes: number of classes of the condition, 0 for none.
     """
 
@@ -34,10 +36,13 @@ class MLPEncoder(nn.Module):
         activation: Name = "relu",
         norm: Name = "none",
         dropout: float = 0.0,
+        scale: float = 1.0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
         widths = [math.prod(spec.shape) + num_classes, *hidden]
+        _check_scale(scale)
+        self.scale = scale
         self.condition = Condition(num_classes)
         self.body = _hidden(widths, activation, norm, dropout)
         self.num_features = widths[-1]
@@ -46,7 +51,7 @@ class MLPEncoder(nn.Module):
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """(B, *shape) -> (B, num_features), what the last layer sees."""
-        return self.body(self.condition(x.flatten(1), c))  # (B, *shape) -> (B, D) -> (B, num_features)
+        return self.body(self.condition(x.flatten(1) / self.scale, c))  # (B, *shape) -> (B, D) -> (B, num_features)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.features(x, c))
@@ -63,6 +68,7 @@ class MLPDecoder(nn.Module):
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
         norm: none, batch or layer.
         dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
+        scale: size of the data's values, which the encoder divides by and the decoder multiplies with.
         num_classes: number of classes of the condition, 0 for none.
     """
 
@@ -76,18 +82,32 @@ class MLPDecoder(nn.Module):
         activation: Name = "relu",
         norm: Name = "none",
         dropout: float = 0.0,
+        scale: float = 1.0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
         widths = [latent_dim + num_classes, *reversed(hidden)]
         self.params = tuple(params)
+        _check_scale(scale)
+        self.scale = scale
         self.condition = Condition(num_classes)
         self.body = _hidden(widths, activation, norm, dropout)
         self.head = nn.Linear(widths[-1], math.prod(params))
         initialise(self, norm)
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        return self.head(self.body(self.condition(z, c))).unflatten(1, self.params)  # (B, D) -> (B, *params)
+        out = self.head(self.body(self.condition(z, c))) * self.scale
+        return out.unflatten(1, self.params)  # (B, D) -> (B, *params)
+
+
+def _check_scale(scale: float) -> None:
+    """Refuse a size that is none.
+
+    Raises:
+        UserError: it is not above 0.
+    """
+    if not scale > 0:
+        raise UserError(f"scale {scale}: the size of the data's values must be above 0")
 
 
 def _hidden(widths: Sequence[int], activation: Name, norm: Name, dropout: float) -> nn.Sequential:

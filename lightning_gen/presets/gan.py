@@ -11,19 +11,17 @@ NOTHING: dict[str, Any] = {"penalties": {}, "terms": {}, "augment": {}, "ema": {
 DCGAN = {  # Radford et al. 2016, scaled by the data's size and by the width
     "latent_dim": 64,
     "network": "dcgan",
-    "network_args": {"width": 16, "norm": "batch", "activation": "relu"},
-    "critic": "dcgan",
-    "critic_args": {"width": 16, "norm": "batch", "activation": "leaky_relu"},
+    "network_args": {"width": 16, "extra": 1, "norm": "batch", "activation": "relu"},
+    "critic": None,
+    "critic_args": {"width": 16, "extra": 1, "norm": "batch", "activation": "leaky_relu"},
 }
-NO_NORM = {
-    "critic_args": {"width": 32, "norm": "none", "activation": "leaky_relu"}
-}  # of a discriminator with penalties
+NO_NORM = {"critic_args": {**DCGAN["critic_args"], "norm": "none"}}  # of a discriminator with penalties
 RESNET = {  # Miyato et al. 2018, scaled likewise
     "latent_dim": 64,
     "network": "resnet",
-    "network_args": {"width": 16},
-    "critic": "resnet",
-    "critic_args": {"width": 16},
+    "network_args": {"width": 8},
+    "critic": None,
+    "critic_args": {"width": 8},
 }
 AVERAGED = {"ema": {"generator": 10_000}}
 
@@ -46,7 +44,7 @@ ROWS: dict[str, Preset] = {
             "latent_dim": 64,
             "network": "mlp",
             "network_args": {"hidden": [512, 256], "activation": "leaky_relu", "norm": "batch"},
-            "critic": "mlp",
+            "critic": None,
             "critic_args": {"hidden": [512, 256], "activation": "leaky_relu", "dropout": 0.3},
             "adversarial": "non_saturating",
         },
@@ -73,9 +71,9 @@ ROWS: dict[str, Preset] = {
         {
             **NOTHING,
             **DCGAN,
-            **_versus({"lr": 1e-4, "betas": [0.0, 0.9]}),
+            **_versus({"lr": 5e-4, "betas": [0.0, 0.9]}),
             "adversarial": "wasserstein",
-            "weight_clip": 0.01,
+            "weight_clip": 0.05,
             "n_critic": 5,
         },
         steps=6000,
@@ -89,7 +87,7 @@ ROWS: dict[str, Preset] = {
             **DCGAN,
             **NO_NORM,
             **AVERAGED,
-            **_versus({"lr": 2e-4, "betas": [0.0, 0.9]}),
+            **_versus({"lr": 5e-4, "betas": [0.0, 0.9]}),
             "adversarial": "wasserstein",
             "penalties": {"gp": 10.0},
             "n_critic": 5,
@@ -127,8 +125,8 @@ ROWS: dict[str, Preset] = {
             **RESNET,
             **AVERAGED,
             **_versus({"lr": 4e-4, "betas": [0.0, 0.9]}, {"lr": 1e-4, "betas": [0.0, 0.9]}),
-            "network_args": {"width": 16, "attention": 1},
-            "critic_args": {"width": 16, "attention": 1},
+            "network_args": {"width": 8, "attention": 1},
+            "critic_args": {"width": 8, "attention": 1},
             "adversarial": "hinge",
             "spectral_norm": "both",
         },
@@ -193,7 +191,7 @@ ROWS: dict[str, Preset] = {
             "latent_dim": 64,
             "network": "r3gan",
             "network_args": {"width": 16, "patch": 0},
-            "critic": "r3gan",
+            "critic": None,
             "critic_args": {"width": 16, "patch": 0},
             "adversarial": "relativistic",
             "penalties": {"r1": "0.5..0.05@80% cos", "r2": "0.5..0.05@80% cos"},
@@ -201,6 +199,7 @@ ROWS: dict[str, Preset] = {
         },
         steps=4000,
         paper="Huang et al. 2024, arXiv:2501.05441",
+        data_arguments={"batch_size": 32},
     ),
     "r3gan-toy": Preset(
         GAN,
@@ -211,7 +210,7 @@ ROWS: dict[str, Preset] = {
             "latent_dim": 2,
             "network": "mlp",
             "network_args": {"hidden": [128, 128, 128], "activation": "leaky_relu"},
-            "critic": "mlp",
+            "critic": None,
             "critic_args": {"hidden": [128, 128, 128], "activation": "leaky_relu"},
             "adversarial": "relativistic",
             "penalties": {"r1": "0.05..0.0025@100% cos", "r2": "0.05..0.0025@100% cos"},
