@@ -1,7 +1,6 @@
 """The verdict on adversarial training, the callback that comes to it, and what fit.py does about it."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -299,10 +298,12 @@ def test_stop_saves_and_says_what_to_try(tmp_path, monkeypatch, capsys):
 
 
 def test_an_adversarial_model_is_watched_unasked(tmp_path, monkeypatch, capsys):
+    """Where the data have an extractor of their own."""
     monkeypatch.chdir(tmp_path)
-    fit.main(["--model", "test_stability.Judging", *USUAL, "--name", "auto"])
+    few = ["--model", "gan", "--steps", "6", "--val_every", "2"]
+    fit.main([*few, "--name", "auto"])
     output = capsys.readouterr().out
-    name = "val/fd_raw@1k"
+    name = "val/fd_digits_v1@200"
     assert f"watched at each validation: {name}" in output and "stability:" in output
     folder = next((tmp_path / "tb_logs").rglob("version_0"))
     found = summary_of(folder)
@@ -311,8 +312,12 @@ def test_an_adversarial_model_is_watched_unasked(tmp_path, monkeypatch, capsys):
     assert found["best"][name] == pytest.approx(min(values))
     assert found["stability"]["final_over_best"][name]["ratio"] == pytest.approx(values[-1] / min(values))
     assert "watch: null" in (folder / "config.yaml").read_text()
-    shutil.rmtree("tb_logs")
-    fit.main(["--model", "test_stability.Judging", *USUAL, "--watch", "none"])
+
+
+@pytest.mark.parametrize("options", [["--model", "gan", "--watch", "none"], ["--model", "r3gan-toy"]])
+def test_nothing_is_watched(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit.main([*options, "--steps", "2"])
     folder = next((tmp_path / "tb_logs").rglob("version_0"))
     assert not (folder / "checkpoints/best.ckpt").exists()
     assert summary_of(folder)["stability"]["final_over_best"] == {}
@@ -356,7 +361,7 @@ class Packed(Judging):
 def test_the_batch_and_notes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     few = ["--data", "toy", "--steps", "2"]
-    with pytest.raises(UserError, match="batch_size 32: the batch must be divisible by 3"):
+    with pytest.raises(UserError, match="batch_size 32: it must be a multiple of 3"):
         fit.main(["--model", "test_stability.Packed", *few, "--data.batch_size", "32"])
     fit.main(["--model", "test_stability.Packed", *few, "--data.batch_size", "33"])
     assert "a batch of 33 is noted" in capsys.readouterr().out

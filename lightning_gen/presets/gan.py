@@ -8,7 +8,7 @@ from lightning_gen.presets.row import ADAM, Preset
 
 GAN = "lightning_gen.models.gan.GAN"
 NOTHING: dict[str, Any] = {"penalties": {}, "terms": {}, "augment": {}, "ema": {}}  # what most classics go without
-DCGAN = {  # Radford et al. 2016, scaled by the data's size and by the width
+DCGAN: dict[str, Any] = {  # Radford et al. 2016, scaled by the data's size and by the width
     "latent_dim": 64,
     "network": "dcgan",
     "network_args": {"width": 16, "extra": 1, "norm": "batch", "activation": "relu"},
@@ -206,19 +206,19 @@ ROWS: dict[str, Preset] = {
         "the same game between fully connected networks, on points in the plane",
         {
             **NOTHING,
-            **_versus({"lr": "0.001..0.0001@50%..100%", "betas": [0.0, 0.99]}),
+            **_versus({"lr": "0.002..0.0001@50%..100%", "betas": [0.0, 0.99]}),
             "latent_dim": 2,
             "network": "mlp",
-            "network_args": {"hidden": [128, 128, 128], "activation": "leaky_relu"},
+            "network_args": {"hidden": [128, 128, 128], "activation": "relu", "scale": 4.0},
             "critic": None,
-            "critic_args": {"hidden": [128, 128, 128], "activation": "leaky_relu"},
+            "critic_args": {"hidden": [128, 128, 128], "activation": "relu", "scale": 4.0},
             "adversarial": "relativistic",
-            "penalties": {"r1": "0.05..0.0025@100% cos", "r2": "0.05..0.0025@100% cos"},
-            "ema": {"generator": 90_000},
+            "penalties": {"r1": "0.8..0.04@100% cos", "r2": "0.8..0.04@100% cos"},
+            "ema": {"generator": 44_000},
         },
-        steps=15000,
+        steps=25000,
         paper="Huang et al. 2024, arXiv:2501.05441",
         data="toy",
-        data_arguments={"batch_size": 256},
+        data_arguments={"batch_size": 128},
     ),
 }
