@@ -276,11 +276,12 @@ def _take_dict_entries(pairs: list[tuple[str, str]], layer: dict[str, Any], clas
 
 
 def _lift_weights(low: dict[str, Any], high: Mapping[str, Any]) -> None:
-    """A term written as its weight alone becomes {"weight": weight} when one of its arguments is set."""
-    terms = low.get("terms") or {}
-    for name, entry in (high.get("terms") or {}).items():
-        if isinstance(entry, Mapping) and isinstance(terms.get(name), (int, float, str)):
-            low["terms"] = {**terms, name: {"weight": terms[name]}}
+    """What is written as its weight alone becomes {"weight": weight} when one of its arguments is set."""
+    for key in ("terms", "penalties"):
+        known = low.get(key) or {}
+        for name, entry in (high.get(key) or {}).items():
+            if isinstance(entry, Mapping) and isinstance(known.get(name), (int, float, str)):
+                low[key] = {**(low.get(key) or {}), name: {"weight": known[name]}}
 
 
 def _value(text: str) -> Any:

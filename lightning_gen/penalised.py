@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from lightning_gen.objectives.penalties import PENALTIES, Game, auto_gamma
-from lightning_gen.objectives.terms import parse_terms
+from lightning_gen.objectives.terms import flat, parse_terms
 from lightning_gen.schedule import Schedule, schedule
 
 AUTO = ("r1", "r2")  # whose weight the rule knows
@@ -34,7 +34,7 @@ class Penalties:
         self.every: dict[str, int] = {}
         self.by_rule: set[str] = set()
         plain: dict[str, Any] = {}
-        for name, value in given.items():
+        for name, value in flat(given, PENALTIES):
             options = dict(value) if isinstance(value, Mapping) else {"weight": value}
             self.every[name] = _interval(name, options.pop("every", 1))
             if options.get("weight") == BY_RULE:
@@ -43,7 +43,7 @@ class Penalties:
                 self.by_rule.add(name)
             plain[name] = None if value is None else options
         self.terms = parse_terms(plain, PENALTIES)
-        self.weights = {name: schedule(term.weight) for name, term in self.terms.items()}
+        self.weights = {name: _not_negative(name, schedule(term.weight)) for name, term in self.terms.items()}
         self.schedules: dict[str, Schedule] = {}
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name, "penalties")
@@ -53,8 +53,18 @@ class Penalties:
             raise UserError(f"penalties.{name} auto: a rule is known for {' and '.join(AUTO)}; give a number")
         auto_gamma(self.shape, 1)
 
-    def __bool__(self) -> bool:
-        return bool(self.terms)
+    def uses(self, *functions: Callable[..., Tensor]) -> bool:
+        """Whether one of these is among them, by whatever name, with a weight above 0 at some time."""
+        weighed = {name for name, weight in self.weights.items() if max(weight.first, weight.end) > 0}
+        return any(self.terms[name].term in functions for name in weighed)
+
+    def due(self, iteration: int) -> list[str]:
+        """Those that are computed in this iteration."""
+        return [name for name in self.terms if (iteration + 1) % self.every.get(name, 1) == 0]
+
+    def at_inputs(self, iteration: int) -> set[str]:
+        """Those due whose gradient may come with the logits, as it is taken where they are: r1 and r2."""
+        return {name for name in self.due(iteration) if name in AUTO and not self.terms[name].arguments.get("eager")}
 
     def loss(
         self, game: Callable[[], Game], iteration: int, batch: int, now: Callable[[Schedule], float]
@@ -67,7 +77,7 @@ class Penalties:
             batch: the global one, for the rule.
             now: what a ramp is at this iteration.
         """
-        due = [name for name in self.terms if (iteration + 1) % self.every.get(name, 1) == 0]
+        due = self.due(iteration)
         seen = game() if due else None
         values = {name: self.terms[name](seen, now).mean() for name in due}
         return sum((self.weight(name, batch, now) * value for name, value in values.items()), start=0.0), values
@@ -85,6 +95,12 @@ class Penalties:
             f"penalty {name}: weight {gamma / 2:.4g} = gamma / 2, gamma = 0.0002 x {size} / {batch} (auto)"
             for name in sorted(self.by_rule)
         ]
+
+
+def _not_negative(name: str, weight: Schedule) -> Schedule:
+    if min(weight.first, weight.end) < 0:
+        raise UserError(f"penalties.{name} {weight.first:g} to {weight.end:g}: a weight must not be negative")
+    return weight
 
 
 def _interval(name: str, value: Any) -> int:

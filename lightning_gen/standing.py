@@ -37,6 +37,10 @@ class StandingStatistics:
             self._measured = self.iteration  # type: ignore[attr-defined]
             measure(averages["generator"], lambda batch: self._pass(averages["generator"], batch))
 
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()  # type: ignore[misc]
+        self.settle()  # on all ranks alike: later the first one may draw samples alone
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
         self.settle()  # in place, so that the checkpoint, which holds the same tensors, has them

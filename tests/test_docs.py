@@ -14,7 +14,7 @@ import datamodules
 from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor
 from lightning_gen.augment import AUGMENTATIONS
 from lightning_gen.evaluation import report
-from lightning_gen.models.gan import CONDITIONS
+from lightning_gen.models.choices import CONDITIONS
 from lightning_gen.networks import NETWORKS
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.estimators import ESTIMATORS

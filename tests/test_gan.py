@@ -19,6 +19,7 @@ from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
 from lightning_gen.models.gan import GAN
 from lightning_gen.names import resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL
+from lightning_gen.objectives.penalties import r1
 from lightning_gen.presets import PRESETS
 
 DIGITS = Digits().spec
@@ -51,11 +52,17 @@ def test_the_generator_moves_with_each_nth_iteration():
     assert turns == [("discriminator",)] * 2 + [("discriminator", "generator")] + turns[:3]
 
 
-def test_the_fakes_of_the_discriminator_leave_no_graph(trainer):
-    """The discriminator's loss reaches no weight of the generator, whatever is penalised."""
-    model = GAN(DIGITS, **SMALL, penalties={"r1": 1, "r2": 1, "gp": 1, "lecam": 1}, adversarial="relativistic")
-    seen = losses(model, Digits(batch_size=32), trainer, 2)
-    assert all(value == value for values in seen for value in values.values())
+def test_the_loss_of_the_discriminator_does_not_reach_the_generator(trainer):
+    """Not even where all weights may have gradients, whatever is penalised."""
+    penalties = {"r1": 1, "r2": 1, "gp": 1, "dragan": 1, "lecam": 1}
+    model = GAN(DIGITS, **SMALL, penalties=penalties, adversarial="relativistic")
+    losses(model, Digits(batch_size=32), trainer, 1)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    model.train().loss_discriminator({"x": torch.rand(8, *DIGITS.shape)}, {})[0].backward()
+    assert all(parameter.grad is None for parameter in model.generator.parameters())
+    assert all(parameter.grad is not None for parameter in model.discriminator.parameters())
 
 
 @pytest.mark.parametrize("pair", ADVERSARIAL)
@@ -82,7 +89,7 @@ def test_every_pair_trains_every_network(pair, trainer):
 
 def test_a_lazy_penalty_is_as_large_in_the_mean(trainer):
     seen = losses(
-        GAN(DIGITS, **SMALL, penalties={"r1": {"weight": 0.5, "every": 3}}), Digits(batch_size=32), trainer, 7
+        GAN(DIGITS, **SMALL, penalties={"r1": {"weight": 0.5, "every": 3}}), Digits(batch_size=32), trainer, 6
     )
     key = "train/discriminator/r1"
     assert [key in values for values in seen] == [False, False, True, False, False, True]
@@ -217,7 +224,7 @@ def test_a_checkpoint_holds_the_statistics_of_its_weights(trainer, tmp_path):
 @pytest.mark.parametrize("name", ROWS)
 def test_bfloat16_trains_every_preset(name, trainer):
     model, data = of(ROWS[name])
-    for values in losses(model, data, trainer, 2, precision="bf16-mixed"):
+    for values in losses(model, data, trainer, max(2, model.n_critic), precision="bf16-mixed"):
         assert all(torch.isfinite(torch.tensor(value)) for value in values.values())
 
 
@@ -293,6 +300,10 @@ MISTAKES = [
     ({"pack": 2, "condition": "concat"}, DIGITS, "no one class"),
     ({"pack": 2, "codes": {"continuous": 1}}, DIGITS, "no one code"),
     ({"pack": 0}, DIGITS, "pack 0"),
+    ({"codes": {"weight": 2}}, DIGITS, "codes without any"),
+    ({"codes": {"continuous": 1, "start": 3}}, DIGITS, "codes.start"),
+    ({"penalties": {"r1": -1}}, DIGITS, "must not be negative"),
+    ({"penalties": {"mine": {"weight": 1, "function": r1}}, "critic_args": {"norm": "batch"}}, DIGITS, "batch norm"),
     ({"codes": {"categories": [10]}}, DIGITS, "no option 'categories'"),
     ({"weight_clip": -1.0}, DIGITS, "weight_clip -1"),
     ({"codes": {"categorical": [1]}}, DIGITS, "categorical"),
@@ -324,6 +335,31 @@ def test_a_batch_that_does_not_fit_the_packing_is_refused(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="33"):
         fit.train(plan)
     assert not (tmp_path / "tb_logs").exists()
+
+
+def test_a_batch_that_does_not_fit_the_packing_is_refused_from_python(trainer):
+    with pytest.raises(UserError, match="batch of 33 is no multiple of pack 2"):
+        trainer(max_steps=1, limit_val_batches=0).fit(GAN(DIGITS, **SMALL, pack=2), Digits(batch_size=33))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "r1_now"),
+    [
+        (["--model", "r3gan", "--model.penalties.r1.every", "4"], {"weight": "0.5..0.05@80% cos", "every": 4}),
+        (["--model", "r3gan", "--model.penalties.r1", "0.1", "--model.penalties.r1.every", "4"], None),
+        (["--model", "r3gan", "--model.penalties.r1", "0.2"], 0.2),
+    ],
+)
+def test_arguments_of_a_penalty_leave_its_weight(arguments, r1_now):
+    penalties = cli.plan(*cli.pre_parse(arguments)).config["model"]["init_args"]["penalties"]
+    assert penalties["r1"] == (r1_now or {"weight": 0.1, "every": 4})
+    assert penalties["r2"] == "0.5..0.05@80% cos"
+
+
+def test_a_penalty_by_its_import_path_has_an_interval_too():
+    nested = {"lightning_gen": {"objectives": {"penalties": {"r1": {"weight": 1, "every": 4}}}}}
+    model = GAN(DIGITS, **SMALL, penalties=nested)
+    assert model.penalties.every == {"lightning_gen.objectives.penalties.r1": 4}
 
 
 @pytest.mark.parametrize("y", [[10], [-1]])

@@ -14,16 +14,18 @@ packing.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError, unknown
+from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
 from lightning_gen.augment import Augment
+from lightning_gen.models.choices import SPECTRAL, check_choices
 from lightning_gen.models.conditional import Conditional, call
 from lightning_gen.module import GenerativeModule
 from lightning_gen.names import at_least_one, check_arguments, resolve
@@ -32,7 +34,7 @@ from lightning_gen.networks.spectral import spectral_norm_
 from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair, described
 from lightning_gen.objectives.codes import Codes
 from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
-from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable
+from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.penalised import Penalties
 from lightning_gen.schedule import schedule
@@ -40,8 +42,6 @@ from lightning_gen.skipping import gradient_norm
 from lightning_gen.standing import StandingStatistics
 from lightning_gen.validation import Batch, Logs
 
-CONDITIONS = ("none", "concat", "projection", "classifier")
-SPECTRAL = {"none": (), "discriminator": ("discriminator",), "both": ("discriminator", "generator")}
 ANCHORED = 0.99  # share of LeCam's anchors that stays in an iteration
 
 
@@ -105,7 +105,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         self.latent_dim, self.n_critic, self.pack, self.weight_clip = latent_dim, n_critic, pack, weight_clip
         self.batch_multiple *= pack
         self.condition_by = condition
-        self._check_choices(condition, spectral_norm, codes)
+        check_choices(self.spec, condition, spectral_norm, pack, weight_clip, codes)
         self.know_classes(condition != "none")
         self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
         if not isinstance(self.pair, Pair):
@@ -126,7 +126,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         self.discriminator = self._discriminator(network if critic is None else critic, critic_args or {})
         for name in SPECTRAL[spectral_norm]:
             spectral_norm_(getattr(self, name))
-        if NEEDS_GRADIENT & set(self.penalties.terms):
+        if self.penalties.uses(*NEEDS_GRADIENT):
             check_penalisable(self.discriminator)
         elif adversarial in NEEDS_CONSTRAINT and not weight_clip and spectral_norm == "none":
             warnings.warn(
@@ -136,26 +136,13 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
             )
         self.register_buffer("anchors", torch.zeros(2))  # running means of the logits of real and of fake
 
-    def _check_choices(self, condition: str, spectral_norm: str, codes: dict[str, Any] | None) -> None:
-        for option, given, known in (
-            ("condition", condition, CONDITIONS),
-            ("spectral_norm", spectral_norm, SPECTRAL),
-        ):
-            if given not in known:
-                raise unknown(option, given, known)
-        if self.spec.values == "tokens":
-            raise UserError("a GAN makes numbers, not tokens: take data of values uint8, unit, binary or real")
-        if self.weight_clip is not None and not self.weight_clip > 0:
-            raise UserError(f"weight_clip {self.weight_clip}: the largest weight must be above 0, such as 0.01")
-        if self.pack > 1 and (condition != "none" or codes):
-            what = "code to be read off" if codes else f"class for condition {condition!r}"
-            raise UserError(f"pack {self.pack}: the examples of a pack have no one {what}")
-
     def _know_codes(self, codes: dict[str, Any] | None) -> None:
         given = dict(codes or {})
         self.codes_weight = self.schedules["codes.weight"] = schedule(given.pop("weight", 1.0))
-        check_arguments(Codes, given | {"start": self.latent_dim}, "codes")
-        self.codes = Codes(**given, start=self.latent_dim) if given else None
+        if "start" in given:
+            raise UserError("codes.start follows from latent_dim: leave it out")
+        check_arguments(Codes, given, "codes")
+        self.codes = Codes(**given, start=self.latent_dim) if codes else None
         self.draw_dim = self.latent_dim + (self.codes.draw_dim if self.codes else 0)
         self._z_dim = self.latent_dim + (self.codes.dim if self.codes else 0)
 
@@ -182,7 +169,11 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         with torch.no_grad():
             z, made = self.generate(len(x), y)
         real, fake = self.shown(x, "real"), self.shown(made, "fake")
-        (real_logits, named), (fake_logits, guessed) = self.outputs(real, y), self.outputs(fake, y)
+        # in mixed precision a gradient is computed for itself, in float32
+        slopes = set() if torch.is_autocast_enabled(x.device.type) else self.penalties.at_inputs(self.iteration)
+        judge = partial(self.outputs, y=y)
+        (real_logits, named), at_real = with_gradient(judge, real) if "r1" in slopes else (judge(real), None)
+        (fake_logits, guessed), at_fake = with_gradient(judge, fake) if "r2" in slopes else (judge(fake), None)
         loss = self.pair.discriminator(real_logits, fake_logits).mean()
         logs = {"adversarial": loss, **described(real_logits, fake_logits)}
         for extra, values in (self.surprise("real", named, y), self.surprise("fake", guessed, y, z)):
@@ -190,8 +181,8 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
 
         def game() -> Game:
             noise = self.noise((len(real), 1 + real[0].numel()), "penalty")
-            critic = lambda seen: self.outputs(seen, y)[0]  # noqa: E731 - the condition is bound in it
-            return Game(critic, real, fake, noise, real_logits, fake_logits, self.anchors.clone())
+            judged = (real_logits, fake_logits, self.anchors.clone(), at_real, at_fake)
+            return Game(lambda seen: judge(seen)[0], real, fake, noise, *judged)
 
         penalty, values = self.penalties.loss(game, self.iteration, len(x) * self._noise.parts, self.weight)
         self._follow(real_logits, fake_logits)
@@ -218,7 +209,13 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         return z, self.decode(z, y)
 
     def shown(self, x: Tensor, source: str) -> Tensor:
-        """x (B, *shape) as the discriminator sees it: augmented, then packed (B / pack, ...)."""
+        """x (B, *shape) as the discriminator sees it: augmented, then packed (B / pack, ...).
+
+        Raises:
+            UserError: the batch is no multiple of ``pack``.
+        """
+        if len(x) % self.pack:
+            raise UserError(f"a batch of {len(x)} is no multiple of pack {self.pack}: change --data.batch_size")
         if self.augment.numbers:
             chances = {name: self.weight(chance) for name, chance in self.augment.schedules.items()}
             x = self.augment(x, self.noise((len(x), self.augment.numbers), f"augment_{source}"), chances)
@@ -256,7 +253,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
     @torch.no_grad()
     def _follow(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Move LeCam's anchors to the mean logits of all ranks (Tseng et al. 2021, eq. 3)."""
-        if "lecam" in self.penalties.terms:
+        if self.penalties.uses(lecam):
             means = self._mean_of_ranks(torch.stack([real_logits.mean(), fake_logits.mean()]))
             self.anchors.lerp_(torch.as_tensor(means), 1 - ANCHORED if self.iteration else 1)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ class Game:
         real_logits: (B,) of this step, with their graph.
         fake_logits: (B,) of this step, with their graph.
         anchors: (2,) moving averages of the mean real logit and of the mean fake logit.
+        real_gradient: (B, *shape) of the logits at real, where it came with them.
+        fake_gradient: (B, *shape) of the logits at fake, likewise.
     """
 
     critic: Callable[[Tensor], Tensor]
@@ -38,6 +41,8 @@ class Game:
     real_logits: Tensor
     fake_logits: Tensor
     anchors: Tensor
+    real_gradient: Tensor | None = None
+    fake_gradient: Tensor | None = None
 
 
 def gp(s: Game, target: float = 1.0, eager: bool = False) -> Tensor:
@@ -69,12 +74,14 @@ def dragan(s: Game, k: float = 1.0, spread: float = 0.5, eager: bool = False) ->
 
 def r1(s: Game, eager: bool = False) -> Tensor:
     """|grad D(x)|^2 at the data, without the 1/2 of Mescheder et al. 2018, equation 9: the weight is gamma / 2."""
-    return input_gradient(s.critic, s.real, eager).square().flatten(1).sum(1)
+    gradient = input_gradient(s.critic, s.real, eager) if s.real_gradient is None else s.real_gradient
+    return gradient.square().flatten(1).sum(1)
 
 
 def r2(s: Game, eager: bool = False) -> Tensor:
     """|grad D(g)|^2 at the fake, without the 1/2 of Mescheder et al. 2018, section 4.1: the weight is gamma / 2."""
-    return input_gradient(s.critic, s.fake, eager).square().flatten(1).sum(1)
+    gradient = input_gradient(s.critic, s.fake, eager) if s.fake_gradient is None else s.fake_gradient
+    return gradient.square().flatten(1).sum(1)
 
 
 def lecam(s: Game) -> Tensor:
@@ -89,26 +96,39 @@ def lecam(s: Game) -> Tensor:
 
 
 Penalty = Callable[..., Tensor]
+Judge = Callable[[Tensor], tuple[Tensor, Any]]
 PENALTIES: dict[str, Penalty] = {"gp": gp, "dragan": dragan, "r1": r1, "r2": r2, "lecam": lecam}
-NEEDS_GRADIENT: frozenset[str] = frozenset({"gp", "dragan", "r1", "r2"})  # of a discriminator that is penalisable
+NEEDS_GRADIENT = (gp, dragan, r1, r2)  # of a discriminator that is penalisable
 
 
 def input_gradient(critic: Callable[[Tensor], Tensor], x: Tensor, eager: bool = False) -> Tensor:
-    """d critic(x) / dx, (B, *shape), with a graph to the critic's parameters.
+    """d critic(x) / dx, (B, *shape), with a graph to the critic's parameters; arguments as of ``with_gradient``."""
+    return with_gradient(lambda at: (critic(at), []), x, eager)[1]
+
+
+def with_gradient(judge: Judge, x: Tensor, eager: bool = False) -> tuple[tuple[Tensor, Any], Tensor]:
+    """What a discriminator says of x, and the gradient of its logits at x (B, *shape), from one pass.
 
     In float32, also under autocast: bfloat16 costs 1.4 % of a penalty.
 
     Args:
-        critic: (B, *shape) -> (B,).
+        judge: (B, *shape) -> logits (B,), and anything else.
         x: (B, *shape).
         eager: by ``torch.autograd.grad``, which passes through any layer but cannot be compiled, instead of
             ``torch.func.grad``.
     """
     x = x.detach().float()
+
+    def total(at: Tensor) -> tuple[Tensor, tuple[Tensor, Any]]:
+        said = judge(at)
+        return said[0].sum(), said
+
     with torch.autocast(x.device.type, enabled=False):
         if not eager:
-            return torch.func.grad(lambda at: critic(at).sum())(x)
-        return torch.autograd.grad(critic(x.requires_grad_()).sum(), x, create_graph=True)[0]
+            gradient, said = torch.func.grad(total, has_aux=True)(x)
+            return said, gradient
+        loss, said = total(x.requires_grad_())
+        return said, torch.autograd.grad(loss, x, create_graph=True)[0]
 
 
 def check_penalisable(discriminator: nn.Module) -> None:

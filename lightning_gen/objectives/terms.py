@@ -71,16 +71,16 @@ def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str
     Raises:
         UserError: for an unknown term or argument, and for what is no weight.
     """
-    return {name: _parse(name, value, table) for name, value in _flat(terms, table) if value is not None}
+    return {name: _parse(name, value, table) for name, value in flat(terms, table) if value is not None}
 
 
-def _flat(terms: Mapping[str, Any], table: Mapping[str, Term], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Join the nested keys of an import path by dots."""
+def flat(terms: Mapping[str, Any], table: Mapping[str, Term], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values, with the nested keys of an import path joined by dots."""
     for key, value in terms.items():
         name = f"{prefix}{key}"
         is_path = isinstance(value, Mapping) and value and name not in table and not {"weight", "function"} & set(value)
         if is_path:
-            yield from _flat(value, table, f"{name}.")
+            yield from flat(value, table, f"{name}.")
         else:
             yield name, value
 

@@ -1,0 +1,39 @@
+"""Choices of a GAN that are names, and those that do not go together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datamodules.errors import UserError, unknown
+from datamodules.spec import DataSpec
+
+CONDITIONS = ("none", "concat", "projection", "classifier")
+SPECTRAL = {"none": (), "discriminator": ("discriminator",), "both": ("discriminator", "generator")}  # whose weights
+
+
+def check_choices(
+    spec: DataSpec,
+    condition: str,
+    spectral_norm: str,
+    pack: int,
+    weight_clip: float | None,
+    codes: dict[str, Any] | None,
+) -> None:
+    """Refuse what is unknown or cannot work; arguments as of ``GAN``.
+
+    Raises:
+        UserError: that says what is possible.
+    """
+    for option, given, known in (
+        ("condition", condition, CONDITIONS),
+        ("spectral_norm", spectral_norm, SPECTRAL),
+    ):
+        if given not in known:
+            raise unknown(option, given, known)
+    if spec.values == "tokens":
+        raise UserError("a GAN makes numbers, not tokens: take data of values uint8, unit, binary or real")
+    if weight_clip is not None and not weight_clip > 0:
+        raise UserError(f"weight_clip {weight_clip}: the largest weight must be above 0, such as 0.01")
+    if pack > 1 and (condition != "none" or codes):
+        what = "code to be read off" if codes else f"class for condition {condition!r}"
+        raise UserError(f"pack {pack}: the examples of a pack have no one {what}")
