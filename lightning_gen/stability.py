@@ -53,37 +53,58 @@ class Remedy(NamedTuple):
         words: what it is.
         option: of the model, written as after "--model."; its first part is the name.
         against: the verdicts that it helps against.
-        idle: the option's value, besides none and nothing, with which the remedy is not in use; None if more of it
-            may help although it is.
+        unless: whether these options of the model have it in use already, or cannot go with it.
     """
 
     words: str
     option: str
     against: tuple[str, ...]
-    idle: Any = False
+    unless: Callable[[Mapping[str, Any]], bool] = lambda options: False
 
     @property
     def name(self) -> str:
         return self.option.split()[0].split(".")[0]
 
-    def fits(self, verdict: str, options: Mapping[str, Any]) -> bool:
-        """Whether it helps against a verdict and these options do not have it in use yet."""
-        value = options.get(self.name)
-        return verdict in self.against and (self.idle is None or not value or value == self.idle)
-
     def text(self, options: Mapping[str, Any]) -> str:
         """The words, with the option where the model has it."""
-        return f"{self.words} (--model.{self.option})" if self.name in options else self.words
+        normed = self.name == "penalties" and (options.get("critic_args") or {}).get("norm") == "batch"
+        more = " --model.critic_args.norm none" if normed else ""  # which goes with no penalty
+        return f"{self.words} (--model.{self.option}{more})" if self.name in options else self.words
+
+
+def _penalised(options: Mapping[str, Any]) -> bool:
+    """Whether a gradient is penalised."""
+    return any(value and name != "lecam" for name, value in (options.get("penalties") or {}).items())
+
+
+def _cannot_pack(options: Mapping[str, Any]) -> bool:
+    packs = options.get("pack", 1) > 1
+    return packs or options.get("condition", "none") != "none" or bool(options.get("codes"))
 
 
 REMEDIES = (  # in the order in which they help
-    Remedy("a gradient penalty", "penalties.r1 auto", ("saturated", "collapsed", "diverged")),
-    Remedy("spectral norm", "spectral_norm discriminator", ("saturated", "collapsed", "diverged"), idle="none"),
-    Remedy("packing", "pack 2", ("collapsed",), idle=1),
-    Remedy("a moving average of the generator", "ema.generator 10000", ("diverged",)),
-    Remedy("a lower learning rate", "lr", ("saturated", "collapsed", "diverged"), idle=None),
-    Remedy("a weaker discriminator", "critic_args", ("saturated", "diverged"), idle=None),
-    Remedy("augmentation, if the data are few", "augment", ("saturated", "collapsed")),
+    Remedy("a gradient penalty", "penalties.r1 0.1", ("saturated", "collapsed", "diverged"), _penalised),
+    Remedy(
+        "spectral norm",
+        "spectral_norm discriminator",
+        ("saturated", "collapsed", "diverged"),
+        lambda options: options.get("spectral_norm", "none") != "none",
+    ),
+    Remedy("packing", "pack 2", ("collapsed",), _cannot_pack),
+    Remedy(
+        "a moving average of the generator",
+        "ema.generator 10000",
+        ("diverged",),
+        lambda options: bool((options.get("ema") or {}).get("generator")),
+    ),
+    Remedy("a lower learning rate", "lr", ("saturated", "collapsed", "diverged")),
+    Remedy("a weaker discriminator", "critic_args", ("saturated", "diverged")),
+    Remedy(
+        "augmentation of images, if the data are few",
+        "augment",
+        ("saturated", "collapsed"),
+        lambda options: bool(options.get("augment")),
+    ),
 )
 
 
@@ -169,7 +190,7 @@ def final_over_best(history: Sequence[Row]) -> dict[str, dict[str, float | None]
 
 def to_try(verdict: str, options: Mapping[str, Any]) -> list[str]:
     """What helps against a verdict and is not in use yet, the best first; options are the model's."""
-    return [remedy.text(options) for remedy in REMEDIES if remedy.fits(verdict, options)]
+    return [r.text(options) for r in REMEDIES if verdict in r.against and not r.unless(options)]
 
 
 def complaint(verdict: Verdict, options: Mapping[str, Any]) -> str:

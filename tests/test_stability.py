@@ -1,6 +1,7 @@
 """The verdict on adversarial training, the callback that comes to it, and what fit.py does about it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from lightning_gen.callbacks.stability import Stability
 from lightning_gen.callbacks.watch import Watch, own_extractor
 from lightning_gen.checkpoints import AtomicCheckpointIO, read
 from lightning_gen.metrics.extractors import RAW
+from lightning_gen.presets import PRESETS
 from lightning_gen.protocols import Adversarial
-from lightning_gen.stability import assess, final_over_best, report, summary_line, to_try
+from lightning_gen.stability import VERDICTS, assess, final_over_best, report, summary_line, to_try
 
 TOTAL = 100
 FD = "val/fd_raw@100"
@@ -274,6 +276,21 @@ USUAL = ["--data", "toy", "--data.batch_size", "32", "--steps", "50", "--val_eve
 
 def summary_of(folder):
     return json.loads((folder / "summary.json").read_text())
+
+
+ADVERSARIAL = [name for name, row in PRESETS.items() if row.model.endswith(".GAN")]
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_what_it_says_to_try_can_be_tried(name):
+    """Each option that is written with a value is one that the preset takes."""
+    model, _ = cli.instantiate(cli.plan(*cli.pre_parse(["--model", name])))
+    tries = {text for verdict in VERDICTS for text in to_try(verdict, dict(model.hparams))}
+    options = [re.sub(r".*\((.*)\)", r"\1", text).split() for text in tries if "(" in text]
+    options = [words for words in options if len(words) > 1]
+    assert options
+    for words in options:
+        cli.instantiate(cli.plan(*cli.pre_parse(["--model", name, *words])))
 
 
 def test_stop_saves_and_says_what_to_try(tmp_path, monkeypatch, capsys):
