@@ -178,6 +178,16 @@ def test_a_term_of_the_generator_is_added(trainer):
     assert added == pytest.approx(2 * first["train/generator/feature_matching"], rel=1e-4)
 
 
+def test_prediction_is_samples_in_the_classes_of_the_data(trainer):
+    model, data = GAN(DIGITS, **SMALL, condition="concat"), Digits(batch_size=50)
+    data.setup("test")
+    batches = trainer().predict(model, data.test_dataloader())
+    assert sum(map(len, batches)) == 297
+    y = next(iter(data.test_dataloader()))["y"]
+    with sampling(model):
+        assert torch.equal(batches[0], model.sample(50, y=y))
+
+
 # Averages
 
 

@@ -37,6 +37,7 @@ from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
 from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.penalised import Penalties
+from lightning_gen.players import size_of
 from lightning_gen.schedule import schedule
 from lightning_gen.skipping import gradient_norm
 from lightning_gen.standing import StandingStatistics
@@ -255,7 +256,8 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         """Move LeCam's anchors to the mean logits of all ranks (Tseng et al. 2021, eq. 3)."""
         if self.penalties.uses(lecam):
             means = self._mean_of_ranks(torch.stack([real_logits.mean(), fake_logits.mean()]))
-            self.anchors.lerp_(torch.as_tensor(means), 1 - ANCHORED if self.iteration else 1)
+            kept = ANCHORED ** (1 / self.accumulate) if self.iteration else 0.0
+            self.anchors.lerp_(torch.as_tensor(means), 1 - kept)
 
     def after_step(self, player: str) -> dict[str, float]:
         owned = self._owned[player]
@@ -281,6 +283,11 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         return out if self.spec.values == "real" else out.tanh()
 
     forward = decode
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """As many samples as the batch has examples, in their classes where the model takes any."""
+        size = size_of(batch)
+        return self.sample(size, batch["y"] if self.classes else None, self.seed, batch_idx * size)
 
     def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> the discriminator's logit (B,), without augmentation.
