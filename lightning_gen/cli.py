@@ -174,10 +174,10 @@ def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
 
 def _drop_options(ours: dict[str, Any], asked: Mapping[str, Any]) -> None:
     """Without the preset's options of networks in whose place others are asked for; a critic None is the network."""
-    changed = [key for key in ("network", "critic") if asked.get(key) not in (None, ours.get(key))]
-    if "network" in changed and "critic" in ours and ours["critic"] is None:
-        changed.append("critic")
-    ours.update({f"{key}_args": {} for key in changed})
+    known = {"network": ours.get("network"), "critic": ours.get("critic") or ours.get("network")}
+    changed = [key for key in known if asked.get(key) not in (None, known[key])]
+    follows = "network" in changed and "critic" in ours and ours["critic"] is None
+    ours.update({f"{key}_args": {} for key in (*changed, *(["critic"] if follows else []))})
 
 
 def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Penalties:
 
     Args:
         given: penalty -> weight, ramp, or {weight, every, **arguments}. ``every`` n computes it in each n-th iteration
-            alone, with n times the weight (Karras et al. 2020, section 2.2). The weight "auto" of r1 and r2 is half of
+            alone, with n times the weight (Karras et al. 2020, section 3.1). The weight "auto" of r1 and r2 is half of
             ``auto_gamma``.
         shape: of one example, for the rule.
 
@@ -44,6 +44,9 @@ class Penalties:
             plain[name] = None if value is None else options
         self.terms = parse_terms(plain, PENALTIES)
         self.weights = {name: _not_negative(name, schedule(term.weight)) for name, term in self.terms.items()}
+        for name, weight in list(self.weights.items()):
+            if weight.first == weight.end == 0:  # as if it were not there: its gradient is not looked for either
+                del self.terms[name], self.weights[name]
         self.schedules: dict[str, Schedule] = {}
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name, "penalties")
@@ -54,9 +57,8 @@ class Penalties:
         auto_gamma(self.shape, 1)
 
     def uses(self, *functions: Callable[..., Tensor]) -> bool:
-        """Whether one of these is among them, by whatever name, with a weight above 0 at some time."""
-        weighed = {name for name, weight in self.weights.items() if max(weight.first, weight.end) > 0}
-        return any(self.terms[name].term in functions for name in weighed)
+        """Whether one of these is among them, by whatever name."""
+        return any(term.term in functions for term in self.terms.values())
 
     def due(self, iteration: int) -> list[str]:
         """Those that are computed in this iteration."""
@@ -98,7 +100,7 @@ class Penalties:
 
 
 def _not_negative(name: str, weight: Schedule) -> Schedule:
-    if min(weight.first, weight.end) < 0:
+    if not (weight.first >= 0 and weight.end >= 0):
         raise UserError(f"penalties.{name} {weight.first:g} to {weight.end:g}: a weight must not be negative")
     return weight
 

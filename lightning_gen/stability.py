@@ -103,7 +103,7 @@ REMEDIES = (  # in the order in which they help
         "augmentation of images, if the data are few",
         "augment",
         ("saturated", "collapsed"),
-        lambda options: bool(options.get("augment")),
+        lambda options: bool(options.get("augment")) or (options.get("spec") or {}).get("kind", "image") != "image",
     ),
 )
 

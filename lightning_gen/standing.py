@@ -49,7 +49,8 @@ class StandingStatistics:
         """Batch number ``batch`` of fixed codes, in all classes in turn."""
         numbers = range(batch * SIZE, (batch + 1) * SIZE)
         z = self.draw(numbered(numbers, (self.draw_dim,), self.seed, "standing").to(self.device))
-        return call(generator, z, torch.arange(SIZE, device=self.device) % self.classes if self.classes else None)
+        y = torch.tensor(numbers, device=self.device) % self.classes if self.classes else None
+        return call(generator, z, y)
 
 
 @torch.no_grad()

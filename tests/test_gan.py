@@ -182,10 +182,9 @@ def test_prediction_is_samples_in_the_classes_of_the_data(trainer):
     model, data = GAN(DIGITS, **SMALL, condition="concat"), Digits(batch_size=50)
     data.setup("test")
     batches = trainer().predict(model, data.test_dataloader())
-    assert sum(map(len, batches)) == 297
-    y = next(iter(data.test_dataloader()))["y"]
+    y = torch.cat([batch["y"] for batch in data.test_dataloader()])
     with sampling(model):
-        assert torch.equal(batches[0], model.sample(50, y=y))
+        assert torch.allclose(torch.cat(batches), model.sample(297, y=y), atol=1e-5)
 
 
 # Averages
@@ -307,6 +306,8 @@ MISTAKES = [
     ({"condition": "concat"}, UNLABELLED, "no class labels"),
     ({"condition": "class"}, DIGITS, "unknown condition 'class'"),
     ({"spectral_norm": "all"}, DIGITS, "unknown spectral_norm 'all'"),
+    ({"network": "dcgan", "penalties": {"r1": 1}}, DIGITS._replace(shape=(1, 16, 16)), "without batch norm"),
+    ({"penalties": {"r1": float("nan")}}, DIGITS, "must not be negative"),
     ({"pack": 2, "condition": "concat"}, DIGITS, "no one class"),
     ({"pack": 2, "codes": {"continuous": 1}}, DIGITS, "no one code"),
     ({"pack": 0}, DIGITS, "pack 0"),
@@ -345,6 +346,28 @@ def test_a_batch_that_does_not_fit_the_packing_is_refused(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="33"):
         fit.train(plan)
     assert not (tmp_path / "tb_logs").exists()
+
+
+def test_a_penalty_of_no_weight_is_none(trainer):
+    """Not even its gradient is looked for, which batch norm would not give."""
+    model = GAN(DIGITS, latent_dim=4, network="dcgan", critic_args={"width": 4, "extra": 1}, penalties={"r1": 0})
+    seen = losses(model, Digits(batch_size=32), trainer, 1)
+    assert "train/discriminator/r1" not in seen[0]
+
+
+def test_standing_statistics_see_all_classes(trainer):
+    model = GAN(DIGITS._replace(num_classes=100), **SMALL, condition="concat").eval()
+    seen = []
+    model.generator.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[1].tolist()))
+    for batch in range(standing.BATCHES):
+        model._pass(model.generator, batch)
+    assert set(seen) == set(range(100))
+
+
+def test_naming_the_critic_in_use_keeps_its_options():
+    arguments = ["--model", "wgan-gp", "--model.critic", "dcgan"]
+    named = cli.plan(*cli.pre_parse(arguments)).config["model"]["init_args"]["critic_args"]
+    assert named == PRESETS["wgan-gp"].arguments["critic_args"]
 
 
 def test_a_batch_that_does_not_fit_the_packing_is_refused_from_python(trainer):

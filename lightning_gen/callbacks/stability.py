@@ -9,7 +9,8 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import DataModule
 from datamodules.errors import UserError
@@ -18,6 +19,7 @@ from lightning_gen.callbacks.pictures import sampling
 from lightning_gen.callbacks.watch import Watch
 from lightning_gen.ema import Averages
 from lightning_gen.evaluation.subject import AT_ONCE, ORDER, check_finite
+from lightning_gen.finite import NonFinite
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import SamplesClasses
@@ -63,13 +65,17 @@ class Stability(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: GenerativeModule, stage: str) -> None:  # type: ignore[override]
         self._options = dict(pl_module.hparams)
+        if any(isinstance(module, _BatchNorm) for module in getattr(pl_module, "discriminator", nn.Module()).modules()):
+            self._options["critic_args"] = {**(self._options.get("critic_args") or {}), "norm": "batch"}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         # by one rank, because the others' statistics may differ, and all must come to the same verdict
-        values = self._measure(pl_module) if trainer.is_global_zero else {}
-        self._measured = trainer.strategy.broadcast(values)
+        values, trouble = self._tried(pl_module) if trainer.is_global_zero else ({}, None)
+        self._measured, trouble = trainer.strategy.broadcast((values, trouble))
+        if trouble:
+            raise UserError(trouble)  # on all ranks, of which none may wait for another
         pl_module.log_dict(self._measured, logger=False)
         pl_module.write(self._measured)
 
@@ -93,6 +99,13 @@ class Stability(Callback):
         return report(self.history, self.verdict, self._options)
 
     # What it measures
+
+    def _tried(self, model: GenerativeModule) -> tuple[dict[str, float], str | None]:
+        """The values, or why there are none."""
+        try:
+            return self._measure(model), None
+        except (UserError, NonFinite) as error:
+            return {}, str(error)
 
     def _measure(self, model: GenerativeModule) -> dict[str, float]:
         real, y = self._examples()

@@ -31,13 +31,13 @@ from lightning_gen.module import GenerativeModule
 from lightning_gen.names import at_least_one, check_arguments, resolve
 from lightning_gen.networks.projection import Projection
 from lightning_gen.networks.spectral import spectral_norm_
+from lightning_gen.noise import numbered
 from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair, described
 from lightning_gen.objectives.codes import Codes
 from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
 from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.penalised import Penalties
-from lightning_gen.players import size_of
 from lightning_gen.schedule import schedule
 from lightning_gen.skipping import gradient_norm
 from lightning_gen.standing import StandingStatistics
@@ -129,7 +129,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
             spectral_norm_(getattr(self, name))
         if self.penalties.uses(*NEEDS_GRADIENT):
             check_penalisable(self.discriminator)
-        elif adversarial in NEEDS_CONSTRAINT and not weight_clip and spectral_norm == "none":
+        elif self.pair in NEEDS_CONSTRAINT and not weight_clip and spectral_norm == "none":
             warnings.warn(
                 f"adversarial {adversarial} without a constraint on the discriminator diverges: add "
                 "--model.penalties.gp 10, --model.spectral_norm discriminator or --model.weight_clip 0.01",
@@ -285,9 +285,9 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
     forward = decode
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """As many samples as the batch has examples, in their classes where the model takes any."""
-        size = size_of(batch)
-        return self.sample(size, batch["y"] if self.classes else None, self.seed, batch_idx * size)
+        """Samples with the numbers of the batch's examples, in their classes where the model takes any."""
+        noise = numbered(batch["index"].tolist(), (self.draw_dim,), self.seed, "sample").to(self.device)
+        return self.decode(self.draw(noise), batch["y"] if self.classes else None)
 
     def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> the discriminator's logit (B,), without augmentation.

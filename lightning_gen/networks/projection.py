@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError
 
-START = (
-    0.1  # the inner product's share of the logit at the start: the discriminator begins nearly as one without classes
-)
+START = 0.1  # of the size of a usual linear layer's weights; spectral norm, where it is used, divides by the size
 
 
 class Projection(nn.Module):

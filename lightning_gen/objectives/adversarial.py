@@ -88,7 +88,7 @@ ADVERSARIAL: dict[str, Pair] = {
 }
 
 # the discriminator's loss has no lower bound: without clipped weights, spectral norm or a penalty its logits run away
-NEEDS_CONSTRAINT: frozenset[str] = frozenset({"wasserstein"})
+NEEDS_CONSTRAINT = (ADVERSARIAL["wasserstein"],)
 
 
 def described(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:

@@ -23,9 +23,9 @@ class Game:
     """What one step of the discriminator produced: the argument of every penalty.
 
     Args:
-        critic: x (B, *shape) -> logits (B,), with condition and augmentation bound in it.
-        real: (B, *shape) data.
-        fake: (B, *shape) what the generator made, detached.
+        critic: x (B, *shape) -> logits (B,), with the condition bound in it.
+        real: (B, *shape) data, augmented and packed as the discriminator sees them.
+        fake: (B, *shape) what the generator made, likewise, detached.
         noise: (B, 1 + numel of an example) standard normal.
         real_logits: (B,) of this step, with their graph.
         fake_logits: (B,) of this step, with their graph.
@@ -138,7 +138,7 @@ def check_penalisable(discriminator: nn.Module) -> None:
         UserError: that names the layer.
     """
     for name, module in discriminator.named_modules():
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
+        if isinstance(module, _BatchNorm):
             raise UserError(
                 f"a gradient penalty needs a discriminator without batch norm, but its layer {name!r} is a "
                 f"{type(module).__name__}: try --model.critic_args.norm none (or layer), or spectral norm in its place"
