@@ -9,7 +9,7 @@ black ones a digit drawn off its place would look like a moved one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
-from lightning_gen.names import resolve
+from lightning_gen.names import joined, resolve
 from lightning_gen.schedule import Schedule, schedule
 
 FILL = 0.0  # of pixels that are lost, see above
 REACH = 0.125  # of a translation: share of the side
+LEAVES = frozenset({"probability", "function"})  # keys by which options are told from an import path
 HOLE = 0.5  # side of what is cut out: share of the image's side
 
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -143,7 +144,9 @@ class Augment:
         self.policies: dict[str, Augmentation] = {}
         if not isinstance(given, Mapping):
             raise UserError(f"augment {given!r}: give names with probabilities, such as {{'color': 1, 'cutout': 0.5}}")
-        for name, value in _flat(given):
+        for name, value in joined(given, AUGMENTATIONS, LEAVES):
+            if value is None:
+                continue
             options = dict(value) if isinstance(value, Mapping) else {"probability": value}
             self.schedules[name] = _probability(name, options.pop("probability", None))
             self.policies[name] = _augmentation(name, **options)
@@ -185,16 +188,6 @@ class Augment:
                 f"augment {', '.join(self.policies)} is for images in [-1, 1]; these data are of kind {spec.kind!r} "
                 f"with {spec.values!r} values: leave augment out"
             )
-
-
-def _flat(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Join the keys of an import path, which a command line delivers as nested mappings."""
-    for key, value in given.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value and not {"probability", "function"} & set(value):
-            yield from _flat(value, f"{name}.")
-        elif value is not None:
-            yield name, value
 
 
 def _probability(name: str, given: Any) -> Schedule:

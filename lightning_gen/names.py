@@ -90,6 +90,25 @@ def _check_trust(home: str, path: str) -> None:
         raise UserError(f"checkpoint asks to import {path!r}: pass trust=[{module!r}] to load(), or --trust {module}")
 
 
+def joined(
+    given: Mapping[str, Any], table: Mapping[str, Any], leaves: frozenset[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Names and values, with the keys of an import path, which a command line delivers nested, joined by dots.
+
+    Args:
+        given: name -> value or options; or the first part of a path -> the rest of it.
+        table: the known names, whose mappings are options.
+        leaves: keys of which one at least is in the options of what is known by its path.
+        prefix: of the names.
+    """
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value and name not in table and not leaves & set(value):
+            yield from joined(value, table, leaves, f"{name}.")
+        else:
+            yield name, value
+
+
 def plain(value: Any) -> Any:
     """A hyper-parameter as ``torch.load(weights_only=True)`` accepts it.
 

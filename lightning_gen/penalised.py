@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from datamodules.errors import UserError
-from lightning_gen.objectives.penalties import PENALTIES, Game, auto_gamma
-from lightning_gen.objectives.terms import flat, parse_terms
+from lightning_gen.names import joined
+from lightning_gen.objectives.penalties import PENALTIES, Game, auto_gamma, lecam, r1, r2
+from lightning_gen.objectives.terms import LEAVES, parse_terms
 from lightning_gen.schedule import Schedule, schedule
 
 AUTO = ("r1", "r2")  # whose weight the rule knows
@@ -34,7 +35,7 @@ class Penalties:
         self.every: dict[str, int] = {}
         self.by_rule: set[str] = set()
         plain: dict[str, Any] = {}
-        for name, value in flat(given, PENALTIES):
+        for name, value in joined(given, PENALTIES, LEAVES):
             options = dict(value) if isinstance(value, Mapping) else {"weight": value}
             self.every[name] = _interval(name, options.pop("every", 1))
             if options.get("weight") == BY_RULE:
@@ -47,6 +48,9 @@ class Penalties:
         for name, weight in list(self.weights.items()):
             if weight.first == weight.end == 0:  # as if it were not there: its gradient is not looked for either
                 del self.terms[name], self.weights[name]
+        self.random = any(
+            term.term not in (r1, r2, lecam) for term in self.terms.values()
+        )  # whether noise is looked at
         self.schedules: dict[str, Schedule] = {}
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name, "penalties")
@@ -62,7 +66,7 @@ class Penalties:
 
     def due(self, iteration: int) -> list[str]:
         """Those that are computed in this iteration."""
-        return [name for name in self.terms if (iteration + 1) % self.every.get(name, 1) == 0]
+        return [name for name in self.terms if (iteration + 1) % self.every[name] == 0]
 
     def at_inputs(self, iteration: int) -> set[str]:
         """Those due whose gradient may come with the logits, as it is taken where they are: r1 and r2."""
@@ -87,7 +91,7 @@ class Penalties:
     def weight(self, name: str, batch: int, now: Callable[[Schedule], float]) -> float:
         """Of a penalty in an iteration in which it is computed."""
         weight = auto_gamma(self.shape, batch) / 2 if name in self.by_rule else now(self.weights[name])
-        return weight * self.every.get(name, 1)
+        return weight * self.every[name]
 
     def notes(self, batch: int) -> list[str]:
         """What the rule gives, in words."""

@@ -181,7 +181,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
             loss, logs = loss + extra, logs | values
 
         def game() -> Game:
-            noise = self.noise((len(real), 1 + real[0].numel()), "penalty")
+            noise = self.noise((len(real), self.penalties.random * (1 + real[0].numel())), "penalty")
             judged = (real_logits, fake_logits, self.anchors.clone(), at_real, at_fake)
             return Game(lambda seen: judge(seen)[0], real, fake, noise, *judged)
 
@@ -201,7 +201,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         play = Play(x, made, z, y, lambda seen: self._features(seen, y))
         for name, term in self.terms.items():
             logs[name] = term(play, self.weight).mean()
-            loss = loss + self.weight(schedule(term.weight)) * logs[name]
+            loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]
         return loss, logs
 
     def generate(self, n: int, y: Tensor | None) -> tuple[Tensor, Tensor]:

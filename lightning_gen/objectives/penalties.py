@@ -26,7 +26,7 @@ class Game:
         critic: x (B, *shape) -> logits (B,), with the condition bound in it.
         real: (B, *shape) data, augmented and packed as the discriminator sees them.
         fake: (B, *shape) what the generator made, likewise, detached.
-        noise: (B, 1 + numel of an example) standard normal.
+        noise: (B, 1 + numel of an example) standard normal; (B, 0) where only r1, r2 and lecam play.
         real_logits: (B,) of this step, with their graph.
         fake_logits: (B,) of this step, with their graph.
         anchors: (2,) moving averages of the mean real logit and of the mean fake logit.

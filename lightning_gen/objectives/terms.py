@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from datamodules.errors import UserError
-from lightning_gen.names import check_arguments, resolve
+from lightning_gen.names import check_arguments, joined, resolve
 from lightning_gen.objectives import coupled, deterministic, latent
 from lightning_gen.schedule import Schedule, schedule
 
 Term = Callable[..., Tensor]
+LEAVES = frozenset({"weight", "function"})  # keys by which a term's options are told from the path to one
 
 LEVELS: dict[str, Term] = {"kl": latent.kl, "capacity": latent.capacity}  # of models with several levels of latents
 TERMS: dict[str, Term] = {  # of variational autoencoders
@@ -71,18 +72,7 @@ def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str
     Raises:
         UserError: for an unknown term or argument, and for what is no weight.
     """
-    return {name: _parse(name, value, table) for name, value in flat(terms, table) if value is not None}
-
-
-def flat(terms: Mapping[str, Any], table: Mapping[str, Term], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values, with the nested keys of an import path joined by dots."""
-    for key, value in terms.items():
-        name = f"{prefix}{key}"
-        is_path = isinstance(value, Mapping) and value and name not in table and not {"weight", "function"} & set(value)
-        if is_path:
-            yield from flat(value, table, f"{name}.")
-        else:
-            yield name, value
+    return {name: _parse(name, value, table) for name, value in joined(terms, table, LEAVES) if value is not None}
 
 
 def _parse(name: str, value: Any, table: Mapping[str, Term]) -> Weighted:
