@@ -38,7 +38,23 @@ DATASETS: dict[str, Dataset] = {
         "MNIST digits in threes, as the colours of a 28x28 image: 1000 classes; downloads 12 MB",
     ),
     "cifar10": Dataset("datamodules.cifar10.CIFAR10", "60,000 colour images 32x32, 10 classes; downloads 170 MB"),
+    "outline-shapes": Dataset(
+        "datamodules.outline_shapes.OutlineShapes",
+        "outlines and filled shapes 32x32: two sides with a known truth; drawn here, no download",
+    ),
+    "coloured-digits": Dataset(
+        "datamodules.coloured_digits.ColouredDigits",
+        "digits in six colours 32x32: two sides with a known truth, one-to-one; no download",
+    ),
     "folder": Dataset("datamodules.folder.Folder", "your own images: --data DIRECTORY; subfolders are classes"),
+    "unpaired": Dataset(
+        "datamodules.unpaired.Unpaired",
+        "your own images of two kinds: --data.a DIRECTORY --data.b DIRECTORY, or --data.root with trainA, trainB, ...",
+    ),
+    "paired": Dataset(
+        "datamodules.paired.Paired",
+        "your own pairs: --data.root DIRECTORY of side-by-side pictures, or --data.a and --data.b with equal names",
+    ),
 }
 
 

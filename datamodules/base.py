@@ -16,10 +16,11 @@ from torch import Tensor
 from datamodules import pixels
 from datamodules.errors import UserError, unknown
 from datamodules.loader import EvalLoader, Position, TrainLoader
-from datamodules.order import Order, mix, rank_slice
+from datamodules.order import Batches, Order, mix, rank_slice
 from datamodules.sources import Batch, Source, binarized
 from datamodules.spec import DataSpec
 
+EXAMPLES = ("x", "a", "b")  # entries of a batch that hold the examples
 BINARIZE = ("none", "dynamic", "threshold")
 EVAL_SEED = 20131220  # not the run's: likelihoods of different runs are of the same binary images
 
@@ -27,7 +28,10 @@ EVAL_SEED = 20131220  # not the run's: likelihoods of different runs are of the 
 class DataModule(L.LightningDataModule, ABC):
     """A data set in three fixed splits, as batches ``{"x", "index"}`` and, where known, ``y`` and ``factors``.
 
-    ``x`` (B, *shape) travels as stored (images as uint8) and becomes float32 on the device: images in [-1, 1].
+    ``x`` (B, *shape) travels as stored (images as uint8) and becomes float32 on the device: images in [-1, 1]. Data of
+    two sides (kind "pair") have ``a`` (B, *shape) and ``b`` (B, *shape_b) in its place. Images that are stored larger
+    than the spec says are cropped, at a random place in training and at the centre otherwise.
+
     ``y`` (B,) int64 class ids, ``factors`` (B, F) int64, ``index`` (B,) int64 position in the split. The position in
     the training stream is the datamodule's state, so a resumed run goes on with the next batch; another run with the
     same object goes on too, a fresh run wants a fresh object.
@@ -38,7 +42,7 @@ class DataModule(L.LightningDataModule, ABC):
         num_workers: processes that fetch ahead; 0 is the fastest for data held in memory.
         binarize: "dynamic" makes a pixel white with a probability equal to its brightness, drawn anew for each training
             batch and once for validation and test; "threshold" makes it white from 128 on.
-        flip: mirror every other training image left to right, at random.
+        flip: mirror every other training image left to right, at random; both sides of a pair alike.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class DataModule(L.LightningDataModule, ABC):
     def spec(self) -> DataSpec:
         """What one example looks like; available before ``setup``."""
         kind, values = self.stored.kind, self.stored.values
-        if self.flip and kind != "image":
+        if self.flip and kind not in ("image", "pair"):
             raise UserError(f"flip needs images; {type(self).__name__} holds examples of kind {kind!r}")
         if self.binarize == "none":
             return self.stored
@@ -111,8 +115,8 @@ class DataModule(L.LightningDataModule, ABC):
         """The training stream from the current position on."""
         self.setup()
         rank, world = self._rank_and_world()
-        order = Order(len(self._splits["train"]), self.batch_size, self.seed)
-        loader = TrainLoader(self._splits["train"], order, self.position, rank, world, self.num_workers, self.note)
+        source, order = self._splits["train"], self._order()
+        loader = TrainLoader(source, order, self.position, rank, world, self.num_workers, self.note)
         self._loaders.add(loader)
         return loader
 
@@ -150,21 +154,30 @@ class DataModule(L.LightningDataModule, ABC):
         return self.transform(batch, training=self.trainer is not None and self.trainer.training)
 
     def transform(self, batch: Batch, training: bool = False) -> Batch:
-        """A fetched batch as the model sees it: ``x`` (B, *shape) float32.
+        """A fetched batch as the model sees it: ``x`` (B, *shape) float32, or ``a`` and ``b``.
 
         Args:
-            batch: with ``x`` as stored. It is not changed.
-            training: it is the training batch handed out last: flip and binarise at random.
+            batch: with the examples as stored. It is not changed.
+            training: it is the training batch handed out last: crop, flip and binarise at random.
         """
-        x = batch["x"]
+        return {**batch, **{name: self._seen(batch[name], name, training) for name in EXAMPLES if name in batch}}
+
+    def _seen(self, x: Tensor, name: str, training: bool) -> Tensor:
+        """One entry of a batch as the model sees it."""
+        side = "" if name == "x" or self.stored.pairs == "all" else name  # the sides of a pair move alike
+        if self.stored.kind in ("image", "pair"):
+            height, width = (self.stored.shape_b if name == "b" else self.stored.shape)[-2:]
+            larger = tuple(x.shape[-2:]) != (height, width)
+            place = self._noise("crop" + side, (2,), x.device) if training and larger else None
+            x = pixels.crop(x, height, width, place)
         if training and self.flip:
-            x = pixels.flip(x, self._noise("flip", (), x.device) < 0)
+            x = pixels.flip(x, self._noise("flip" + side, (), x.device) < 0)
         x = pixels.to_float(x, self.stored.values)
         if training and self.binarize == "dynamic":
             x = pixels.binarize(x, self._noise("binarize", tuple(x.shape[1:]), x.device))
         elif self.binarize == "threshold":
             x = pixels.threshold(x)
-        return {**batch, "x": x}
+        return x
 
     def originals(self) -> DataModule:
         """These data before random binarisation: themselves, or a copy that is loaded anew."""
@@ -203,6 +216,10 @@ class DataModule(L.LightningDataModule, ABC):
     def report(self) -> str | None:
         """What to say about the data at the end of a run, if anything."""
         return None
+
+    def _order(self) -> Batches:
+        """The order of the training examples."""
+        return Order(len(self._splits["train"]), self.batch_size, self.seed)
 
     def _noise(self, stream: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Uniform in [-1, 1), (B / world, *shape), drawn for the last global batch and sliced: N ranks equal one."""

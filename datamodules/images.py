@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,22 @@ from datamodules.sources import Batch
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 CROPS = ("center", "stretch")
+TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes with an alpha channel
+ORIENTATION = 0x0112  # EXIF: from 5 on the image is shown on its side
 Skipped = list[tuple[str, str]]  # (name, reason)
+
+
+class Reads(Protocol):
+    """How a file becomes an array: ``reader(path) -> shape`` uint8; raises anything on a broken one."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        ...
+
+    def __call__(self, path: str) -> np.ndarray:
+        """Read one file."""
+        ...
 
 
 class Reader(NamedTuple):
@@ -35,18 +50,37 @@ class Reader(NamedTuple):
     channels: int
     crop: str
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
     def __call__(self, path: str | Path) -> np.ndarray:
         """Read one file; raises whatever Pillow raises on a broken one."""
-        with open(path, "rb") as file, Image.open(file) as opened:
-            # A large JPEG is decoded at a fraction of its size.
-            opened.draft(None, (2 * max(self.height, self.width),) * 2)
-            image = on_white(ImageOps.exif_transpose(opened)).convert("L" if self.channels == 1 else "RGB")
+        return self.array(opened(path, 2 * max(self.height, self.width)))
+
+    def array(self, image: Image.Image) -> np.ndarray:
+        """(C, H, W) uint8 of an image."""
+        image = image.convert("L" if self.channels == 1 else "RGB")
         size = (self.width, self.height)
         if self.crop == "center":
             image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
         elif image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
+
+
+def opened(path: str | Path, least: int = 0) -> Image.Image:
+    """The image of a file, upright and with 8 bits per channel.
+
+    Args:
+        path: the file.
+        least: a large JPEG may be decoded at a fraction of its size, of at least this many pixels; 0 forbids it.
+    """
+    with open(path, "rb") as file, Image.open(file) as image:
+        if least:
+            image.draft(None, (least, least))
+        return on_white(ImageOps.exif_transpose(image))
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -56,10 +90,51 @@ def on_white(image: Image.Image) -> Image.Image:
         top = values.max(initial=0)  # "I" and "F" do not say which value is white
         white = 65535 if image.mode.startswith("I;") or top > 255 else 255 if image.mode == "I" or top > 1 else 1
         return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode in TRANSPARENT or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+class Look(NamedTuple):
+    """What the head of an image file tells.
+
+    Args:
+        height: of the image as it is shown.
+        width: likewise.
+        kind: "" for RGB, which needs no conversion; else what it is.
+    """
+
+    height: int
+    width: int
+    kind: str
+
+
+def look(path: str) -> Look | None:
+    """Size and kind of an image, without decoding it; None where that fails."""
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            # Pillow would decode a PNG in search of a rotation at its end.
+            exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+            width, height = image.size[::-1] if exif.get(ORIENTATION, 1) >= 5 else image.size
+            return Look(height, width, kind_of(image))
+    except Exception:  # reading it will tell why
+        return None
+
+
+def kind_of(image: Image.Image) -> str:
+    """What an image is, in a word, if it is not plain RGB."""
+    if image.mode in TRANSPARENT or "transparency" in image.info:
+        return "transparent"
+    if image.mode.startswith(("I", "F")):
+        return "float" if image.mode.startswith("F") else "16-bit"
+    return {"RGB": "", "P": "", "1": "grey", "L": "grey"}.get(image.mode, image.mode)  # a palette's colours are RGB
+
+
+def survey(paths: list[str]) -> list[Look | None]:
+    """Look at all files, in threads."""
+    with ThreadPoolExecutor() as pool:
+        return list(track(pool.map(look, paths), "looking at images", len(paths), disable=len(paths) < 5000))
 
 
 def to_size(size: int | list[int]) -> tuple[int, int]:
@@ -70,7 +145,7 @@ def to_size(size: int | list[int]) -> tuple[int, int]:
     return height, width
 
 
-def attempt(reader: Reader, path: str) -> np.ndarray | str:
+def attempt(reader: Reads, path: str) -> np.ndarray | str:
     """The image, or why it cannot be read."""
     try:
         return reader(path)
@@ -80,13 +155,13 @@ def attempt(reader: Reader, path: str) -> np.ndarray | str:
         return f"{type(error).__name__}: {error}"
 
 
-def read_all(reader: Reader, paths: list[str]) -> tuple[Tensor, Tensor, Skipped]:
+def read_all(reader: Reads, paths: list[str]) -> tuple[Tensor, Tensor, Skipped]:
     """Read all files in threads.
 
     Returns:
         The readable images (n, C, H, W) uint8, their positions in ``paths`` (n,), and what was skipped.
     """
-    images = torch.empty((len(paths), reader.channels, reader.height, reader.width), dtype=torch.uint8)
+    images = torch.empty((len(paths), *reader.shape), dtype=torch.uint8)
     kept: list[int] = []
     skipped: Skipped = []
     with ThreadPoolExecutor() as pool:
@@ -111,7 +186,7 @@ class Files:
             leave it out.
     """
 
-    def __init__(self, reader: Reader, paths: list[str], y: Tensor | None, replace: bool) -> None:
+    def __init__(self, reader: Reads, paths: list[str], y: Tensor | None, replace: bool) -> None:
         self.reader, self.paths, self.y, self.replace = reader, paths, y, replace
 
     def __len__(self) -> int:
@@ -122,7 +197,7 @@ class Files:
         skipped: Skipped = []
         found = [self._read(k, skipped) for k in index.tolist()]
         images = [image for image, _ in found if image is not None]
-        empty = np.zeros((0, self.reader.channels, self.reader.height, self.reader.width), np.uint8)
+        empty = np.zeros((0, *self.reader.shape), np.uint8)
         batch: Batch = {"x": torch.from_numpy(np.stack(images) if images else empty)}
         batch["index"] = torch.tensor([k for image, k in found if image is not None], dtype=torch.int64)
         if self.y is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import UserError
-from datamodules.order import Order, rank_slice
+from datamodules.order import Batches, endless, rank_slice
 from datamodules.sources import Batch, Source
 
 Note = Callable[[list[tuple[str, str]]], None]
@@ -35,7 +35,7 @@ class _Fetching(Dataset):
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, index: list[int]) -> Batch:
+    def __getitem__(self, index: list) -> Batch:
         return self.source.fetch(torch.tensor(index))
 
 
@@ -44,7 +44,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_workers(source: Source, indices: Iterable[list[int]], num_workers: int, persistent: bool = False) -> DataLoader:
+def in_workers(source: Source, indices: Iterable[list], num_workers: int, persistent: bool = False) -> DataLoader:
     """Fetch batches ahead in worker processes, in order.
 
     Args:
@@ -78,7 +78,7 @@ class TrainLoader:
     """
 
     def __init__(
-        self, source: Source, order: Order, position: Position, rank: int, world: int, num_workers: int, note: Note
+        self, source: Source, order: Batches, position: Position, rank: int, world: int, num_workers: int, note: Note
     ) -> None:
         self.source, self.order, self.position = source, order, position
         self.rank, self.world, self.num_workers, self.note = rank, world, num_workers, note
@@ -106,7 +106,7 @@ class TrainLoader:
             if self._ahead is None or self._next != n:
                 self._ahead = None  # stop the old workers before new ones start
                 # endless: workers do not pause between epochs
-                indices = self.order.batches(n, self.rank, self.world, block)
+                indices = endless(self.order, n, self.rank, self.world, block)
                 self._ahead = iter(in_workers(self.source, indices, self.num_workers))
             batch = next(self._ahead)
             self._next = n + block

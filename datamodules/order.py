@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -70,8 +71,37 @@ class Order:
             at += len(parts[-1])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def batches(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Iterator[list[int]]:
-        """Batches n, n + 1, ... without end, as lists; ``block`` of them at once."""
-        while True:
-            yield self.batch(n, rank, world, block).tolist()
-            n += block
+
+class SideOrders:
+    """The endless training streams of unpaired data, one for each side, which run on independently.
+
+    Args:
+        sizes: number of examples of side a and of side b.
+        batch_size: examples of each side per global batch B.
+        seed: seed of the permutations.
+    """
+
+    def __init__(self, sizes: tuple[int, int], batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.sides = [Order(size, batch_size, mix(seed, side)) for size, side in zip(sizes, "ab", strict=True)]
+
+    def batch(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Tensor:
+        """As of ``Order``, with a column for each side: (B / world, 2)."""
+        return torch.stack([side.batch(n, rank, world, block) for side in self.sides], 1)
+
+
+class Batches(Protocol):
+    """An order of training batches."""
+
+    batch_size: int
+
+    def batch(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Tensor:
+        """What to fetch for one rank's share of global batch ``n``, or of ``block`` batches."""
+        ...
+
+
+def endless(order: Batches, n: int, rank: int, world: int, block: int) -> Iterator[list]:
+    """Batches n, n + 1, ... of an order without end, as lists; ``block`` of them at once."""
+    while True:
+        yield order.batch(n, rank, world, block).tolist()
+        n += block

@@ -9,6 +9,7 @@ from datamodules.errors import UserError
 
 FORMAT = 1
 KINDS = ("image", "audio", "video", "text", "vector", "pair")
+PAIRS = ("none", "held_out", "all")
 VALUES = ("binary", "unit", "uint8", "real", "tokens")
 
 
@@ -26,6 +27,8 @@ class DataSpec(NamedTuple):
         factors: number of values of each known factor of variation.
         shape_b: shape of the second domain of a translation.
         rate: samples per second (audio).
+        pairs: where the two sides of an example belong together, of kind "pair": nowhere ("none"), in validation and
+            test ("held_out": their truth is known, but training does not see it), everywhere ("all").
         condition: what comes with each example to condition on: "none", "class" or "text".
     """
 
@@ -39,6 +42,7 @@ class DataSpec(NamedTuple):
     shape_b: tuple[int, ...] = ()
     rate: int = 0
     condition: str = "none"
+    pairs: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, with the format's number."""

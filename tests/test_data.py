@@ -315,7 +315,7 @@ def test_options_that_do_not_fit():
 # Sets -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name != "folder"])
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"folder", "unpaired", "paired"}))
 def test_spec_before_setup(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, options = find(name)

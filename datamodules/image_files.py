@@ -1,0 +1,144 @@
+"""ImageFiles: what the sets of image files share, from the list of a folder to the count of broken files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from datamodules.base import DataModule
+from datamodules.errors import UserError, unknown
+from datamodules.images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
+from datamodules.order import mix
+from datamodules.sources import Source, Tensors
+
+ACCEPTED = ", ".join(SUFFIXES)
+
+
+def list_images(root: Path) -> list[str]:
+    """Paths of the images below ``root``, relative, with forward slashes, sorted; hidden files are left out.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: expected images ({ACCEPTED}) in it, nested as you like")
+    found = []
+    for folder, _, names in os.walk(root):
+        images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in images]
+    if not found:
+        raise UserError(f"no image in {root}: looked for {ACCEPTED} in it and all folders below")
+    return sorted(found)
+
+
+def split_by_hash(names: list[str], fraction: float) -> dict[str, list[int]]:
+    """Positions of the train, val and test names; a name keeps its split when others are added.
+
+    Train is never empty, and from three names on neither are val and test: the smallest hashes fill them.
+
+    Args:
+        names: all different.
+        fraction: expected share of val, and of test.
+    """
+    score = {k: mix(name) / 2**56 for k, name in enumerate(names)}
+    ranked = sorted(score, key=lambda k: score[k])
+    test = sum(s < fraction for s in score.values())
+    val = sum(fraction <= s < 2 * fraction for s in score.values())
+    if len(names) >= 3:
+        test = min(max(test, 1), len(names) - 2)
+        val = min(max(val, 1), len(names) - 1 - test)
+    else:
+        val = test = 0
+    parts = {"train": ranked[test + val :], "val": ranked[test : test + val], "test": ranked[:test]}
+    return {name: sorted(part) for name, part in parts.items()}
+
+
+class ImageFiles(DataModule):
+    """Images in files; the base of all sets that read such.
+
+    Any size and mode will do: 16 bits are reduced to 8, transparent parts become white, EXIF rotation is applied.
+    Images that fit into ``memory`` are read once; more are read by ``num_workers`` processes as they are needed.
+
+    Args:
+        size: height, or [height, width], in pixels.
+        crop: "center" cuts the largest centred part of the right proportions, "stretch" takes the whole image.
+        channels: 3 for colour, 1 for grey.
+        on_error: "skip" warns of an image that cannot be read and leaves it out, "raise" stops.
+        val_fraction: share of the images for validation, and the same for test; the rest is for training.
+        memory: GiB that the decoded images may take.
+        num_workers: processes that read images of folders too large for memory; 0 reads in the main process.
+        options: those of every data set, see ``DataModule``.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | list[int] = 64,
+        crop: Literal["center", "stretch"] = "center",
+        channels: int = 3,
+        on_error: Literal["skip", "raise"] = "skip",
+        val_fraction: float = 0.1,
+        memory: float = 2.0,
+        num_workers: int = 4,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_workers=num_workers, **options)
+        if crop not in CROPS:
+            raise unknown("crop", crop, CROPS)
+        if on_error not in ("skip", "raise"):
+            raise unknown("on_error", on_error, ("skip", "raise"))
+        if channels not in (1, 3):
+            raise UserError(f"channels {channels}: possible are 1 (grey) and 3 (colour)")
+        if not 0 < val_fraction < 0.5:
+            raise UserError(f"val_fraction {val_fraction} must lie between 0 and 0.5")
+        self.reader = Reader(*to_size(size), channels, crop)
+        self.on_error, self.val_fraction, self.memory = on_error, val_fraction, memory
+        self.skipped: dict[str, str] = {}
+
+    def note(self, skipped: list[tuple[str, str]]) -> None:
+        """Warn of each unreadable image once, or stop."""
+        for path, reason in skipped:
+            if self.on_error == "raise":
+                raise UserError(f"cannot read {path} ({reason}); --data.on_error skip leaves such images out")
+            if path not in self.skipped:
+                self.skipped[path] = reason
+                warnings.warn(f"skipped {path}: cannot be read ({reason})", stacklevel=2)
+
+    def skipped_of(self, what: str) -> str | None:
+        """How many of ``what`` were skipped, and which, if any."""
+        if not self.skipped:
+            return None
+        some = ", ".join(list(self.skipped)[:5]) + (", ..." if len(self.skipped) > 5 else "")
+        return f"{len(self.skipped)} of {what} could not be read: {some}"
+
+    def in_memory(self, reader: Reads, count: int) -> bool:
+        """Whether that many images fit; then no workers are needed."""
+        channels, height, width = reader.shape
+        fits = count * channels * height * width <= self.memory * 2**30
+        if fits:
+            self.num_workers = 0
+        return fits
+
+    def source(self, reader: Reads, paths: list[str], training: bool, loaded: bool, y: Tensor | None = None) -> Source:
+        """The images of one split.
+
+        Args:
+            reader: how to read one.
+            paths: the files.
+            training: of training, where a broken image is replaced by the next and one must be readable.
+            loaded: read them now.
+            y: (N,) class ids, if any.
+        """
+        if not loaded:
+            return Files(reader, paths, y, training)
+        x, kept, skipped = read_all(reader, paths)
+        self.note(skipped)
+        if training and not len(kept):
+            path, reason = skipped[0]
+            where = os.path.commonpath([os.path.dirname(path) for path in paths])
+            raise UserError(f"none of the training images in {where} could be read; the first: {path} ({reason})")
+        return Tensors(x=x) if y is None else Tensors(x=x, y=y[kept])

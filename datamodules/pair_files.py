@@ -1,0 +1,134 @@
+"""PairFiles: what the sets of two sides share whose images are files."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import UserError
+from datamodules.image_files import ImageFiles, list_images, split_by_hash
+from datamodules.images import Look, survey, to_size
+from datamodules.sides import PairData
+from datamodules.spec import DataSpec
+
+Parts = dict[str, list[str]]  # split -> paths
+SPLITS = ("train", "val", "test")
+
+
+def parts_of(folders: dict[str, Path], fraction: float) -> Parts:
+    """Paths of the train, val and test images of one side.
+
+    Args:
+        folders: of "train", and of "val" and "test" where there are such.
+        fraction: of a split without a folder this share of the training images is held out, by hash, as in ``Folder``.
+    """
+    names = list_images(folders["train"])
+    parts = {k: [str(folders["train"] / names[n]) for n in rows] for k, rows in split_by_hash(names, fraction).items()}
+    for split in ("val", "test"):
+        if split in folders:
+            parts["train"] += parts[split]
+            parts[split] = [str(folders[split] / name) for name in list_images(folders[split])]
+    parts["train"].sort()
+    return parts
+
+
+def counted(items: dict[str, int]) -> str:
+    """{"grey": 2, "CMYK": 1} as "2 grey and 1 CMYK"."""
+    *most, last = [f"{count} {kind}" for kind, count in sorted(items.items(), key=lambda item: (-item[1], item[0]))]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+class PairFiles(ImageFiles, PairData):
+    """Two sides of image files; the base of ``Unpaired`` and ``Paired``.
+
+    Args:
+        a: folder of side a.
+        b: folder of side b.
+        root: in place of both, the folder that holds them.
+        size: height, or [height, width], of what a model sees.
+        load_size: height, or [height, width], that files are resized to; of it, a part of ``size`` is taken, at a
+            random place in training and at the centre otherwise. Without it, files are resized to ``size``.
+        upscale: take pictures that are smaller than ``size``.
+        options: those of all sets of image files and of all pairs, see ``ImageFiles`` and ``PairData``.
+    """
+
+    layout: str  # what ``root`` must hold, for messages
+    together: bool  # the two sides of an example belong together
+
+    def __init__(
+        self,
+        a: str | None = None,
+        b: str | None = None,
+        root: str | None = None,
+        *,
+        size: int | list[int] = 64,
+        load_size: int | list[int] | None = None,
+        upscale: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(size=size if load_size is None else load_size, **options)
+        self.height, self.width = to_size(size)
+        if self.reader.height < self.height or self.reader.width < self.width:
+            raise UserError(f"load_size {load_size} is smaller than size {size}, the part of it that is taken")
+        kind = type(self).__name__.lower()
+        ways = f"--data.a FOLDER --data.b FOLDER, or --data.root FOLDER with {self.layout}"
+        if root is not None and (a is not None or b is not None):
+            raise UserError(f"{kind} data given twice, by --data.root {root} and --data.a or --data.b: give {ways}")
+        if root is None and (a is None or b is None):
+            given = "neither --data.a nor --data.b" if a is b else "--data.a alone" if b is None else "--data.b alone"
+            raise UserError(f"{kind} data: {given}: give {ways}")
+        self.root = None if root is None else Path(root).expanduser()
+        self.folders = None if a is None or b is None else (Path(a).expanduser(), Path(b).expanduser())
+        self.upscale = upscale
+        self._converted: list[str] = []
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Parts, Parts]:
+        """Paths of the images of side a and of side b as they are on disk; listed once."""
+
+    def describe(self) -> DataSpec:
+        """Two sides (C, H, W) uint8; ``size`` counts the training files of the longer one, readable or not."""
+        shape = (self.reader.channels, self.height, self.width)
+        size = max(len(side["train"]) for side in self.parts)
+        return DataSpec(shape=shape, kind="pair", size=size, shape_b=shape, pairs="all" if self.together else "none")
+
+    def report(self) -> str | None:
+        """How many images were converted, and how many could not be read."""
+        count = sum(len(paths) for side in self.parts for paths in side.values())
+        what = f"{count // 2} pairs" if self.together else f"{count} images"
+        where = " and ".join(map(str, self.folders or (self.root,)))
+        lines = [*self._converted, self.skipped_of(f"{what} in {where}")]
+        return "\n".join(line for line in lines if line) or None
+
+    def check(self, looks: dict[str, Look], where: str) -> None:
+        """Count what is converted, and refuse pictures that are smaller than the crop.
+
+        Args:
+            looks: path -> size and kind of the readable files of a side.
+            where: what to call it.
+
+        Raises:
+            UserError: a picture is too small.
+        """
+        to = "RGB" if self.reader.channels == 3 else "grey"
+        kinds = Counter(seen.kind or "colour" for seen in looks.values())
+        del kinds["colour" if to == "RGB" else "grey"]
+        if kinds:
+            self._converted.append(f"{counted(kinds)} images in {where} were converted to {to}")
+        small = {path: s for path, s in looks.items() if s.height < self.height or s.width < self.width}
+        if small and not self.upscale:
+            path, first = next(iter(small.items()))
+            raise UserError(
+                f"{len(small)} of {len(looks)} pictures in {where} are smaller than the crop, {self.height} high and "
+                f"{self.width} wide; the first, {path}: {first.height} high, {first.width} wide; try --data.size "
+                f"{min(min(s.height, s.width) for s in small.values())}, or --data.upscale true"
+            )
+
+
+def look_at(parts: Parts) -> dict[str, Look]:
+    """Size and kind of the readable images of all splits."""
+    paths = [path for part in parts.values() for path in part]
+    return {path: seen for path, seen in zip(paths, survey(paths), strict=True) if seen is not None}

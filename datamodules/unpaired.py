@@ -1,0 +1,65 @@
+"""Unpaired: two folders of the user's own images, of which no two belong together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from datamodules.errors import UserError
+from datamodules.pair_files import SPLITS, PairFiles, Parts, look_at, parts_of
+from datamodules.sides import Sides
+from datamodules.sources import Source
+
+
+def side_folders(root: Path, letter: str) -> dict[str, Path]:
+    """Folders trainA, valA and testA of side "A", of which the last two may be missing on both sides.
+
+    Raises:
+        UserError: there is no folder for training, or one of the other side has no counterpart.
+    """
+    other = "B" if letter == "A" else "A"
+    for split in SPLITS:
+        lacks, has = root / f"{split}{letter}", (root / f"{split}{other}").is_dir()
+        if not lacks.is_dir() and (has or split == "train"):
+            found = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""
+            raise UserError(
+                f"no folder {lacks}: --data.root takes one that holds {Unpaired.layout}; found: {found or 'none'}; "
+                "folders of other names are given by --data.a and --data.b"
+            )
+    return {split: path for split in SPLITS if (path := root / f"{split}{letter}").is_dir()}
+
+
+class Unpaired(PairFiles):
+    """Your own images of two kinds, such as horses and zebras, of which no two belong together.
+
+    ``--data.a FOLDER --data.b FOLDER``, or ``--data.root FOLDER`` that holds trainA, trainB and, where there are,
+    testA, testB, valA, valB. What has no folder is held out of the training images by a hash of their names.
+    The sides may differ in number: in training each is shuffled for itself, and in validation and test the shorter one
+    is repeated from its start. Images may be of any size and mode; see ``PairFiles`` for the options.
+    """
+
+    layout = "trainA and trainB, and testA, testB, valA, valB where there are"
+    together = False
+
+    @cached_property
+    def parts(self) -> tuple[Parts, Parts]:
+        """Paths of both sides' images."""
+        if self.root is None:
+            assert self.folders is not None
+            a, b = ({"train": folder} for folder in self.folders)
+        else:
+            a, b = (side_folders(self.root, letter) for letter in "AB")
+        return parts_of(a, self.val_fraction), parts_of(b, self.val_fraction)
+
+    def splits(self) -> dict[str, Source]:
+        """Read the images of both sides, or prepare to read them batch by batch."""
+        places = self.folders or (f"{self.root}/*A", f"{self.root}/*B")
+        for parts, where in zip(self.parts, places, strict=True):
+            self.check(look_at(parts), str(where))
+        loaded = self.in_memory(self.reader, sum(len(paths) for parts in self.parts for paths in parts.values()))
+        sides = (
+            {split: self.source(self.reader, paths, split == "train", loaded) for split, paths in parts.items()}
+            for parts in self.parts
+        )
+        a, b = self.ordered(*sides)
+        return {split: Sides(a[split], b[split]) for split in a}
