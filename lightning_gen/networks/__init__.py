@@ -1,4 +1,4 @@
-"""Networks by name: an encoder x -> features and a decoder z -> x, for every kind of data.
+"""Networks by name: an encoder x -> features and a decoder z -> x, for every kind of data; a translator x -> x.
 
 They return logits or means, never squashed. ``encoder(x, c=None) -> (B, out)``, ``decoder(z, c=None) -> (B, *params)``,
 with class ids c (B,) where a network is built with ``num_classes`` > 0.
@@ -14,7 +14,7 @@ from torch import nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen.names import check_arguments, resolve
-from lightning_gen.networks import dcgan, mlp, r3gan, resnet
+from lightning_gen.networks import dcgan, mlp, patchgan, r3gan, resnet, resnet_translator, unet
 
 SMALL = 16  # pixels: up to here an image is few numbers, and a fully connected network is as good and faster
 
@@ -31,12 +31,24 @@ class Network(NamedTuple):
     decoder: Callable[..., nn.Module]
 
 
+class NoDecoder(NamedTuple):
+    """A builder of encoders that have no counterpart; ``encoder`` as of ``Network``."""
+
+    encoder: Callable[..., nn.Module]
+
+
 NETWORKS: dict[str, Network] = {
     "mlp": Network(mlp.MLPEncoder, mlp.MLPDecoder),
     "dcgan": Network(dcgan.DCGANEncoder, dcgan.DCGANDecoder),
     "resnet": Network(resnet.ResNetEncoder, resnet.ResNetDecoder),
     "r3gan": Network(r3gan.R3GANEncoder, r3gan.R3GANDecoder),
 }
+
+TRANSLATORS: dict[str, Callable[..., nn.Module]] = {
+    "resnet": resnet_translator.ResNetTranslator,
+    "unet": unet.UNetTranslator,
+}
+CRITICS: dict[str, Any] = {"patch": NoDecoder(patchgan.PatchEncoder), **NETWORKS}  # of translations
 
 
 def auto(spec: DataSpec) -> str:
@@ -77,9 +89,47 @@ def decoder(name: Any, spec: DataSpec, latent_dim: int, params: tuple[int, ...],
     return _build(name, "decoder", options, spec, latent_dim, params)
 
 
-def _build(name: Any, side: str, options: dict[str, Any], spec: DataSpec, *sizes: Any) -> nn.Module:
+def translator(name: Any, shape: tuple[int, ...], channels: int, **options: Any) -> nn.Module:
+    """A translator, x (B, C, H, W) -> (B, channels, H, W), with ``stride``, of which H and W must be multiples.
+
+    Args:
+        name: a name of ``TRANSLATORS``, an import path of a class, or the class.
+        shape: (C, H, W) of a picture.
+        channels: of the result.
+        options: for the network, such as ``width``.
+
+    Raises:
+        UserError: for an unknown name or option, and for sizes that the network does not take.
+    """
+    builder = resolve(name, TRANSLATORS, "network")
+    if not callable(builder):
+        raise UserError(f"network {name!r} is no class: it needs (shape, channels, **options) -> a module")
+    check_arguments(builder, options, f"network {name!r}", skip=2)
+    built = builder(shape, channels, **options)
+    if not isinstance(getattr(built, "stride", None), int):
+        raise UserError(f"network {name!r} has no .stride: the number of which a picture's sides must be multiples")
+    return built
+
+
+def critic(name: Any, spec: DataSpec, **options: Any) -> nn.Module:
+    """A discriminator of pictures, x (B, C, H, W) -> logits (B, 1, h, w) of patches, or (B, 1) of whole pictures.
+
+    Args:
+        name: "patch", or as for ``encoder``.
+        spec: what one picture looks like.
+        options: for the network.
+
+    Raises:
+        UserError: as of ``encoder``.
+    """
+    return _build(name, "encoder", options, spec, 1, table=CRITICS)
+
+
+def _build(
+    name: Any, side: str, options: dict[str, Any], spec: DataSpec, *sizes: Any, table: dict[str, Any] = NETWORKS
+) -> nn.Module:
     name = auto(spec) if name == "auto" else name
-    builder = getattr(resolve(name, NETWORKS, "network"), side, None)
+    builder = getattr(resolve(name, table, "network"), side, None)
     if not callable(builder):
         raise UserError(f"network {name!r} has no .{side}(): it needs .encoder(spec, out) and .decoder(spec, Z, shape)")
     check_arguments(builder, options, f"network {name!r}", skip=1 + len(sizes))

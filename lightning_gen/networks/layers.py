@@ -35,6 +35,7 @@ NORMS_2D: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
     "batch": nn.BatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
+    "instance": nn.InstanceNorm2d,
 }
 
 
@@ -61,6 +62,16 @@ def after(layer: nn.Module, channels: int, *, activation: Name, norm: Name, drop
     if dropout:
         pieces.append(nn.Dropout(dropout))
     return nn.Sequential(*pieces)
+
+
+def norm_2d(norm: Name, channels: int) -> nn.Module:
+    """A norm of maps (B, channels, H, W).
+
+    Args:
+        norm: "none", "batch", "layer", "instance", an import path, or a function of the channels.
+        channels: of the maps.
+    """
+    return _layer(norm, NORMS_2D, "norm")(channels)
 
 
 def _layer(name: Name, table: Mapping[str, Any], kind: str) -> Any:
@@ -110,7 +121,7 @@ class ClassNorm(nn.Module):
 
     def __init__(self, norm: Name, channels: int, num_classes: int = 0) -> None:
         super().__init__()
-        self.norm = _layer(norm, NORMS_2D, "norm")(channels)
+        self.norm = norm_2d(norm, channels)
         self.num_classes = num_classes
         if num_classes:
             for own in ("weight", "bias"):
@@ -178,6 +189,42 @@ def initialise(network: nn.Module, norm: Name) -> None:
         nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def normal_(network: nn.Module, std: float = 0.02) -> None:
+    """Draw the weights of all convolutions from N(0, std^2), biases 0: how networks of translation start.
+
+    Isola et al. 2017, https://arxiv.org/abs/1611.07004, appendix 6.2.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def width_of(shape: tuple[int, ...]) -> int:
+    """Channels of a translator's first layer: 64 as in the papers, and less for pictures below 128 pixels."""
+    return min(64, max(8, min(shape[1:]) // 2))
+
+
+def fit_stride(network: str, shape: tuple[int, ...], stride: int) -> None:
+    """Refuse pictures whose sides are no multiples of what a network halves.
+
+    Args:
+        network: its name in the error's text.
+        shape: (C, H, W).
+        stride: 2 to the number of halvings.
+
+    Raises:
+        UserError: that names the nearest possible size.
+    """
+    if any(side % stride for side in shape[1:]):
+        near = "x".join(str(max(1, round(side / stride)) * stride) for side in shape[1:])
+        raise UserError(
+            f"network {network!r} takes pictures whose sides are multiples of {stride}, not "
+            f"{shape[1]}x{shape[2]}: the nearest is {near}"
+        )
 
 
 def channels_of(width: int, depth: int, most: int) -> list[int]:

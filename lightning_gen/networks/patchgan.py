@@ -1,0 +1,55 @@
+"""PatchGAN: a discriminator that judges every patch of a picture by itself.
+
+Isola et al. 2017, https://arxiv.org/abs/1611.07004, appendix 6.1.2: C64-C128-C256-C512, patches of 70x70 pixels
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen.networks.layers import Name, channels_of, check_positive, norm_2d, normal_, width_of
+
+LEAST = 3  # places that the last halving leaves, of which the two last convolutions take one each
+
+
+class PatchEncoder(nn.Module):
+    """x (B, C, H, W) -> (B, out, h, w), a logit for each patch: 4x4 convolutions, the last two without halving.
+
+    Args:
+        spec: what one picture looks like; its shape is (C, H, W).
+        out: number of outputs for each patch.
+        width: channels of the first layer, doubled up to 8 times as many; 0 is 64, or half the shorter side where that
+            is less.
+        layers: halvings; a patch has 16, 34, 70 or 142 pixels for 1, 2, 3 or 4 of them.
+        norm: instance, batch, layer or none; not in the first layer.
+    """
+
+    def __init__(
+        self, spec: DataSpec, out: int = 1, *, width: int = 0, layers: int = 3, norm: Name = "instance"
+    ) -> None:
+        super().__init__()
+        check_positive("layers", layers)
+        shortest = min(spec.shape[1:])
+        if shortest // 2**layers < LEAST:
+            raise UserError(
+                f"critic 'patch' with layers {layers} needs sides of at least {LEAST * 2**layers} pixels, these "
+                f"pictures have {shortest}: give --model.critic_args.layers {max(1, layers - 1)}, or larger pictures"
+            )
+        widths = channels_of(width or width_of(spec.shape), layers + 1, most=8)
+        body: list[nn.Module] = []
+        for k, (a, b) in enumerate(zip([spec.shape[0], *widths], widths, strict=False)):
+            plain = k == 0 or norm == "none"
+            body.append(nn.Conv2d(a, b, 4, stride=2 if k < layers else 1, padding=1, bias=plain))
+            body += [nn.LeakyReLU(0.2)] if plain else [norm_2d(norm, b), nn.LeakyReLU(0.2)]
+        self.body = nn.Sequential(*body)
+        self.head = nn.Conv2d(widths[-1], out, 4, padding=1)
+        normal_(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, F, h, w), what the last layer sees."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))

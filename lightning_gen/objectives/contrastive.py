@@ -1,0 +1,23 @@
+"""Contrastive losses: a query is told from others by its own key."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
+    """-log exp(q_i k_i / t) / sum_j exp(q_i k_j / t), mean over the places i of one picture: (B,) in nats.
+
+    Park et al. 2020, https://arxiv.org/abs/2007.15651, equations 2 and 4, with the other places of the same picture as
+    negatives. log P is what guessing costs, 0 what a translation costs in which each place is recognised for sure.
+
+    Args:
+        query: (B, P, F) of P places of the translation, of length 1.
+        key: (B, P, F) of the same places of the source, of length 1; no gradient flows to it.
+        temperature: t.
+    """
+    logits = query.float() @ key.detach().float().transpose(1, 2) / temperature  # (B, P, P)
+    places = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])  # (B, P)
+    return F.cross_entropy(logits.transpose(1, 2), places, reduction="none").mean(1)
