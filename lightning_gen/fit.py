@@ -25,13 +25,13 @@ from lightning_gen.help import help_text
 from lightning_gen.images import save_png
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.module import GenerativeModule
-from lightning_gen.protocols import Adversarial, Samples
+from lightning_gen.protocols import Adversarial, Samples, Translates
 from lightning_gen.speed import NoProfiler, block_size, undisturbed
 from lightning_gen.stability import summary_line
 
 C = TypeVar("C", bound=L.Callback)
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
-PLACE = ("data.init_args.root", "data.init_args.num_workers")
+PLACE = tuple(f"data.init_args.{name}" for name in ("root", "a", "b", "num_workers"))
 MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", *PLACE)
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
 QUIET = (  # warnings of Lightning that do not apply here
@@ -272,9 +272,7 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
     progress, checkpoints = _callback(trainer, RunProgress), _callback(trainer, Checkpoints)
     stability = _callback(trainer, Stability)
     assert progress and checkpoints
-    if isinstance(model, Samples):
-        with sampling(model):
-            save_png(views.samples(model, config["seed"]), folder / "samples.png")
+    picture = _last_picture(trainer, model, config["seed"], folder)
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     rate = model.images / progress.training_seconds if progress.training_seconds else None
     with sampling(model):
@@ -305,10 +303,33 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hyper, final, step=model.iteration)
             logger.finalize("success")
-    _print_summary(summary, folder, foreign_modules(model))
+    trust = f" --trust {' '.join(modules)}" if (modules := foreign_modules(model)) else ""
+    _print_summary(summary, picture, f"{_use(model, folder)}{trust}")
 
 
-def _print_summary(summary: dict[str, Any], folder: Path, modules: list[str]) -> None:
+def _last_picture(trainer: L.Trainer, model: GenerativeModule, seed: int, folder: Path) -> Path | None:
+    """What the model makes at the end, in the run's folder."""
+    pictures, path = _callback(trainer, Pictures), folder / "samples.png"
+    with sampling(model):
+        if isinstance(model, Samples):
+            save_png(views.samples(model, seed), path)
+        elif isinstance(model, Translates) and pictures and pictures.examples:
+            path = folder / "translations.png"
+            views_of = views.translations(model, pictures.examples["a"], pictures.examples["b"])
+            save_png(views.stacked([picture for name, picture in views_of if name in model.directions]), path)
+        else:
+            return None
+    return path
+
+
+def _use(model: GenerativeModule, folder: Path) -> str:
+    """The command that makes something with the model."""
+    if isinstance(model, Translates):
+        return f"translate:  python scripts/translate.py {folder} PICTURES --out translated"
+    return f"sample:     python scripts/sample.py {folder} -n 64 --seed 0"
+
+
+def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> None:
     values = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in summary["final"].items())
     rate = summary["images_per_second"] or 0
     print(f"\ndone: {summary['iterations']:,} iterations in {summary['seconds']:.0f} s, {rate:,.0f} images/s")
@@ -320,9 +341,9 @@ def _print_summary(summary: dict[str, Any], folder: Path, modules: list[str]) ->
         print(f"warning:    latents {summary['latents']['verdict']}")
     if summary["stability"]:
         print(f"stability:  {summary_line(summary['stability'])}")
-    print(f"pictures:   {folder / 'samples.png'} and  tensorboard --logdir {runs.ROOT}")
-    trust = f" --trust {' '.join(modules)}" if modules else ""
-    print(f"sample:     python scripts/sample.py {folder} -n 64 --seed 0{trust}")
-    print(f"extend:     python scripts/fit.py --resume {folder} --steps {2 * summary['iterations']}")
+    shown = f"{picture} and  " if picture else ""
+    print(f"pictures:   {shown}tensorboard --logdir {runs.ROOT}")
+    print(use)
+    print(f"extend:     python scripts/fit.py --resume {summary['folder']} --steps {2 * summary['iterations']}")
     if summary["data"] == "digits":
         print(f"larger:     python scripts/fit.py --model {summary['model']} --data mnist   (downloads 12 MB)")

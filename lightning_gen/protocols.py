@@ -110,3 +110,14 @@ class HasCodes(Decodes, Protocol):
     """Draws codes that stand for something beside its latents."""
 
     codes: CodeLayout | None
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Maps pictures of one side to the other."""
+
+    directions: tuple[str, ...]  # "a2b", and "b2a" where it knows the way back
+    stride: int  # of which a picture's sides must be multiples
+
+    def translate(self, x: Tensor, direction: str = "a2b") -> Tensor:
+        """x (B, *shape) in [-1, 1], of any size that fits the stride -> (B, *shape_b) in [-1, 1]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ from lightning_gen.protocols import (
     Reconstructs,
     Samples,
     SamplesClasses,
+    Translates,
 )
-from lightning_gen.render import GROUND, bars, render
+from lightning_gen.render import GROUND, bars, grid, render, to_uint8
 
 SAMPLES = 64
 POINTS = 4096
@@ -44,13 +45,23 @@ REFERENCES = 512  # examples of which the nearest says in which class a place is
 FRAMES = ("density",)  # views that make an animation
 
 
-def all_of(
-    model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None = None
-) -> Iterator[tuple[str, Tensor]]:
+def all_of(model: GenerativeModule, examples: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
     """(name, picture uint8 (3, H, W)) of every view that the model's capabilities allow.
 
-    Examples (B, *shape) and, where known, their classes (B,).
+    Args:
+        model: in eval mode.
+        examples: columns of validation batches: x (B, *shape) and, where known, y (B,); or a and b.
+        seed: of the samples.
     """
+    if isinstance(model, Translates):
+        yield from translations(model, examples["a"], examples["b"])
+    else:
+        yield from _of_one_side(model, examples["x"], seed, examples.get("y"))
+
+
+def _of_one_side(
+    model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None
+) -> Iterator[tuple[str, Tensor]]:
     if isinstance(model, Samples):
         yield "samples", samples(model, seed)
     if isinstance(model, Reconstructs):
@@ -246,6 +257,30 @@ def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) ->
     except UserError:  # it judges no single example
         field = None
     return plane.contest(real, model.sample(DOTS, seed=seed).float().cpu(), field, where)
+
+
+def translations(model: Any, a: Tensor, b: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """For each direction rows of sources, their translations, what comes back, and the truth, as far as there are any.
+
+    The model ``Translates``; a (B, *shape), b (B, *shape_b), which belong together where the spec says so.
+    """
+    sides, known = {"a": a[:LINES], "b": b[:LINES]}, model.spec.pairs != "none"
+    for direction in model.directions:
+        source, _, target = direction.partition("2")
+        made = model.translate(sides[source], direction)
+        rows = [sides[source], made]
+        if (back := f"{target}2{source}") in model.directions:
+            rows.append(model.translate(made, back))
+        yield direction, below(*rows, *([sides[target]] if known else []))
+    if model.spec.shape == model.spec.shape_b:
+        same = [(side, model.translate(sides[side], d)) for d in model.directions for side in [d.partition("2")[2]]]
+        yield "identity", below(*(rows for side, made in same for rows in (sides[side], made)))
+
+
+def below(*rows: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], a row for each argument, grey ones among coloured ones -> uint8 (3, H, W)."""
+    coloured = [row.cpu().expand(-1, 3, -1, -1) if row.shape[1] == 1 else row.cpu() for row in rows]
+    return grid(to_uint8(torch.cat(coloured)), columns=len(rows[0]))
 
 
 def class_swaps(model: Any, examples: Tensor, y: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def test_pictures_have_a_column_for_each_class(run):
     data.setup()
     batch = data.examples("val", torch.arange(6))
     with sampling(model):
-        shown = dict(views.all_of(model, batch["x"], seed=0, y=batch["y"]))
+        shown = dict(views.all_of(model, batch, seed=0))
     assert {"samples", "class_swaps", "reconstructions"} <= set(shown)
     height, width = shown["samples"].shape[1:]
     tile = 56 + 2

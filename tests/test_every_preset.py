@@ -6,17 +6,26 @@ import pytest
 import torch
 
 from datamodules.digits import Digits
+from datamodules.outline_shapes import OutlineShapes
 from datamodules.toy import Toy
 from lightning_gen.callbacks.pictures import sampling
 from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
 from lightning_gen.names import resolve
 from lightning_gen.presets import PRESETS
-from lightning_gen.protocols import Encodes, Likelihood, Posterior, Reconstructs, Samples, SamplesClasses
+from lightning_gen.protocols import (
+    Encodes,
+    Likelihood,
+    Posterior,
+    Reconstructs,
+    Samples,
+    SamplesClasses,
+    Translates,
+)
 from lightning_gen.views import all_of
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.txt"
 GOLDEN_STEPS = 5
-EMBEDDED = {"digits": Digits, "toy": Toy}
+EMBEDDED = {"digits": Digits, "toy": Toy, "outline-shapes": OutlineShapes}
 
 
 @pytest.fixture(params=PRESETS)
@@ -26,10 +35,18 @@ def preset(request):
 
 @pytest.fixture
 def data(preset, data28):
-    if preset.data in EMBEDDED:
-        return EMBEDDED[preset.data](batch_size=32)
     options = {name: value for name, value in preset.data_arguments.items() if name != "batch_size"}
+    if preset.data in EMBEDDED:
+        return EMBEDDED[preset.data](batch_size=2 if preset.data == "outline-shapes" else 32, **options)
     return data28(**options)
+
+
+def made(model, data):
+    """What a model makes, of a fixed seed or of fixed examples."""
+    if isinstance(model, Samples):
+        return [model.sample(4, seed=3)]
+    batch = data.examples("val", torch.arange(4))
+    return [model.translate(batch[direction[0]], direction) for direction in model.directions]
 
 
 @pytest.fixture
@@ -90,11 +107,17 @@ def test_checkpoint_round_trip(model, data, trainer, tmp_path):
     assert again.spec == model.spec
     with sampling(model):
         for other in (again, same):
-            assert torch.equal(other.sample(4, seed=3), model.sample(4, seed=3))
+            assert all(map(torch.equal, made(other, data), made(model, data)))
 
 
-def test_samples(model, data):
-    assert isinstance(model, Samples)
+def test_samples_or_translations(model, data):
+    assert isinstance(model, Samples | Translates)
+    if isinstance(model, Translates):
+        with sampling(model):
+            pictures = made(model, data)
+        assert [x.shape[1:] for x in pictures] == [data.spec.shape] * len(pictures)  # both sides have one shape here
+        assert all(x.min() >= -1 and x.max() <= 1 for x in pictures)
+        return
     with sampling(model):
         whole = model.sample(9, seed=1)
         parts = torch.cat([model.sample(2, seed=1), model.sample(7, seed=1, start=2)])
@@ -107,9 +130,13 @@ def test_samples(model, data):
 
 def test_capabilities(model, data):
     data.setup()
-    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
-    x, y = batch["x"][:6], batch["y"][:6]
+    batch = data.examples("val", torch.arange(6))
     with sampling(model):
+        for name, picture in all_of(model, batch, seed=0):
+            assert picture.dtype == torch.uint8 and picture.shape[0] == 3, name
+        if isinstance(model, Translates):
+            return
+        x, y = batch["x"], batch["y"]
         if isinstance(model, Reconstructs):
             assert model.reconstruct(x, y).shape == x.shape
         if isinstance(model, Encodes):
@@ -119,8 +146,6 @@ def test_capabilities(model, data):
             assert few.shape == (6,) and many.mean() > few.mean()
         if isinstance(model, SamplesClasses) and model.classes:
             assert not torch.equal(model.sample(6, y=y), model.sample(6, y=(y + 1) % model.classes))
-        for name, picture in all_of(model, x, seed=0, y=y):
-            assert picture.dtype == torch.uint8 and picture.shape[0] == 3, name
 
 
 def test_validation_names_what_it_reports(model, data, trainer):
@@ -150,4 +175,5 @@ def test_golden_losses(model, data, trainer, request, preset):
     if request.config.getoption("--update-golden"):
         rows[name] = " ".join(f"{loss:.5f}" for loss in losses)
         GOLDEN.write_text("".join(f"{key} {rows[key]}\n" for key in sorted(rows)))
-    assert losses == pytest.approx([float(loss) for loss in rows[name].split()], rel=1e-4, abs=1e-5)  # as written
+    # Adam's first steps enlarge what processors round differently: 3e-4 between two makes, in the fifth iteration
+    assert losses == pytest.approx([float(loss) for loss in rows[name].split()], rel=1e-3, abs=1e-5)

@@ -89,12 +89,12 @@ def examples(n=1000):
 def test_views_follow_from_what_a_model_can():
     drawn = {"samples", "interpolations"}
     images = torch.zeros(4, 1, 8, 8)
-    assert set(dict(views.all_of(Player(), images, 0))) == drawn
-    assert set(dict(views.all_of(Player(codes=((3,), 1)), images, 0))) == drawn | {"code_traversals"}
-    assert set(dict(views.all_of(Player(POINTS), examples()[0], 0))) == {"samples", "density"}
-    assert set(dict(views.all_of(Player(POINTS._replace(shape=(3,))), torch.randn(9, 3), 0))) == {"samples"}
+    assert set(dict(views.all_of(Player(), {"x": images}, 0))) == drawn
+    assert set(dict(views.all_of(Player(codes=((3,), 1)), {"x": images}, 0))) == drawn | {"code_traversals"}
+    assert set(dict(views.all_of(Player(POINTS), {"x": examples()[0]}, 0))) == {"samples", "density"}
+    assert set(dict(views.all_of(Player(POINTS._replace(shape=(3,))), {"x": torch.randn(9, 3)}, 0))) == {"samples"}
     for model, x in ((Player(codes=((3,), 1)), images), (Player(POINTS), examples()[0])):
-        for name, picture in views.all_of(model, x, 0):
+        for name, picture in views.all_of(model, {"x": x}, 0):
             assert picture.dtype == torch.uint8 and picture.dim() == 3 and picture.shape[0] == 3, name
 
 

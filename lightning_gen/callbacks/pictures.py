@@ -17,7 +17,9 @@ from torch import Tensor
 from lightning_gen import plane, views
 from lightning_gen.images import save_png
 from lightning_gen.module import GenerativeModule
+from lightning_gen.players import size_of
 
+COLUMNS = ("x", "y", "a", "b")  # of a batch that views look at
 FRAME_MS, LAST_MS = 125, 2000
 MOST_FRAMES = 36  # which keeps the file below 1 MB
 
@@ -33,8 +35,7 @@ class Pictures(Callback):
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.seed = folder, seed
-        self.examples: Tensor | None = None
-        self.classes: Tensor | None = None
+        self.examples: dict[str, Tensor] = {}  # columns of validation batches
         self.chosen = False  # the examples stay the same from the first validation on
 
     def on_validation_batch_end(
@@ -48,21 +49,21 @@ class Pictures(Callback):
     ) -> None:  # type: ignore[override]
         if self.chosen or not _draws(trainer):
             return
-        x, y = batch["x"], batch.get("y")
-        count = views.POINTS if x.dim() == 2 else views.EXAMPLES
-        if batch_idx == 0 or self.examples is None:
-            self.examples, self.classes = x[:count], None if y is None else y[:count]
-        elif len(self.examples) < count:
-            self.examples = torch.cat([self.examples, x])[:count]
-            self.classes = None if y is None or self.classes is None else torch.cat([self.classes, y])[:count]
+        shown = {name: batch[name] for name in COLUMNS if name in batch}
+        count = views.POINTS if "x" in shown and shown["x"].dim() == 2 else views.EXAMPLES
+        if batch_idx == 0 or not self.examples:
+            self.examples = {name: column[:count] for name, column in shown.items()}
+        elif size_of(self.examples) < count:
+            both = {name: column for name, column in self.examples.items() if name in shown}
+            self.examples = {name: torch.cat([column, shown[name]])[:count] for name, column in both.items()}
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
-        if not _draws(trainer) or self.examples is None:
+        if not _draws(trainer) or not self.examples:
             return
         self.chosen = True
         with sampling(pl_module):
-            for name, picture in views.all_of(pl_module, self.examples, self.seed, self.classes):
+            for name, picture in views.all_of(pl_module, self.examples, self.seed):
                 self.show(trainer, name, picture, pl_module.iteration)
 
     @rank_zero_only

@@ -13,7 +13,6 @@ packing.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any, ClassVar
 
@@ -24,29 +23,25 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.augment import Augment
 from lightning_gen.models.choices import SPECTRAL, check_choices
 from lightning_gen.models.conditional import Conditional, call
+from lightning_gen.models.contest import Contest
 from lightning_gen.module import GenerativeModule
-from lightning_gen.names import at_least_one, check_arguments, resolve
+from lightning_gen.names import at_least_one, check_arguments
 from lightning_gen.networks.projection import Projection
 from lightning_gen.networks.spectral import spectral_norm_
 from lightning_gen.noise import numbered
-from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair, described
+from lightning_gen.objectives.adversarial import described
 from lightning_gen.objectives.codes import Codes
 from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
-from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
 from lightning_gen.objectives.terms import parse_terms
-from lightning_gen.penalised import Penalties
 from lightning_gen.schedule import schedule
 from lightning_gen.skipping import gradient_norm
 from lightning_gen.standing import StandingStatistics
 from lightning_gen.validation import Batch, Logs
 
-ANCHORED = 0.99  # share of LeCam's anchors that stays in an iteration
 
-
-class GAN(StandingStatistics, Conditional, GenerativeModule):
+class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
     """Two players: a generator G(z) -> x and a discriminator D(x) -> logit.
 
     Args:
@@ -108,33 +103,18 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         self.condition_by = condition
         check_choices(self.spec, condition, spectral_norm, pack, weight_clip, codes)
         self.know_classes(condition != "none")
-        self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
-        if not isinstance(self.pair, Pair):
-            raise UserError(f"adversarial {adversarial!r} is no Pair, see lightning_gen.objectives.adversarial")
-        self.penalties = Penalties(penalties or {}, self.spec.shape)
+        self.know_contest(adversarial, penalties, augment, self.spec)
         self.terms = parse_terms(terms or {}, GENERATOR_TERMS)
-        self.augment = Augment(augment or {})
-        if self.augment.numbers:
-            self.augment.check(self.spec)
         self._know_codes(codes)
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name)
-        self.schedules |= self.penalties.schedules
-        self.schedules |= {f"augment.{name}": chance for name, chance in self.augment.schedules.items()}
         self.generator = networks.decoder(
             network, self.spec, self._z_dim, self.spec.shape, **(network_args or {}), **self.network_condition
         )
         self.discriminator = self._discriminator(network if critic is None else critic, critic_args or {})
         for name in SPECTRAL[spectral_norm]:
             spectral_norm_(getattr(self, name))
-        if self.penalties.uses(*NEEDS_GRADIENT):
-            check_penalisable(self.discriminator)
-        elif self.pair in NEEDS_CONSTRAINT and not weight_clip and spectral_norm == "none":
-            warnings.warn(
-                f"adversarial {adversarial} without a constraint on the discriminator diverges: add "
-                "--model.penalties.gp 10, --model.spectral_norm discriminator or --model.weight_clip 0.01",
-                stacklevel=2,
-            )
+        self.check_contest(self.discriminator, bool(weight_clip) or spectral_norm != "none")
         self.register_buffer("anchors", torch.zeros(2))  # running means of the logits of real and of fake
 
     def _know_codes(self, codes: dict[str, Any] | None) -> None:
@@ -158,10 +138,6 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
 
     # Training
 
-    def notes(self, batch: int) -> list[str]:
-        """What is to be known at the start of a run with this global batch."""
-        return self.penalties.notes(batch)
-
     def update_order(self, iteration: int) -> tuple[str, ...]:
         return ("discriminator", "generator") if (iteration + 1) % self.n_critic == 0 else ("discriminator",)
 
@@ -170,23 +146,13 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         with torch.no_grad():
             z, made = self.generate(len(x), y)
         real, fake = self.shown(x, "real"), self.shown(made, "fake")
-        # in mixed precision a gradient is computed for itself, in float32
-        slopes = set() if torch.is_autocast_enabled(x.device.type) else self.penalties.at_inputs(self.iteration)
-        judge = partial(self.outputs, y=y)
-        (real_logits, named), at_real = with_gradient(judge, real) if "r1" in slopes else (judge(real), None)
-        (fake_logits, guessed), at_fake = with_gradient(judge, fake) if "r2" in slopes else (judge(fake), None)
+        (real_logits, named), (fake_logits, guessed), penalty, values = self.contest(
+            partial(self.outputs, y=y), real, fake, len(x), self.anchors
+        )
         loss = self.pair.discriminator(real_logits, fake_logits).mean()
         logs = {"adversarial": loss, **described(real_logits, fake_logits)}
-        for extra, values in (self.surprise("real", named, y), self.surprise("fake", guessed, y, z)):
-            loss, logs = loss + extra, logs | values
-
-        def game() -> Game:
-            noise = self.noise((len(real), self.penalties.random * (1 + real[0].numel())), "penalty")
-            judged = (real_logits, fake_logits, self.anchors.clone(), at_real, at_fake)
-            return Game(lambda seen: judge(seen)[0], real, fake, noise, *judged)
-
-        penalty, values = self.penalties.loss(game, self.iteration, len(x) * self._noise.parts, self.weight)
-        self._follow(real_logits, fake_logits)
+        for extra, said in (self.surprise("real", named, y), self.surprise("fake", guessed, y, z)):
+            loss, logs = loss + extra, logs | said
         return loss + penalty, logs | values
 
     def loss_generator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
@@ -217,10 +183,7 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
         """
         if len(x) % self.pack:
             raise UserError(f"a batch of {len(x)} is no multiple of pack {self.pack}: change --data.batch_size")
-        if self.augment.numbers:
-            chances = {name: self.weight(chance) for name, chance in self.augment.schedules.items()}
-            x = self.augment(x, self.noise((len(x), self.augment.numbers), f"augment_{source}"), chances)
-        return self._packed(x)
+        return self._packed(self.augmented(x, source))
 
     def _packed(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (-1, self.pack)).flatten(1, 2) if self.pack > 1 else x  # (B / P, P * C, ...)
@@ -250,14 +213,6 @@ class GAN(StandingStatistics, Conditional, GenerativeModule):
             values["codes"] = self.codes.surprise(codes, z[:, self.latent_dim :]).mean()
         weights, zero = {"codes": self.weight(self.codes_weight)}, torch.zeros((), device=said[0].device)
         return sum((weights.get(name, 1.0) * value for name, value in values.items()), start=zero), values
-
-    @torch.no_grad()
-    def _follow(self, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Move LeCam's anchors to the mean logits of all ranks (Tseng et al. 2021, eq. 3)."""
-        if self.penalties.uses(lecam):
-            means = self._mean_of_ranks(torch.stack([real_logits.mean(), fake_logits.mean()]))
-            kept = ANCHORED ** (1 / self.accumulate) if self.iteration else 0.0
-            self.anchors.lerp_(torch.as_tensor(means), 1 - kept)
 
     def after_step(self, player: str) -> dict[str, float]:
         owned = self._owned[player]

@@ -1,0 +1,78 @@
+"""CycleGAN: translation between two sides of which no two pictures belong together.
+
+Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
+https://arxiv.org/abs/1703.10593, section 3
+
+    for each iteration, with G: a -> b and F: b -> a:
+        generators:      minimise  w g(D_b(G(a))) + w g(D_a(F(b))) + sum of weight * term
+                                   cycle |F(G(a)) - a| + |G(F(b)) - b|,  identity |F(a) - a| + |G(b) - b|
+        discriminators:  minimise  d(D_b(b), D_b(pool(G(a)))) + d(D_a(a), D_a(pool(F(b))))
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.spec import DataSpec
+from lightning_gen.models.translation import Translation
+from lightning_gen.objectives.coupled import over_ranks
+from lightning_gen.objectives.translation import Exchange
+from lightning_gen.pool import ImagePool
+from lightning_gen.validation import Batch, Logs
+
+
+class CycleGAN(Translation):
+    """Two players: both translators together, and both discriminators together.
+
+    Args:
+        spec: the data's spec, of kind "pair".
+        pool: number of earlier translations of each side that the discriminators may be shown, 0 for none.
+        **options: of ``Translation``.
+    """
+
+    players: ClassVar[dict[str, tuple[str, ...]]] = {
+        "generators": ("generator_ab", "generator_ba"),
+        "discriminators": ("discriminator_a", "discriminator_b"),
+    }
+    directions = ("a2b", "b2a")
+    translators: ClassVar[dict[str, str]] = {"a2b": "generator_ab", "b2a": "generator_ba"}
+    critics: ClassVar[dict[str, str]] = {"a": "discriminator_a", "b": "discriminator_b"}
+
+    def __init__(self, spec: DataSpec, *, pool: int = 50, **options: Any) -> None:
+        super().__init__(spec, **options)
+        if pool < 0:
+            raise UserError(f"pool {pool}: a number of pictures, 0 for none")
+        self.pool_a, self.pool_b = ImagePool(pool, self.spec.shape), ImagePool(pool, self.spec.shape_b)
+
+    def loss_generators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        a, b = batch["a"], batch["b"]
+        to_b, to_a = partial(self.translated, direction="a2b"), partial(self.translated, direction="b2a")
+        own = "identity" in self.terms  # in one pass with the translations, which costs less than two
+        (ab, *own_b), (ba, *own_a) = (
+            to(torch.cat([x, y]) if own else x).split(len(x)) for to, x, y in ((to_b, a, b), (to_a, b, a))
+        )
+        s = Exchange(a, b, ab, to_b, ba, to_a, *own_a, *own_b)
+        shared |= {"b": ab.detach(), "a": ba.detach()}
+        return self.with_terms(self.deceive("b", b, ab) + self.deceive("a", a, ba), s)
+
+    def loss_discriminators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
+        total, logs = 0.0, {}
+        for side in self.critics:
+            loss, values = self.detect(side, batch[side], self._pooled(side, shared[side]))
+            total, logs = total + loss, logs | {f"{name}_{side}": value for name, value in values.items()}
+        assert isinstance(total, Tensor)
+        return total, logs
+
+    def _pooled(self, side: str, made: Tensor) -> Tensor:
+        """This device's part of what the pool gives for the translations of all devices."""
+        noise, pool = self._noise, getattr(self, f"pool_{side}")
+        chunk = noise.part % self.accumulate
+        everyone = over_ranks(made)  # (world * B, C, H, W), of this chunk
+        out = pool.exchange(everyone, self.images + chunk * len(everyone), self.seed, self.iteration, chunk, side)
+        start = self.global_rank * len(made)
+        return out[start : start + len(made)]

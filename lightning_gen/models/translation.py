@@ -1,0 +1,201 @@
+"""What all translators share: pictures of two sides a and b, discriminators that judge one side, terms, averages.
+
+a -> G -> ab        D_b tells ab from b
+b -> F -> ba        D_a tells ba from a, where there is a way back
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError, unknown
+from datamodules.spec import DataSpec
+from lightning_gen import networks
+from lightning_gen.metrics.images import psnr
+from lightning_gen.models.contest import Contest
+from lightning_gen.module import GenerativeModule
+from lightning_gen.networks.spectral import spectral_norm_
+from lightning_gen.objectives.adversarial import described
+from lightning_gen.objectives.terms import Term, parse_terms
+from lightning_gen.objectives.translation import EXCHANGE_TERMS, distance
+from lightning_gen.schedule import schedule
+from lightning_gen.skipping import gradient_norm
+from lightning_gen.validation import Batch, Logs
+
+SPECTRAL = ("none", "discriminator", "both")
+SIDES = {"a2b": ("a", "b"), "b2a": ("b", "a")}  # direction -> source, target
+
+
+class Translation(Contest, GenerativeModule):
+    """Translators and their discriminators; a family member says which there are and how they move.
+
+    Args:
+        spec: the data's spec, of kind "pair".
+        network: of the translators: "resnet", "unet", or an import path.
+        network_args: options of that network.
+        critic: network of the discriminators: "patch", a network with an encoder, or an import path.
+        critic_args: options of that network.
+        adversarial: a name of ``ADVERSARIAL``, or an import path of a ``Pair``.
+        adversarial_weight: of the adversarial loss of the translators, a number or a ramp.
+        penalties: of the discriminators, as of ``GAN``; the logit of a picture is the mean of its patches' logits.
+        terms: of the translators: term of ``EXCHANGE_TERMS`` -> weight, ramp, or {weight, **arguments}.
+        spectral_norm: "none", "discriminator" or "both".
+        augment: policies of what a discriminator sees, as of ``GAN``.
+        **options: of GenerativeModule: optimizers, lr, ema, clip, skip, accumulate, log_every, seed.
+
+    Raises:
+        UserError: data that are no pairs, an unknown choice, sizes that a network does not take.
+    """
+
+    directions: tuple[str, ...] = ("a2b",)
+    known_terms: ClassVar[dict[str, Term]] = EXCHANGE_TERMS
+    translators: ClassVar[dict[str, str]] = {"a2b": "generator"}  # direction -> submodule
+    critics: ClassVar[dict[str, str]] = {"b": "discriminator"}  # side that is judged -> submodule
+    told: ClassVar[bool] = False  # whether a discriminator also sees what a picture was translated from
+    anchors: Tensor
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        network: str = "resnet",
+        network_args: dict[str, Any] | None = None,
+        critic: str = "patch",
+        critic_args: dict[str, Any] | None = None,
+        adversarial: str = "least_squares",
+        adversarial_weight: float | str = 1.0,
+        penalties: dict[str, Any] | None = None,
+        terms: dict[str, Any] | None = None,
+        spectral_norm: str = "none",
+        augment: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(spec, **options)
+        check_pairs(self.spec, type(self).__name__)
+        if spectral_norm not in SPECTRAL:
+            raise unknown("spectral_norm", spectral_norm, SPECTRAL)
+        shapes = {"a": self.spec.shape, "b": self.spec.shape_b}
+        for direction, name in self.translators.items():
+            source, target = (shapes[side] for side in SIDES[direction])
+            setattr(self, name, networks.translator(network, source, target[0], **(network_args or {})))
+        for side, name in self.critics.items():
+            seen = (sum(shape[0] for shape in shapes.values()) if self.told else shapes[side][0], *shapes[side][1:])
+            setattr(self, name, networks.critic(critic, DataSpec(seen), **(critic_args or {})))
+        self.know_contest(adversarial, penalties, augment, DataSpec(seen))
+        self.terms = parse_terms(terms or {}, self.known_terms)
+        self.adversarial_weight = self.schedules["adversarial_weight"] = schedule(adversarial_weight)
+        for name, term in self.terms.items():
+            self.schedules |= term.schedules(name)
+        normalised = self.translators.values() if spectral_norm == "both" else ()
+        for name in (*(self.critics.values() if spectral_norm != "none" else ()), *normalised):
+            spectral_norm_(getattr(self, name))
+        for name in self.critics.values():
+            self.check_contest(getattr(self, name), spectral_norm != "none")
+        self.register_buffer("anchors", torch.zeros(len(self.critics), 2))  # LeCam's, see contest.py
+
+    # Training
+
+    def translated(self, x: Tensor, direction: str = "a2b") -> Tensor:
+        """x (B, *shape) -> (B, *shape_b) in [-1, 1]: the one place where a translator's output is squashed."""
+        return self.network(self.translators[direction])(x).tanh()
+
+    def logits(self, side: str, x: Tensor) -> Tensor:
+        """What the discriminator of a side says of x (B, *shape): (B, patches)."""
+        return self.network(self.critics[side])(x).flatten(1).float()  # (B, 1, h, w) -> (B, h * w)
+
+    def deceive(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
+        """g of the pair for translations (B, *shape) onto this side, mean over patches and batch."""
+        fake_logits = self.logits(side, self.augmented(fake, f"fake_{side}"))
+        with torch.no_grad():
+            shown = self.augmented(real, f"real_{side}") if self.pair.paired else None
+            real_logits = fake_logits if shown is None else self.logits(side, shown)
+        return self.pair.generator(real_logits, fake_logits).mean()
+
+    def detect(self, side: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
+        """d of the pair with the penalties, for real pictures of this side and translations onto it (B, *shape)."""
+
+        def judge(x: Tensor) -> tuple[Tensor, Tensor]:
+            patches = self.logits(side, x)  # (B, patches)
+            return patches.mean(1), patches
+
+        anchors = self.anchors[list(self.critics).index(side)]
+        shown = self.augmented(real, f"real_{side}"), self.augmented(fake, f"fake_{side}")
+        of_real, of_fake, penalty, values = self.contest(judge, *shown, len(real), anchors, f"penalty_{side}")
+        loss = self.pair.discriminator(of_real[1], of_fake[1]).mean()
+        return loss + penalty, {"adversarial": loss, **described(of_real[1], of_fake[1]), **values}
+
+    def with_terms(self, deception: Tensor, s: Any) -> tuple[Tensor, Logs]:
+        """The adversarial loss of the translators with their terms."""
+        loss, logs = self.weight(self.adversarial_weight) * deception, {"adversarial": deception}
+        for name, term in self.terms.items():
+            logs[name] = term(s, self.weight).mean()
+            loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]
+        return loss, logs
+
+    def after_step(self, player: str) -> dict[str, float]:
+        at_log = (self.iteration + 1) % self.log_every == 0
+        return {f"{player}/gradient_norm": gradient_norm(self._owned[player])} if at_log else {}
+
+    # What it can do
+
+    @property
+    def stride(self) -> int:
+        """Of which the sides of a picture must be multiples."""
+        return math.lcm(*(getattr(self, name).stride for name in self.translators.values()))
+
+    def translate(self, x: Tensor, direction: str = "a2b") -> Tensor:
+        """x (B, C, H, W) in [-1, 1], of any size whose sides are multiples of ``stride`` -> the other side, in [-1, 1].
+
+        Args:
+            x: pictures of the source's side.
+            direction: "a2b", or "b2a" where there is a way back.
+
+        Raises:
+            UserError: the model does not know the direction.
+        """
+        if direction not in self.directions:
+            raise unknown(f"direction of {type(self).__name__}", direction, self.directions)
+        return self.translated(x, direction)
+
+    def forward(self, a: Tensor, direction: str = "a2b") -> Tensor:
+        return self.translate(a, direction)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """direction -> translations of this batch's pictures."""
+        return {direction: self.translate(batch[SIDES[direction][0]], direction) for direction in self.directions}
+
+    # Validation
+
+    def validation_values(self, batch: Batch) -> Logs:
+        """Cycle and identity, mean |difference| in the unit of [-1, 1]; PSNR in decibels where the truth is known."""
+        values: Logs = {}
+        for direction in self.directions:
+            source, target = SIDES[direction]
+            made = self.translate(batch[source], direction)
+            if self.spec.pairs != "none":
+                values[f"psnr_{source}{target}"] = psnr(made, batch[target])
+                values[f"l1_{source}{target}"] = distance(made, batch[target])
+            if (back := f"{target}2{source}") in self.directions:
+                values[f"cycle_{source}"] = distance(self.translate(made, back), batch[source])
+            if self.spec.shape == self.spec.shape_b:
+                values[f"identity_{target}"] = distance(self.translate(batch[target], direction), batch[target])
+        return values
+
+
+def check_pairs(spec: DataSpec, model: str) -> None:
+    """Refuse what is no data of two sides.
+
+    Raises:
+        UserError: that says what is.
+    """
+    if spec.kind != "pair":
+        raise UserError(
+            f"{model} translates between two sides and these are data of kind {spec.kind!r}: take outline-shapes or "
+            "coloured-digits, or your own folders by --data unpaired --data.a FOLDER --data.b FOLDER, or --data paired"
+        )
+    if spec.shape[1:] != spec.shape_b[1:]:
+        raise UserError(f"{model} keeps the size of a picture, but the sides have {spec.shape} and {spec.shape_b}")
