@@ -16,6 +16,7 @@ from lightning_gen.names import resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair
 from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
 from lightning_gen.penalised import Penalties
+from lightning_gen.schedule import Schedule
 from lightning_gen.validation import Logs
 
 ANCHORED = 0.99  # share of LeCam's anchors that stays in an iteration
@@ -24,6 +25,8 @@ Judge = Callable[[Tensor], tuple[Tensor, Any]]  # x -> logits (B,), and anything
 
 class Contest:
     """Mixed into a GenerativeModule: how its discriminators learn."""
+
+    schedules: dict[str, Schedule]
 
     def know_contest(
         self, adversarial: str, penalties: Mapping[str, Any] | None, augment: Mapping[str, Any] | None, spec: DataSpec
@@ -40,7 +43,7 @@ class Contest:
         self.augment = Augment(augment or {})
         if self.augment.numbers:
             self.augment.check(spec)
-        self.schedules |= self.penalties.schedules  # type: ignore[has-type]
+        self.schedules |= self.penalties.schedules
         self.schedules |= {f"augment.{name}": chance for name, chance in self.augment.schedules.items()}
 
     def check_contest(self, discriminator: nn.Module, constrained: bool) -> None:

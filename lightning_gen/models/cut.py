@@ -48,6 +48,8 @@ class CUT(Translation):
         "discriminator": ("discriminator",),
     }
 
+    generator: Any
+
     def __init__(
         self,
         spec: DataSpec,

@@ -61,12 +61,13 @@ class CycleGAN(Translation):
         return self.with_terms(self.deceive("b", b, ab) + self.deceive("a", a, ba), s)
 
     def loss_discriminators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        total, logs = 0.0, {}
+        logs: Logs = {}
+        losses = []
         for side in self.critics:
             loss, values = self.detect(side, batch[side], self._pooled(side, shared[side]))
-            total, logs = total + loss, logs | {f"{name}_{side}": value for name, value in values.items()}
-        assert isinstance(total, Tensor)
-        return total, logs
+            losses.append(loss)
+            logs |= {f"{name}_{side}": value for name, value in values.items()}
+        return torch.stack(losses).sum(), logs
 
     def _pooled(self, side: str, made: Tensor) -> Tensor:
         """This device's part of what the pool gives for the translations of all devices."""

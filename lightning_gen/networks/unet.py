@@ -66,9 +66,9 @@ class UNetTranslator(nn.Module):
         self.up = nn.ModuleList()
         for k in range(depth - 1, 0, -1):
             seen = widths[k] if k == depth - 1 else 2 * widths[k]
-            layer = nn.ConvTranspose2d(seen, widths[k - 1], 4, stride=2, padding=1, bias=bias)
+            doubled = nn.ConvTranspose2d(seen, widths[k - 1], 4, stride=2, padding=1, bias=bias)
             drop = [nn.Dropout(dropout)] if dropout and k >= DROPPED else []
-            self.up.append(nn.Sequential(layer, norm_2d(norm, widths[k - 1]), *drop))
+            self.up.append(nn.Sequential(doubled, norm_2d(norm, widths[k - 1]), *drop))
         self.head = nn.ConvTranspose2d(2 * widths[0], channels, 4, stride=2, padding=1)
         normal_(self)
 
