@@ -1,0 +1,7 @@
+"""Translate pictures: ``python scripts/translate.py RUN photos --out translated --direction a2b``."""
+
+from lightning_gen.cli import run
+from lightning_gen.translate import main
+
+if __name__ == "__main__":
+    run(main)
