@@ -30,6 +30,7 @@ from lightning_gen.results import duration, read_cell, stability, write_cell
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 LOGS = runs.ROOT / "benchmark"
 LOCAL = ("data.root", "data.num_workers")  # where and how the data are read, which moves no result
+OWN_FILES = ("folder", "paired", "unpaired")  # data that are what their root says
 MEASURE = "evaluate."  # options so named are evaluate.py's
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit status of a script that was told to stop
 KEPT = ("value", "n", "k", "std", "floor", "better", "likelihood")  # of a value of evaluation.json
@@ -119,7 +120,7 @@ class Benchmark:
     def options(self) -> dict[str, str]:
         """Those of the arguments that may move results."""
         pairs = sorted(_pairs(self.arguments).items())
-        return {name: value for name, value in pairs if name not in LOCAL or self.data == "folder"}
+        return {name: value for name, value in pairs if name not in LOCAL or self.data in OWN_FILES}
 
     @property
     def measured(self) -> list[str]:

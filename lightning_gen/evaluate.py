@@ -23,23 +23,27 @@ from datamodules.errors import UserError, unknown
 from datamodules.loader import cores
 from lightning_gen import cli, runs
 from lightning_gen.checkpoints import find, read
-from lightning_gen.evaluation import codes, pictures, quality
+from lightning_gen.evaluation import codes, pictures, quality, translation
 from lightning_gen.evaluation.quality import Measured
 from lightning_gen.evaluation.report import FILE, PREVIOUS, Report
 from lightning_gen.evaluation.subject import Subject, told
+from lightning_gen.evaluation.values import Value
 from lightning_gen.images import save_png
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
-from lightning_gen.module import GenerativeModule
+from lightning_gen.protocols import Translates
 from lightning_gen.sample import add_sampler, data_of, load_on, parse, provenance
 from lightning_gen.samplers import attach
 
 VERSION = 1  # of the metrics: raised when the same model gets other values
 USUAL_N = 10_000
 PATIENCE = timedelta(days=1)  # of a process that waits for the share of another
-OWN = {"k": ("bits", "nll"), "draws": ("bits", "nll")}  # settings that only these groups depend on
+# settings that only these groups depend on
+OWN = {"k": ("bits", "nll"), "draws": ("bits", "nll"), "segmenter": ("segmentation",)}
 PICTURES = "evaluation"  # folder in the run's
-HANDLING = ("root", "num_workers", "memory", "batch_size", "flip")  # options of data that leave evaluations as they are
+# options of data that leave evaluations as they are
+HANDLING = ("root", "a", "b", "num_workers", "memory", "batch_size", "flip")
+SAMPLES, CODES, TRANSLATIONS = "samples", "codes", "translations"
 
 
 class Metric(NamedTuple):
@@ -48,57 +52,52 @@ class Metric(NamedTuple):
     Args:
         measure: gives them, or raises ``Inapplicable``.
         about: one line for the help.
+        of: what they are about: what a translator makes counts as samples, and other models are not asked for
+            translations unless these are named.
     """
 
     measure: Callable[[Subject], Measured]
     about: str
+    of: str = SAMPLES
 
 
 METRICS: dict[str, Metric] = {
     "modes": Metric(quality.modes, "modes found, share of good samples, reverse KL (Gaussian toy data)"),
-    "fd": Metric(quality.frechet, "Frechet distance"),
-    "kd": Metric(quality.kernel, "kernel distance"),
+    "fd": Metric(translation.with_untranslated(quality.frechet), "Frechet distance"),
+    "kd": Metric(translation.with_untranslated(quality.kernel), "kernel distance"),
     "cs": Metric(quality.classifier_score, "inception-type classifier score"),
     "pr": Metric(quality.precision_recall, "precision and recall"),
     "dc": Metric(quality.density_coverage, "density and coverage, coverage per class"),
     "memorisation": Metric(quality.memorisation, "authenticity and nearest-neighbour ratio: is it a copy?"),
     "classes": Metric(quality.classes, "classes that a classifier sees; accuracy on requested classes"),
-    "elbo": Metric(codes.elbo, "evidence lower bound, reconstruction and KL"),
-    "reconstruction": Metric(codes.reconstructions, "PSNR and SSIM of reconstructions"),
-    "latents": Metric(codes.latent, "active units, mutual information, posterior collapse"),
-    "mig": Metric(codes.gaps, "mutual information gap, by Chen's convention and by histograms"),
-    "factor_vae": Metric(codes.factor_vae, "FactorVAE score"),
-    "dci": Metric(codes.dci, "disentanglement, completeness, informativeness"),
-    "bits": Metric(codes.bits, "bits per dimension"),
-    "nll": Metric(codes.importance, "importance-sampled negative log-likelihood for each k"),
+    "elbo": Metric(codes.elbo, "evidence lower bound, reconstruction and KL", CODES),
+    "reconstruction": Metric(codes.reconstructions, "PSNR and SSIM of reconstructions", CODES),
+    "latents": Metric(codes.latent, "active units, mutual information, posterior collapse", CODES),
+    "mig": Metric(codes.gaps, "mutual information gap, by Chen's convention and by histograms", CODES),
+    "factor_vae": Metric(codes.factor_vae, "FactorVAE score", CODES),
+    "dci": Metric(codes.dci, "disentanglement, completeness, informativeness", CODES),
+    "bits": Metric(codes.bits, "bits per dimension", CODES),
+    "nll": Metric(codes.importance, "importance-sampled negative log-likelihood for each k", CODES),
+    "cycle": Metric(translation.cycle, "error of a translation there and back", TRANSLATIONS),
+    "identity": Metric(translation.identity, "what a translation changes in pictures of the target", TRANSLATIONS),
+    "pairs": Metric(translation.pairs, "PSNR, SSIM and L1 against the truth, of paired data", TRANSLATIONS),
+    "lpips": Metric(translation.perceptual, "LPIPS against the truth, of paired data", TRANSLATIONS),
+    "segmentation": Metric(translation.segments, "segments against the truth's, with --segmenter", TRANSLATIONS),
 }
 
 
 def main(argv: list[str]) -> None:
     """Parse, load, measure, write and print."""
     given, rest = _parse(argv)
-    names = _names(given.metrics)
     fabric = _fabric(given)
-    shows = fabric.is_global_zero and sys.stdout.isatty()
     path = find(given.run, given.which)
     model = load_on(path, str(fabric.device), given.trust)
+    names = _names(given.metrics, model)
     data, config = _data(given, rest, fabric)
-    dataset = config["dataset"]
-    subject = Subject(
-        model,
-        data,
-        _extractor(given.extractor, dataset, data),
-        n=given.n or USUAL_N,
-        seed=given.seed,
-        k=tuple(given.k),
-        draws=given.draws,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-        track=lambda rows, title: track(rows, title, disable=not shows, transient=True),
-    )
+    subject = _subject(model, data, config["dataset"], given, fabric)
     drawn_from = attach(model, given.sampler, data, given.components)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    setting = _setting(subject, path, config) | drawn_from
+    setting = _setting(subject, model, path, config) | drawn_from | {"segmenter": given.segmenter}
     report = Report(folder / FILE, setting, runs.environment(model.device), names if given.fresh else [], OWN)
     report.writes = fabric.is_global_zero
     fabric.barrier()  # all have read the earlier report before one writes
@@ -116,19 +115,39 @@ def main(argv: list[str]) -> None:
         source = provenance(model, path) | {"seed": given.seed} | drawn_from
         for name, picture in shown.items():
             save_png(picture, folder / name, source)
-        report.finish(list(shown) or report.content["pictures"], complete=all(map(report.is_done, METRICS)))
+        complete = all(map(report.is_done, _names(None, model)))
+        report.finish(list(shown) or report.content["pictures"], complete=complete)
         report.show(Console())
         print("\n".join(map(str, [report.path, *(folder / name for name in report.content["pictures"])])))
     if report.content["failed"]:
         raise UserError(f"failed, for the reasons above: {', '.join(report.content['failed'])}; the rest is saved")
 
 
+def _subject(model: Any, data: DataModule, dataset: str, given: Any, fabric: Fabric) -> Subject:
+    """What is measured: the samples of a model, or the translations of each direction of a translator."""
+    shows = fabric.is_global_zero and sys.stdout.isatty()
+    options: dict[str, Any] = {
+        "n": given.n or USUAL_N,
+        "seed": given.seed,
+        "k": tuple(given.k),
+        "draws": given.draws,
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
+        "track": lambda rows, title: track(rows, title, disable=not shows, transient=True),
+    }
+    if isinstance(model, Translates):
+        segmenters = translation.segmenters_of(given.segmenter or [], fabric.device)
+        return translation.subject_of(model, data, given.extractor, dataset, segmenters, **options)
+    return Subject(model, data, _extractor(given.extractor, dataset, data), **options)
+
+
 def draw(subject: Subject, report: Report) -> dict[str, Tensor]:
     """File -> picture uint8 (3, H, W) of what the model makes."""
     shown = {}
     try:
-        for name, picture in pictures.all_of(subject):
-            shown[f"{PICTURES}/{name}.png"] = picture
+        for part in subject.parts:
+            for name, picture in pictures.all_of(part):
+                shown[f"{PICTURES}/{part.prefix}{name}.png"] = picture
     except Inapplicable:  # it makes no samples
         pass
     except Exception as error:
@@ -146,7 +165,7 @@ def measure(subject: Subject, report: Report, names: list[str]) -> bool:
     for name in names:
         start = time.perf_counter()
         try:
-            values = dict(METRICS[name].measure(subject))
+            values = _values(subject, METRICS[name])
         except Inapplicable as reason:
             report.inapplicable(name, str(reason))
         except Exception as error:  # of the user's model, or ours: the other groups are measured in any case
@@ -156,6 +175,24 @@ def measure(subject: Subject, report: Report, names: list[str]) -> bool:
                 value.seconds = round(time.perf_counter() - start, 2)
             report.add(name, values)
     return bool(names)
+
+
+def _values(subject: Subject, metric: Metric) -> dict[str, Value]:
+    """The values of all parts to which a group of metrics applies.
+
+    Raises:
+        Inapplicable: to none of them, for the first one's reason.
+    """
+    values: dict[str, Value] = {}
+    reasons = []
+    for part in subject.parts:
+        try:
+            values |= {f"{part.prefix}{name}": value for name, value in metric.measure(part)}
+        except Inapplicable as reason:
+            reasons.append(reason)
+    if reasons and not values:
+        raise reasons[0]
+    return values
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
@@ -179,6 +216,12 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
         "--draws", type=int, default=5_000_000, help="importance samples for each k over all examples (default 5000000)"
     )
     parser.add_argument("--extractor", default="auto", help="mnist_v1, digits_v1, inception, raw, or a trained file")
+    parser.add_argument(
+        "--segmenter",
+        nargs="+",
+        metavar="[SIDE=]PATH",
+        help="import path of what maps pictures (B, C, H, W) in [-1, 1] of a translation's side (b) to class logits",
+    )
     add_sampler(parser)
     parser.add_argument("--data", metavar="NAME", help="evaluate on other data than the run's")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default cpu)")
@@ -189,16 +232,18 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     for name, least in (("n", 2), ("draws", 1), ("devices", 1), ("seed", 0)):
         if getattr(given, name) is not None and getattr(given, name) < least:
             raise UserError(f"{name} {getattr(given, name)}: it must be at least {least}")
+    for name in given.metrics or []:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
     if min(given.k) < 1:
         raise UserError(f"--k {min(given.k)}: at least 1 importance sample")
     return given, rest
 
 
-def _names(given: list[str] | None) -> list[str]:
-    for name in given or []:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
-    return [name for name in METRICS if given is None or name in given]
+def _names(given: list[str] | None, model: Any) -> list[str]:
+    """The groups that were asked for; without any, those that models of this kind may have."""
+    usual = (SAMPLES, TRANSLATIONS) if isinstance(model, Translates) else (SAMPLES, CODES)
+    return [name for name, metric in METRICS.items() if (metric.of in usual if given is None else name in given)]
 
 
 def _fabric(given: Any) -> Fabric:
@@ -238,13 +283,13 @@ def _extractor(name: str, dataset: str, data: DataModule) -> Extractor | str:
         return str(reason)
 
 
-def _setting(s: Subject, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _setting(s: Subject, model: Any, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """All that the values depend on; those of an earlier evaluation with another setting are not taken over."""
     state: Mapping[str, Any] = read(path)
-    model: GenerativeModule = s.model
-    extractor = None if isinstance(s.extractor, str) else s.extractor
+    extractors = list(dict.fromkeys(e for part in s.parts if not isinstance(e := part.extractor, str)))
     digest, readable = s.digest()
     split = s.split if s.originals.holds_out(s.split) else "training"
+    each = " of each side" if s.compared else ""
     broken = f" ({s.n - readable} of {s.n:,} could not be read)" if readable < s.n else ""
     options = {name: v for name, v in runs.flat(config["data"]).items() if name.split(".")[-1] not in HANDLING}
     return {
@@ -261,11 +306,11 @@ def _setting(s: Subject, path: Path, config: Mapping[str, Any]) -> dict[str, Any
         "data": config["dataset"],
         "data_options": options,
         "training_examples": s.originals.size("train"),
-        "reference": f"{split} split, {readable:,} examples{broken}",
+        "reference": f"{split} split, {readable:,} examples{each}{broken}",
         "reference_sha256": digest,
         "floor": f"{s.floor_size:,} validation, then training examples against the reference",
-        "extractor": extractor and extractor.name,
-        "extractor_sha256": extractor and extractor.sha256,
+        "extractor": ", ".join(extractor.name for extractor in extractors) or None,
+        "extractor_sha256": ", ".join(filter(None, (extractor.sha256 for extractor in extractors))) or None,
     }
 
 

@@ -5,6 +5,7 @@ A cell is one model, trained under one budget on one data set with one seed, and
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from typing import Any
 from datamodules.errors import UserError
 from lightning_gen.checkpoints import write_atomically
 from lightning_gen.compare import best_of
+from lightning_gen.evaluation.values import UNTRANSLATED
 from lightning_gen.presets import PRESETS
 
 FOLDER, PAGE = Path("benchmarks/results"), Path("RESULTS.md")
@@ -33,6 +35,10 @@ TABLES = {  # the columns in their order; of "fd_mnist_v1" the beginning, "fd"
         *("mig", "factor_vae", "dci"),
     ),
 }
+TRANSLATIONS = (  # the columns of a direction's table, of "a2b_fd_raw" the part "fd"
+    *("fid", "fd", "kid", "kd", "precision", "recall", "density", "coverage", "authenticity", "nn_ratio"),
+    *("psnr", "ssim", "l1", "lpips", "pixel_accuracy", "class_accuracy", "mean_iou", "cycle", "identity"),
+)
 WIDEST = 8  # metrics in one table
 MISSING = "-"
 HASHED = ("extractor", "reference")  # what all values of a column must share, as N and k
@@ -135,23 +141,29 @@ def _section(cells: Cells) -> str:
 def _tables(rows: Mapping[str, Cells]) -> list[str]:
     if not rows:
         return []
-    names = list(dict.fromkeys(name for cells in rows.values() for cell in cells for name in _values(cell)))
-    parts = {title: sorted((n for n in names if _place(n)[0] == title), key=_place) for title in TABLES}
+    known = dict.fromkeys(name for cells in rows.values() for cell in cells for name in _values(cell))
+    names = sorted((name for name in known if not name.endswith(UNTRANSLATED)), key=_place)
     if len(names) <= WIDEST:
-        return [_table(rows, [name for part in parts.values() for name in part])]
-    shown = [title for title, part in parts.items() if part]
+        return [_table(rows, names)]
+    parts = {title: list(own) for title, own in itertools.groupby(names, key=lambda name: _place(name)[1])}
+    shown = list(parts)
     return [f"**{title}**\n\n{_table(rows, parts[title], costs=title == shown[0])}" for title in shown]
 
 
-def _place(metric: str) -> tuple[str, int]:
-    """The title of a metric's table, and its place there; unknown ones last."""
+def _place(metric: str) -> tuple[int, str, int]:
+    """Where a metric stands: its table's place and title, and its own place there; unknown ones last."""
+    tables = dict(TABLES)
+    if direction := re.match(r"(a2b|b2a)_", metric):
+        tables = {f"Translations {direction[1]}": TRANSLATIONS}
+        metric = metric.removeprefix(direction[0])
     known = [
         (base, title, bases.index(base))
-        for title, bases in TABLES.items()
+        for title, bases in tables.items()
         for base in bases
         if f"{metric}_".startswith(f"{base}_")
     ]
-    return max(known, key=lambda entry: len(entry[0]))[1:] if known else (list(TABLES)[-1], 99)
+    _, title, place = max(known, key=lambda entry: len(entry[0])) if known else ("", list(tables)[-1], 99)
+    return [*TABLES, title].index(title), title, place
 
 
 def _table(rows: Mapping[str, Cells], metrics: Sequence[str], costs: bool = True) -> str:
@@ -165,6 +177,9 @@ def _table(rows: Mapping[str, Cells], metrics: Sequence[str], costs: bool = True
     floors = [column[-1] for column in columns]
     if set(floors) - {MISSING}:
         body.append(["held-out real data", "", *floors, *(["", ""] if costs else [])])
+    as_they_are = [_untranslated(rows, name) for name in metrics]
+    if set(as_they_are) - {MISSING}:
+        body.append(["untranslated pictures", "", *as_they_are, *(["", ""] if costs else [])])
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -183,6 +198,12 @@ def _column(rows: Mapping[str, Cells], metric: str) -> list[str]:
         column.append(f"**{text}**" if model in best else text)
     floors = list(dict.fromkeys(entry["floor"] for entry in every if entry.get("floor") is not None))
     return [*column, spread(floors)]
+
+
+def _untranslated(rows: Mapping[str, Cells], metric: str) -> str:
+    """The same value of pictures as they are."""
+    cells = [cell for own in rows.values() for cell in own]
+    return spread(dict.fromkeys(e["value"] for cell in cells if (e := _values(cell).get(metric + UNTRANSLATED))))
 
 
 def _values(cell: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gen.evaluation.quality import Measured
 from lightning_gen.evaluation.subject import Subject, check_finite
-from lightning_gen.evaluation.values import Value
+from lightning_gen.evaluation.values import Value, over_examples
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
@@ -41,9 +41,9 @@ def elbo(s: Subject) -> Measured:
     error = "; std is the standard error over the test examples"
     how = f"log p(x|z) - KL(q(z|x) || p(z)) in nats, one z for each test example{error}"
     nats = _nats(s)
-    yield "elbo", _mean(log_prob - kl, how, "higher", likelihood=nats)
-    yield "reconstruction", _mean(-log_prob, f"-log p(x|z) in nats{error}", "lower", likelihood=nats)
-    yield "kl", _mean(kl, f"KL(q(z|x) || p(z)) in nats{error}", None)
+    yield "elbo", over_examples(log_prob - kl, how, "higher", likelihood=nats)
+    yield "reconstruction", over_examples(-log_prob, f"-log p(x|z) in nats{error}", "lower", likelihood=nats)
+    yield "kl", over_examples(kl, f"KL(q(z|x) || p(z)) in nats{error}", None)
 
 
 def importance(s: Subject) -> Measured:
@@ -57,7 +57,9 @@ def importance(s: Subject) -> Measured:
         how = f"-log 1/k sum p(x,z)/q(z|x) in nats (Burda et al. 2016, eq. 8), {len(nll):,} test examples"
         yield (
             f"nll_is{k}",
-            _mean(nll, f"{how}; std is the standard error over them", "lower", k=k, note=note, likelihood=_nats(s)),
+            over_examples(
+                nll, f"{how}; std is the standard error over them", "lower", k=k, note=note, likelihood=_nats(s)
+            ),
         )
 
 
@@ -73,7 +75,7 @@ def bits(s: Subject) -> Measured:
     how = f"importance bound over {dims} dimensions times ln 2; {rule.levels} levels: {rule.how}; {len(nats):,} "
     how += "test examples; std is the standard error over them"
     levels = f"{rule.levels} levels"  # of which the bits of all likelihoods compare
-    yield "bits_per_dim", _mean(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
+    yield "bits_per_dim", over_examples(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
 
 
 def _bound(s: Subject, k: int, n: int, transform: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
@@ -100,7 +102,7 @@ def _nats(s: Subject) -> str:
 
 def _likelihood(s: Subject) -> Any:
     if not isinstance(s.model, Likelihood):
-        raise Inapplicable(f"{type(s.model).__name__} knows no likelihood")
+        raise Inapplicable(f"{s.name} knows no likelihood")
     return s.model
 
 
@@ -108,7 +110,7 @@ def reconstructions(s: Subject) -> Measured:
     """PSNR and SSIM of reconstructions."""
     model = s.model
     if not isinstance(model, Reconstructs) or s.data.spec.kind != "image":
-        raise Inapplicable(f"{type(model).__name__} on {s.data.spec.kind} data reconstructs no pictures")
+        raise Inapplicable(f"{s.name} on {s.data.spec.kind} data reconstructs no pictures")
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"], batch.get("y")).cpu()
@@ -117,8 +119,11 @@ def reconstructions(s: Subject) -> Measured:
     values = s.over_test(["psnr", "ssim"], s.n, "reconstructions", work)
     check_finite(values["ssim"], "reconstructions")
     how = "of reconstructions of test examples, in decibels, mean over images; std is the standard error"
-    yield "psnr", _mean(values["psnr"], how, "higher")
-    yield "ssim", _mean(values["ssim"], "of reconstructions of test examples; std is the standard error", "higher")
+    yield "psnr", over_examples(values["psnr"], how, "higher")
+    yield (
+        "ssim",
+        over_examples(values["ssim"], "of reconstructions of test examples; std is the standard error", "higher"),
+    )
 
 
 def latent(s: Subject) -> Measured:
@@ -178,8 +183,3 @@ def dci(s: Subject) -> Measured:
     for name in ("disentanglement", "completeness", "informativeness"):
         how = f"{name} of the posterior means (Eastwood and Williams 2018), by decision forests"
         yield f"dci_{name}", Value(result[name], n, how, "higher")
-
-
-def _mean(values: Tensor, how: str, better: str | None, **more: Any) -> Value:
-    """Mean over examples (n,), with its standard error."""
-    return Value(values.mean(), len(values), how, better, std=values.std() / len(values) ** 0.5, **more)

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from lightning_gen import views
 from lightning_gen.evaluation.quality import gathered
-from lightning_gen.evaluation.subject import AT_ONCE, TRAIN_ROWS, Subject
+from lightning_gen.evaluation.subject import AT_ONCE, TRAIN_ROWS, Subject, order
+from lightning_gen.evaluation.translation import Route
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.render import render
+from lightning_gen.translate import blocks
 
-SHOWN, PER_CLASS = 64, 10
+SHOWN, PER_CLASS, TRANSLATED = 64, 10, 24
 NEIGHBOURS = 24  # samples that are shown with their nearest training image
 
 
@@ -27,7 +29,7 @@ def all_of(s: Subject) -> Iterator[tuple[str, Tensor]]:
     if spec.kind != "image" or spec.values == "real":
         return
     own = _images(s, range(min(SHOWN, s.n)))
-    yield "samples", render(own, spec)
+    yield ("translations", translations(s.model, s.n)) if isinstance(s.model, Route) else ("samples", render(own, spec))
     yield "neighbours", neighbours(s, own[:NEIGHBOURS])
     if not isinstance(s.extractor, str) and (picture := per_class(s)) is not None:
         yield "classes", picture
@@ -41,6 +43,17 @@ def _images(s: Subject, rows: range) -> Tensor:
 def _points(s: Subject, source: str) -> Tensor:
     rows = range(min(views.POINTS, s.n))
     return s.samples(rows).x if source == "generated" else s.real(s.split, rows).x
+
+
+def translations(route: Route, n: int) -> Tensor:
+    """Rows of test pictures, each with the row of their translations below, and below that of the truth where known."""
+    shown, (source, target) = min(TRANSLATED, n), route.ends
+    if route.data.spec.pairs == "none":
+        x = route.pictures(range(shown))
+        return blocks(x, route.translate(x))
+    batch = route.data.examples("test", order(route.data.size("test"))[:shown])
+    x = batch[source].to(route.device)
+    return blocks(x, route.translate(x), batch[target])
 
 
 def neighbours(s: Subject, own: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def frechet(s: Subject) -> Measured:
 
 def kernel(s: Subject) -> Measured:
     """Kernel distance."""
-    size = min(SUBSET, max(2, s.n // 2))
+    size = min(SUBSET, max(2, s.n // 2), s.floor_size)
     own, floor = _against_reference(s, KernelDistance(subset_size=size, seed=s.seed, keep_real=True))
     how = f"squared kernel MMD, cubic, unbiased ({CITED['kd']}); mean and std over 100 subsets of k examples"
     yield _label(s, "kd"), _value(s, own["mean"], how, "lower", floor["mean"], std=own["std"], k=size)
@@ -228,7 +228,7 @@ def _label(s: Subject, metric: str) -> str:
 
 
 def _value(s: Subject, value: Any, how: str, better: str | None, floor: Any = None, **more: Any) -> Value:
-    return Value(value, s.n, how, better, floor, extractor=_named(_extractor(s)), **more)
+    return Value(value, s.n, how + s.remark, better, floor, extractor=_named(_extractor(s)), **more)
 
 
 def _named(extractor: Extractor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ from datamodules.errors import UserError
 from lightning_gen.metrics.base import Rows
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor
-from lightning_gen.module import GenerativeModule
 from lightning_gen.noise import numbered
 from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import Posterior, Samples, SamplesClasses
@@ -33,6 +33,12 @@ def share(n: int, rank: int, world: int) -> list[range]:
     """This rank's part of rows 0 to n - 1: whole chunks, one after the other, so that ranks in order give all rows."""
     chunks = [range(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE)]
     return chunks[len(chunks) * rank // world : len(chunks) * (rank + 1) // world]
+
+
+@lru_cache(maxsize=8)
+def order(size: int) -> Tensor:
+    """A split may be sorted by class: so the first rows are of a permutation, the same for all models and seeds."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
 
 
 class Examples(NamedTuple):
@@ -57,7 +63,7 @@ class Subject:
     """A model, what it is compared with, and how.
 
     Args:
-        model: in eval mode, on its device.
+        model: a ``GenerativeModule`` in eval mode, on its device, or what does the same for one.
         data: as the model was trained on them, for likelihoods and latents; samples, which are means, are compared with
             the originals before random binarisation.
         extractor: what turns examples into features, or the reason why there is none.
@@ -69,9 +75,14 @@ class Subject:
         world: number of processes.
         track: shows progress.
         split: of the held-out examples that samples are compared with.
+        name: of the model, by default that of its class.
+        prefix: of the names of its values.
+        remark: what is said of its samples beside each value.
+        beside: further subjects that are measured with it, such as the other direction of a translator.
+        compared: the data that all of them are compared with, where these are more than ``data``.
     """
 
-    model: GenerativeModule
+    model: Any
     data: DataModule
     extractor: Extractor | str
     n: int
@@ -82,11 +93,20 @@ class Subject:
     world: int = 1
     track: Track = lambda iterable, _: iterable
     split: str = "test"
+    name: str = ""
+    prefix: str = ""
+    remark: str = ""
+    beside: Sequence[Subject] = ()
+    compared: Sequence[DataModule] = ()
     _described: dict[str, Described] = field(default_factory=dict)
     _codes: dict[str, Tensor] | None = None
-    _orders: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.name = self.name or type(self.model).__name__
+        if self.data.spec.kind == "pair":
+            raise UserError(
+                f"{self.name} does not translate, and these data have two sides: a model such as cyclegan takes them"
+            )
         if self.model.spec.shape != self.data.spec.shape:
             raise UserError(
                 f"the model makes examples of shape {self.model.spec.shape}, the reference has {self.data.spec.shape}: "
@@ -94,6 +114,11 @@ class Subject:
             )
         self.originals = self.data.originals()
         self.n = min(self.n, self.originals.size(self.split))
+
+    @property
+    def parts(self) -> list[Subject]:
+        """All that is measured."""
+        return [self, *self.beside]
 
     # Examples
 
@@ -108,10 +133,11 @@ class Subject:
             Inapplicable: the model makes none.
             UserError: they are not finite, or of another shape.
         """
+        device = self.model.device
         if not isinstance(self.model, Samples):
-            raise Inapplicable(f"{type(self.model).__name__} makes no new examples")
+            raise Inapplicable(f"{self.name} makes no new examples")
         numbers = torch.tensor(rows)
-        asked = {"y": (numbers % self.classes).to(self.model.device)} if self.classes else {}
+        asked = {"y": (numbers % self.classes).to(device)} if self.classes else {}
         x = self.model.sample(len(rows), seed=self.seed, start=rows.start, **asked)
         if x.shape[1:] != self.data.spec.shape:
             raise UserError(
@@ -132,30 +158,32 @@ class Subject:
 
     def real(self, split: str, rows: range) -> Examples:
         """Real examples of a split, in a fixed random order; broken ones are left out."""
-        return self.at(split, self._order(split)[rows.start : rows.stop])
+        return self.at(split, order(self.originals.size(split))[rows.start : rows.stop])
 
     def at(self, split: str, positions: Tensor) -> Examples:
         """The examples at these positions of a split."""
         batch = self.originals.examples(split, positions)
         return Examples(self.comparable(batch["x"]), batch.get("y"), batch["index"])
 
-    def _order(self, split: str) -> Tensor:
-        """A split may be sorted by class: so the first rows are of a permutation, the same for all models and seeds."""
-        if split not in self._orders:
-            size = self.originals.size(split)
-            self._orders[split] = torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
-        return self._orders[split]
-
     def over_test(
-        self, names: Sequence[str], n: int, title: str, work: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+        self,
+        names: Sequence[str],
+        n: int,
+        title: str,
+        work: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        data: DataModule | None = None,
     ) -> dict[str, Tensor]:
-        """Columns (n, ...) of n test examples, of all ranks, on the CPU; ``work`` gives them for a batch."""
-        rows = Rows(*names)
+        """Columns (n, ...) of n test examples, of all ranks, on the CPU; ``work`` gives them for a batch.
+
+        ``data`` may be others than those of the subject.
+        """
+        data = self.data if data is None else data
+        rows, size = Rows(*names), data.size("test")
 
         def local() -> None:
-            for part in self.chunks(min(n, self.data.size("test")), title):
-                batch = self.data.examples("test", self._order("test")[part.start : part.stop])
-                if not len(batch["x"]):  # none could be read
+            for part in self.chunks(min(n, size), title):
+                batch = data.examples("test", order(size)[part.start : part.stop])
+                if not len(batch["index"]):  # none could be read
                     continue
                 columns = work({key: value.to(self.model.device) for key, value in batch.items()})
                 rows.update(**{name: wide(column.cpu()) for name, column in columns.items()})
@@ -252,11 +280,19 @@ class Subject:
         return Examples(x, y, positions)
 
     def digest(self) -> tuple[str, int]:
-        """SHA-256 of the reference examples, the same for any number of ranks, and how many could be read."""
+        """SHA-256 of what is compared with, the same for any number of ranks, and how many could be read."""
+        found = [self._digest(data) for data in self.compared or [self.originals]]
+        hashes = [text for text, _ in found]
+        whole = hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
+        return whole, min(count for _, count in found)
+
+    def _digest(self, data: DataModule) -> tuple[str, int]:
+        positions = order(data.size(self.split))
 
         def local() -> list[tuple[str, int]]:
-            parts = (self.real(self.split, rows).x for rows in self.chunks(self.n, "reading the reference"))
-            return [(sha256(x.numpy().tobytes()).hexdigest(), len(x)) for x in parts]
+            chunks = self.chunks(self.n, "reading the reference")
+            parts = (data.examples(self.split, positions[rows.start : rows.stop])["x"] for rows in chunks)
+            return [(sha256(self.comparable(x).numpy().tobytes()).hexdigest(), len(x)) for x in parts]
 
         everyone: list[Any] = [self.together(local)]
         if self.world > 1:
@@ -277,7 +313,7 @@ class Subject:
         if self._codes is None:
             model = self.model
             if not isinstance(model, Posterior):
-                raise Inapplicable(f"{type(model).__name__} has no Gaussian posterior")
+                raise Inapplicable(f"{self.name} has no Gaussian posterior")
             known = ("factors",) if self.data.spec.factors else ()
 
             def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:

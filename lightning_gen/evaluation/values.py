@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+UNTRANSLATED = "_untranslated"  # ends the name of a value that pictures get as they are, beside that of translations
 Number = float | int | Tensor
 
 
@@ -58,3 +59,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
+
+
+def over_examples(values: Tensor, how: str, better: str | None, **more: Any) -> Value:
+    """The mean over examples (n,), with its standard error."""
+    return Value(values.mean(), len(values), how, better, std=values.std() / len(values) ** 0.5, **more)

