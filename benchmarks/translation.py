@@ -4,7 +4,7 @@
 
 Both train the same networks (residual translators with 6 blocks, 70x70 patch discriminators) on the same pictures in
 memory, with the same losses (least squares, cycle 10, identity 5), pools of 50 pictures and Adam. The loop is written
-as the paper's published program works: six passes through the translators, discriminators frozen meanwhile, one backward
+as the published program works: six passes through the translators, discriminators frozen meanwhile, one backward
 for both translators, one for each discriminator. Ours computes translations and identity in one pass. The two take
 turns, and a ratio is taken between neighbours in time; figures are medians over the repeats, of the wall clock and of
 the process's CPU time, which says the same on a machine that is busy with other work. Validation, pictures, checkpoints

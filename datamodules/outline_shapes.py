@@ -16,7 +16,7 @@ from datamodules.spec import DataSpec
 COUNTS = {"train": 4000, "val": 200, "test": 200}
 SHAPES = ("circle", "square", "triangle")
 OUTLINES = ("coloured", "black")
-COLOURS = ((224, 32, 40), (255, 140, 0), (36, 168, 64), (0, 176, 208), (44, 72, 224), (200, 40, 184))  # red to magenta
+COLOURS = ((224, 32, 40), (240, 186, 0), (36, 168, 64), (0, 176, 208), (44, 72, 224), (200, 40, 184))  # red to magenta
 SMALLEST = 16  # pixels
 
 
