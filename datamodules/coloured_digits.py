@@ -15,7 +15,7 @@ from datamodules.sides import PairData, Sides
 from datamodules.sources import Source, Tensors
 from datamodules.spec import DataSpec
 
-COLOURS = ((255, 48, 48), (255, 160, 0), (64, 208, 64), (0, 208, 224), (72, 104, 255), (240, 64, 224))
+COLOURS = ((255, 48, 48), (255, 208, 0), (64, 208, 64), (0, 208, 224), (72, 104, 255), (240, 64, 224))
 TRAIN = 1300 // 2 * len(COLOURS)  # half of the digits for each side, in all colours
 SMALLEST = 8  # pixels
 

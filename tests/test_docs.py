@@ -11,11 +11,11 @@ from conftest import ROOT
 from PIL import Image
 
 import datamodules
-from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor
+from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor, translate
 from lightning_gen.augment import AUGMENTATIONS
 from lightning_gen.evaluation import report
 from lightning_gen.models.choices import CONDITIONS
-from lightning_gen.networks import NETWORKS
+from lightning_gen.networks import NETWORKS, TRANSLATORS
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.estimators import ESTIMATORS
 from lightning_gen.objectives.generator import GENERATOR_TERMS
@@ -23,6 +23,7 @@ from lightning_gen.objectives.likelihood import LIKELIHOODS
 from lightning_gen.objectives.penalties import PENALTIES
 from lightning_gen.objectives.priors import PRIORS
 from lightning_gen.objectives.terms import CODE_TERMS, TERMS
+from lightning_gen.objectives.translation import EXCHANGE_TERMS
 from lightning_gen.presets import PRESETS
 from lightning_gen.samplers import SAMPLERS
 from lightning_gen.stability import VERDICTS
@@ -30,11 +31,15 @@ from lightning_gen.stability import VERDICTS
 READMES = ("README.md", "README.zh-CN.md")
 PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 OWN = "docs/your-own.md"
-GAN_PAGE, VAE_PAGE = "docs/gan.md", "docs/vae.md"
-FAMILIES = {"lightning_gen.models.gan": GAN_PAGE}  # module of a preset's model -> its page; all others are of the VAEs
+GAN_PAGE, VAE_PAGE, PAIR_PAGE = "docs/gan.md", "docs/vae.md", "docs/translation.md"
+FAMILIES = {  # module of a preset's model -> its page; all others are of the VAEs
+    "lightning_gen.models.gan": GAN_PAGE,
+    **{f"lightning_gen.models.{name}": PAIR_PAGE for name in ("cyclegan", "pix2pix", "cut")},
+}
 TABLES = {
     VAE_PAGE: (TERMS, CODE_TERMS, PRIORS, ESTIMATORS, LIKELIHOODS, NETWORKS, SAMPLERS),
     GAN_PAGE: (ADVERSARIAL, PENALTIES, GENERATOR_TERMS, AUGMENTATIONS, CONDITIONS, NETWORKS, VERDICTS),
+    PAIR_PAGE: (EXCHANGE_TERMS, TRANSLATORS),
 }
 
 
@@ -59,7 +64,7 @@ def script_calls(page):
                 yield words[1].removeprefix("scripts/").removesuffix(".py"), words[2:]
 
 
-CALLED = ("README.md", VAE_PAGE, GAN_PAGE, "docs/evaluation.md")
+CALLED = ("README.md", VAE_PAGE, GAN_PAGE, PAIR_PAGE, "docs/evaluation.md")
 CALLS = [(page, *call) for page in CALLED for call in script_calls(page)]
 
 
@@ -74,6 +79,11 @@ def place(tmp_path, monkeypatch):
     for k in range(12):
         image = Image.fromarray(np.full((20, 30, 3), 20 * k, np.uint8))
         image.save(tmp_path / "pictures" / ("cats" if k % 2 else "dogs") / f"{k}.png")
+    for side in ("photos", "paintings", "drawings", "more_photos", "side_by_side"):
+        (tmp_path / side).mkdir()
+        for k in range(12):
+            wide = 2 if side == "side_by_side" else 1
+            Image.fromarray(np.full((72, 72 * wide, 3), 20 * k, np.uint8)).save(tmp_path / side / f"{k}.png")
     image.save("one.png")
     image.save("three.png")
     image.save("two.jpg")
@@ -106,6 +116,7 @@ MAINS = {
     "fit": fit.main,
     "sample": sample.main,
     "reconstruct": reconstruct.main,
+    "translate": translate.main,
     "evaluate": evaluate.main,
     "compare": compare.main,
     "benchmark": benchmark.main,
@@ -129,6 +140,19 @@ def test_every_command_is_understood(page, script, arguments, place, capsys):
         understood(arguments, place)
     elif script in PARSED:
         PARSED[script](arguments)
+    elif script == "translate":
+        small = [
+            "--model.network_args.width",
+            "4",
+            "--model.network_args.blocks",
+            "1",
+            "--model.critic_args.width",
+            "4",
+        ]
+        sides = ["--data", "unpaired", "--data.a", "photos", "--data.b", "paintings", "--data.size", "32"]
+        fit.main([str(word) for word in ("--model", "cyclegan", *sides, *small, "--steps", 2)])
+        translate.main(arguments)
+        assert len(list((place / "translated").glob("[0-9]*.png"))) == 12
     else:
         for model in re.findall(r"tb_logs/([\w-]+)-digits", " ".join(arguments)) or ["vae"]:
             fit.main(["--model", model, "--steps", "2"])
@@ -138,7 +162,9 @@ def test_every_command_is_understood(page, script, arguments, place, capsys):
 
 def understood(arguments, place):
     usual = plan("--model", "vae").config
-    runs.write_config(usual, runs.new_folder(usual))
+    sides = plan("--model", "cyclegan", "--data", "unpaired", "--data.a", "photos", "--data.b", "paintings").config
+    for config in (usual, sides):
+        runs.write_config(config, runs.new_folder(config))
     (place / "mine.yaml").write_text(runs.dump(usual))
     given, rest = cli.pre_parse(arguments)
     if "resume" in given:
@@ -210,7 +236,7 @@ def test_a_family_page_is_complete(page):
     for table in TABLES[page]:
         assert [name for name in table if f"| `{name}` |" not in text] == []
     rows = [name for name, preset in PRESETS.items() if page_of(preset) == page]
-    assert len(rows) > 10
+    assert len(rows) >= 4
     assert [name for name in rows if f"| `{name}` |" not in text or text.count(f"`{name}`") < 2] == []
 
 
@@ -223,7 +249,14 @@ EVERYTHING = [  # that a game on images can log
 
 @pytest.mark.parametrize(
     ("page", "arguments", "least"),
-    [(VAE_PAGE, ["--model", "vae"], 8), (GAN_PAGE, EVERYTHING, 30), (GAN_PAGE, ["--model", "r3gan-toy"], 20)],
+    [
+        (VAE_PAGE, ["--model", "vae"], 8),
+        (GAN_PAGE, EVERYTHING, 30),
+        (GAN_PAGE, ["--model", "r3gan-toy"], 20),
+        (PAIR_PAGE, ["--model", "cyclegan", "--model.network_args.width", 4, "--data.batch_size", 1], 25),
+        (PAIR_PAGE, ["--model", "cut", "--model.network_args.width", 4, "--data.batch_size", 1], 15),
+        (PAIR_PAGE, ["--model", "pix2pix", "--model.network_args.width", 4, "--data.batch_size", 1], 15),
+    ],
 )
 def test_a_family_page_names_what_a_run_logs(page, arguments, least, place):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -245,6 +278,13 @@ def test_the_snippet_of_the_gan_page_runs(place):
     exec(compile(snippet, GAN_PAGE, "exec"), names)
     assert names["threes"].shape == (16, 1, 8, 8) and names["logits"].shape == (16,)
     assert names["threes"].abs().max() <= 1
+
+
+def test_the_snippet_of_the_translation_page_runs(place):
+    (snippet,) = blocks(PAIR_PAGE, "python")
+    names = {}
+    exec(compile(snippet, PAIR_PAGE, "exec"), names)
+    assert names["filled"].shape == (4, 3, 32, 32) and names["filled"].abs().max() <= 1
 
 
 @pytest.mark.parametrize("page", PAGES)
