@@ -39,7 +39,7 @@ UNITS = {
     **{"img": (IMAGES, 1), "kimg": (IMAGES, 1_000), "Mimg": (IMAGES, 1_000_000)},
 }
 CALIBRATION = 10.0  # seconds of training that turn a time into iterations
-MEASURES = ("n", "k", "draws", "device", "extractor")  # of evaluate.py's options those that a benchmark hands on
+MEASURES = ("n", "k", "draws", "device", "extractor", "segmenter")  # of evaluate.py's options those that a benchmark hands on
 OWN = (
     "val_every",
     "save_every",
