@@ -39,7 +39,8 @@ UNITS = {
     **{"img": (IMAGES, 1), "kimg": (IMAGES, 1_000), "Mimg": (IMAGES, 1_000_000)},
 }
 CALIBRATION = 10.0  # seconds of training that turn a time into iterations
-MEASURES = ("n", "k", "draws", "device", "extractor", "segmenter")  # of evaluate.py's options those that a benchmark hands on
+# of evaluate.py's options those that a benchmark hands on
+MEASURES = ("n", "k", "draws", "device", "extractor", "segmenter")
 OWN = (
     "val_every",
     "save_every",

@@ -15,13 +15,15 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen.checkpoints import load
-from lightning_gen.protocols import Samples
+from lightning_gen.protocols import Samples, Translates
 from lightning_gen.render import render
+from lightning_gen.runs import TRANSLATIONS
 from lightning_gen.sample import drawn, provenance
 from lightning_gen.views import POINTS
 
@@ -40,6 +42,7 @@ class Sheet(NamedTuple):
     spec: DataSpec
     caption: str
     source: dict[str, Any]
+    picture: Tensor | None = None  # uint8 (3, H, W) of a translator, which makes nothing without pictures
 
 
 def draw(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[str] = ()) -> Sheet:
@@ -50,6 +53,8 @@ def draw(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[str] =
     """
     model = load(checkpoint, trust=trust)
     spec, source = model.spec, provenance(model, checkpoint)
+    if isinstance(model, Translates):
+        return _translations(label, checkpoint.parent.parent / TRANSLATIONS, spec, source)
     if not isinstance(model, Samples):
         return Sheet(label, None, spec, f"{type(model).__name__} cannot make new examples", source)
     count = max(n, POINTS) if spec.kind == "vector" else n
@@ -60,6 +65,15 @@ def draw(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[str] =
     except UserError as error:  # nothing is known to draw such data
         return Sheet(label, None, spec, str(error), source)
     return Sheet(label, x, spec, f"{count:,} of {checkpoint.name}, iteration {model.iteration:,}", source)
+
+
+def _translations(label: str, path: Path, spec: DataSpec, source: dict[str, Any]) -> Sheet:
+    """What a translator's run drew at its end."""
+    if not path.is_file():
+        return Sheet(label, None, spec, f"no {path.name}: the run has not finished", source)
+    with Image.open(path) as opened:
+        picture = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+    return Sheet(label, None, spec, f"{path.name}, of held-out pictures at the run's end", source, picture)
 
 
 def figure(sheets: Sequence[Sheet], curves: Mapping[str, Curves], tags: Sequence[str], seed: int) -> Tensor:
@@ -73,7 +87,8 @@ def figure(sheets: Sequence[Sheet], curves: Mapping[str, Curves], tags: Sequence
     """
     ranges = [float(s.samples.abs().max()) for s in sheets if s.samples is not None and s.spec.kind == "vector"]
     extent = 1.1 * max(ranges, default=1.0)  # points are shown on one scale
-    pictures = [None if s.samples is None else render(s.samples, s.spec, extent=extent) for s in sheets]
+    pictures = [s.picture if s.samples is None else render(s.samples, s.spec, extent=extent) for s in sheets]
+    title = f"Samples of seed {seed}" if any(s.picture is None for s in sheets) else "Translations"
     columns = math.ceil(len(sheets) / (rows := math.ceil(len(sheets) / 4)))
     width = max(8.0, 3.0 * columns)  # inches
     lines = max(1, math.ceil(len(tags) / round(width / 2.7)))
@@ -86,8 +101,8 @@ def figure(sheets: Sequence[Sheet], curves: Mapping[str, Curves], tags: Sequence
             _draw_sheet(parts[0].add_subplot(rows, columns, k + 1), sheet, picture, LOOKS[k % len(LOOKS)])
         for k, tag in enumerate(tags):
             _draw_curves(parts[1].add_subplot(lines, math.ceil(len(tags) / lines), k + 1), tag, curves)
-        for part, title in zip(parts, (f"Samples of seed {seed}", "Curves over iterations"), strict=False):
-            part.suptitle(title, fontsize=12, fontweight="bold")
+        for part, heading in zip(parts, (title, "Curves over iterations"), strict=False):
+            part.suptitle(heading, fontsize=12, fontweight="bold")
         known = {line.get_label(): line for plot in whole.axes for line in plot.lines}
         parts[-1].legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, frameon=False)
         canvas = FigureCanvasAgg(whole)

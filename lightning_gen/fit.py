@@ -314,7 +314,7 @@ def _last_picture(trainer: L.Trainer, model: GenerativeModule, seed: int, folder
         if isinstance(model, Samples):
             save_png(views.samples(model, seed), path)
         elif isinstance(model, Translates) and pictures and pictures.examples:
-            path = folder / "translations.png"
+            path = folder / runs.TRANSLATIONS
             views_of = views.translations(model, pictures.examples["a"], pictures.examples["b"])
             save_png(views.stacked([picture for name, picture in views_of if name in model.directions]), path)
         else:

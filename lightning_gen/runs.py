@@ -19,6 +19,7 @@ from lightning_gen.checkpoints import write_atomically
 
 ROOT = Path("tb_logs")
 CONFIG, SUMMARY = "config.yaml", "summary.json"
+TRANSLATIONS = "translations.png"  # of held-out pictures, at the end of a translator's run
 
 
 def new_folder(config: Mapping[str, Any], root: Path = ROOT) -> Path:

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -214,3 +215,14 @@ def test_other_options_of_the_same_data_are_other_data(place):
     path.write_text(yaml.safe_dump(config))
     page = compared(VAE, BETA)[1]
     assert "no winners: data.binarize none (vae-digits), dynamic (beta-vae-digits)." in page
+
+
+def test_translators_are_compared_by_what_they_drew_at_the_end(script, tmp_path):
+    small = ["--model.network_args.width", 4, "--model.network_args.blocks", 1, "--model.critic_args.width", 4]
+    for seed in (0, 1):
+        script("fit", "--model", "cut", "--steps", 2, "--seed", seed, "--data.batch_size", 1, *small)
+    runs = [f"tb_logs/cut-outline-shapes/version_{k}" for k in (0, 1)]
+    script("compare", *runs)
+    with Image.open(next(tmp_path.rglob("comparison.png"))) as picture:
+        colours = np.asarray(picture.convert("RGB"))[: picture.height // 2].reshape(-1, 3)
+    assert len(np.unique(colours, axis=0)) > 500  # two sheets of coloured shapes, not two grey squares
