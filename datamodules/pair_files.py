@@ -34,6 +34,19 @@ def parts_of(folders: dict[str, Path], fraction: float) -> Parts:
     return parts
 
 
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Folders train, val and test in a folder; where there are none, the folder itself for training.
+
+    Raises:
+        UserError: val or test without train, of which it is not clear what is to be trained on.
+    """
+    found = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
+    if found and "train" not in found:
+        held_out = " and ".join(found)
+        raise UserError(f"{folder} has a folder {held_out}, but no folder train: put the training pictures into one")
+    return found or {"train": folder}
+
+
 def counted(items: dict[str, int]) -> str:
     """{"grey": 2, "CMYK": 1} as "2 grey and 1 CMYK"."""
     *most, last = [f"{count} {kind}" for kind, count in sorted(items.items(), key=lambda item: (-item[1], item[0]))]
@@ -79,6 +92,8 @@ class PairFiles(ImageFiles, PairData):
         if root is None and (a is None or b is None):
             given = "neither --data.a nor --data.b" if a is b else "--data.a alone" if b is None else "--data.b alone"
             raise UserError(f"{kind} data: {given}: give {ways}")
+        if a is not None and b is not None and Path(a).expanduser().resolve() == Path(b).expanduser().resolve():
+            raise UserError(f"--data.a and --data.b are one folder, {a}: the two sides need one each")
         self.root = None if root is None else Path(root).expanduser()
         self.folders = None if a is None or b is None else (Path(a).expanduser(), Path(b).expanduser())
         self.upscale = upscale
@@ -124,8 +139,13 @@ class PairFiles(ImageFiles, PairData):
             raise UserError(
                 f"{len(small)} of {len(looks)} pictures in {where} are smaller than the crop, {self.height} high and "
                 f"{self.width} wide; the first, {path}: {first.height} high, {first.width} wide; try --data.size "
-                f"{min(min(s.height, s.width) for s in small.values())}, or --data.upscale true"
+                f"{fitting(min(min(s.height, s.width) for s in small.values()))}, or --data.upscale true"
             )
+
+
+def fitting(side: int) -> int:
+    """The largest size up to this one that every translator takes: a multiple of 4."""
+    return max(4, side - side % 4)
 
 
 def look_at(parts: Parts) -> dict[str, Look]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.errors import UserError
 from datamodules.image_files import list_images
 from datamodules.images import Look, Reader, opened
-from datamodules.pair_files import SPLITS, PairFiles, Parts, look_at, parts_of
+from datamodules.pair_files import PairFiles, Parts, look_at, parts_of, split_folders
 from datamodules.sources import Batch, Source
 
 
@@ -126,9 +126,8 @@ class Paired(PairFiles):
         """Paths of both sides' images; the same ones where a file holds both."""
         folder = self.root if self.folders is None else self.folders[0]
         assert folder is not None
-        folders = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
         other = self.partners  # first, so that unequal names are told before anything else
-        a = parts_of(folders if "train" in folders else {"train": folder}, self.val_fraction)
+        a = parts_of(split_folders(folder), self.val_fraction)
         return a, {split: [other.get(path, path) for path in paths] for split, paths in a.items()}
 
     def splits(self) -> dict[str, Source]:

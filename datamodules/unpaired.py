@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from datamodules.errors import UserError
-from datamodules.pair_files import SPLITS, PairFiles, Parts, look_at, parts_of
+from datamodules.pair_files import SPLITS, PairFiles, Parts, look_at, parts_of, split_folders
 from datamodules.sides import Sides
 from datamodules.sources import Source
 
@@ -32,8 +32,9 @@ def side_folders(root: Path, letter: str) -> dict[str, Path]:
 class Unpaired(PairFiles):
     """Your own images of two kinds, such as horses and zebras, of which no two belong together.
 
-    ``--data.a FOLDER --data.b FOLDER``, or ``--data.root FOLDER`` that holds trainA, trainB and, where there are,
-    testA, testB, valA, valB. What has no folder is held out of the training images by a hash of their names.
+    ``--data.a FOLDER --data.b FOLDER``, each with train, val and test in it or not, or ``--data.root FOLDER`` that
+    holds trainA, trainB and, where there are, testA, testB, valA, valB. What has no folder is held out of the training
+    images by a hash of their names.
     The sides may differ in number: in training each is shuffled for itself, and in validation and test the shorter one
     is repeated from its start. Images may be of any size and mode; see ``PairFiles`` for the options.
     """
@@ -46,10 +47,16 @@ class Unpaired(PairFiles):
         """Paths of both sides' images."""
         if self.root is None:
             assert self.folders is not None
-            a, b = ({"train": folder} for folder in self.folders)
+            folders = [split_folders(folder) for folder in self.folders]
         else:
-            a, b = (side_folders(self.root, letter) for letter in "AB")
-        return parts_of(a, self.val_fraction), parts_of(b, self.val_fraction)
+            folders = [side_folders(self.root, letter) for letter in "AB"]
+        a, b = (parts_of(found, self.val_fraction) for found in folders)
+        for split in ("val", "test"):
+            if not a[split] or not b[split]:  # one side is too small to spare any: then training stands in for both
+                for parts in (a, b):
+                    parts["train"] = sorted(parts["train"] + parts[split])
+                    parts[split] = []
+        return a, b
 
     def splits(self) -> dict[str, Source]:
         """Read the images of both sides, or prepare to read them batch by batch."""

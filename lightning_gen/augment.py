@@ -53,8 +53,9 @@ def color(x: Tensor, u: Tensor) -> Tensor:
     """
     brightness, saturation, contrast = u[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
     x = x + (brightness - 0.5)
-    if x.shape[1] == 3:
-        x = _stretch(x, (1,), 2 * saturation)
+    if x.shape[1] % 3 == 0:
+        colours = x.unflatten(1, (-1, 3))  # (B, C / 3, 3, H, W): of pictures beside each other each has its own grey
+        x = _stretch(colours, (2,), 2 * saturation.unsqueeze(1)).flatten(1, 2)
     return _stretch(x, (1, 2, 3), contrast + 0.5)
 
 

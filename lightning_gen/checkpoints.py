@@ -181,8 +181,8 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
     averaged = {name.removeprefix("averages."): value for name, value in state.items() if name.startswith("averages.")}
     own = {name: value for name, value in state.items() if not name.startswith("averages.")}
     if not memory:
-        own = {name: value for name, value in own.items() if not name.startswith("skipping.")}
-        own |= {name: value for name, value in model.state_dict().items() if name.startswith("skipping.")}
+        own = {name: value for name, value in own.items() if not name.startswith(model.memories)}
+        own |= {name: value for name, value in model.state_dict().items() if name.startswith(model.memories)}
     try:
         model.load_state_dict({**own, **averaged})
     except RuntimeError as error:

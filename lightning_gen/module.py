@@ -42,6 +42,7 @@ class GenerativeModule(Validated):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]]
+    memories: ClassVar[tuple[str, ...]] = ("skipping.",)  # state of a run that another one from its weights starts anew
 
     def __init__(
         self,

@@ -28,9 +28,9 @@ from lightning_gen.images import save_png
 from lightning_gen.protocols import Translates
 from lightning_gen.render import to_uint8
 from lightning_gen.sample import load_on, provenance
-from lightning_gen.views import below
+from lightning_gen.views import blocks
 
-GRID, SHOWN, COLUMNS = "grid.png", 16, 8
+GRID, SHOWN = "grid.png", 16
 TILE = 256  # pixels of a picture in the grid, at most
 SIZES = 8  # sizes of which pictures may wait for others of their size
 FAR = 2  # times larger or smaller than in training
@@ -181,6 +181,8 @@ def _matching(pattern: str) -> tuple[Path, list[str]]:
     """The folder before the first wildcard, and the pictures that match, relative to it."""
     parts = Path(pattern).parts
     fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
+    if ".." in parts[fixed:]:
+        raise UserError(f"{pattern}: '..' behind a wildcard leads out of the folder whose names are kept")
     root = Path(*parts[:fixed])
     found = [Path(name) for name in glob.glob(pattern, recursive=True)]
     names = {p.relative_to(root).as_posix() for p in found if p.suffix.lower() in SUFFIXES and p.is_file()}
@@ -269,7 +271,7 @@ def _read(
                 file=sys.stderr,
             )
             training = None  # said once
-        yield job, torch.from_numpy(np.ascontiguousarray(image))
+        yield job, torch.from_numpy(image.copy())
 
 
 def of_one_size(pictures: Iterable[tuple[Job, Tensor]], most: int) -> Iterator[list[tuple[Job, Tensor]]]:
@@ -339,18 +341,6 @@ def save_whole(picture: Tensor, path: Path, source: dict[str, Any]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def blocks(*rows: Tensor) -> Tensor:
-    """Pictures (N, 1 or 3, H, W) in [-1, 1]: those of the first row, below each the ones of the others, in some lines.
-
-    Returns:
-        one picture, uint8 (3, H', W').
-    """
-    columns = min(COLUMNS, len(rows[0]))
-    blank = -len(rows[0]) % columns  # white tiles fill the last line
-    full = [F.pad(row.cpu(), (0, 0, 0, 0, 0, 0, 0, blank), value=1.0).split(columns) for row in rows]
-    return torch.cat([below(*line) for line in zip(*full, strict=True)], dim=1)
 
 
 def _sheet(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:

@@ -283,6 +283,18 @@ def below(*rows: Tensor) -> Tensor:
     return grid(to_uint8(torch.cat(coloured)), columns=len(rows[0]))
 
 
+def blocks(*rows: Tensor) -> Tensor:
+    """Pictures (N, 1 or 3, H, W) in [-1, 1]: those of the first row, below each the ones of the others, in some lines.
+
+    Returns:
+        one picture, uint8 (3, H', W').
+    """
+    columns = min(LINES, len(rows[0]))
+    blank = -len(rows[0]) % columns  # white tiles fill the last line
+    full = [F.pad(row.cpu(), (0, 0, 0, 0, 0, 0, 0, blank), value=1.0).split(columns) for row in rows]
+    return torch.cat([below(*line) for line in zip(*full, strict=True)], dim=1)
+
+
 def class_swaps(model: Any, examples: Tensor, y: Tensor) -> Tensor:
     """A row for each example: the original, then its code decoded in every class, which keeps the style of writing.
 

@@ -280,3 +280,10 @@ def test_only_images_are_augmented():
     for spec in (Toy().spec, DataSpec((1, 8, 8), values="real")):
         with pytest.raises(UserError, match="color, translation, cutout is for images"):
             Augment(ALL).check(spec)
+
+
+def test_pictures_beside_each_other_have_saturation_each():
+    """As a discriminator sees them that is told the source: the mean over three channels, not over six."""
+    x = images(1, 6, 8, 8)
+    grey = color(x, torch.tensor([[0.5, 0.0, 0.5]])).view(2, 3, 8, 8)
+    torch.testing.assert_close(grey, x.view(2, 3, 8, 8).mean(1, keepdim=True).expand(-1, 3, -1, -1))

@@ -175,5 +175,8 @@ def test_golden_losses(model, data, trainer, request, preset):
     if request.config.getoption("--update-golden"):
         rows[name] = " ".join(f"{loss:.5f}" for loss in losses)
         GOLDEN.write_text("".join(f"{key} {rows[key]}\n" for key in sorted(rows)))
-    # Adam's first steps enlarge what processors round differently: 3e-4 between two makes, in the fifth iteration
-    assert losses == pytest.approx([float(loss) for loss in rows[name].split()], rel=1e-3, abs=1e-5)
+    known = [float(loss) for loss in rows[name].split()]
+    early = 3 * len(known) // GOLDEN_STEPS
+    assert losses[:early] == pytest.approx(known[:early], rel=1e-4, abs=1e-5)  # as written
+    # Adam enlarges what processors round differently: 3e-4 between two makes, in the fourth and fifth iteration
+    assert losses == pytest.approx(known, rel=1e-3, abs=1e-5)

@@ -295,7 +295,7 @@ def test_pairs_that_do_not_fit(tmp_path, rows, halves):
 def test_pictures_smaller_than_the_crop(tmp_path, two, rows):
     write(tmp_path / "horses" / "small.png", noise("small", (7, 9)))
     said = r"1 of 41 pictures in .*horses are smaller than the crop, 8 high and 8 wide; the first, .*small\.png: 7 high"
-    error(f"{said}, 9 wide; try --data.size 7, or --data.upscale true", Unpaired, **two, size=8)
+    error(f"{said}, 9 wide; try --data.size 4, or --data.upscale true", Unpaired, **two, size=8)
     error(said, Unpaired, **two, size=8, load_size=9, memory=0.0)
     error(r"40 of 40 pictures in .*\(halves\) .*: 16 high, 12 wide; try --data.size 12,", Paired, root=rows, size=14)
     Unpaired(**two, size=8, upscale=True).setup()

@@ -334,3 +334,10 @@ def test_the_script_ends_with_status_2(place, run, script):
     assert "translated a2b" in script("translate", run, "in", "out", *TRUST, PYTHONPATH=where).stdout
     again = script("translate", run, "in", "out", *TRUST, ok=False, PYTHONPATH=where)
     assert again.returncode == 2 and again.stderr.startswith("error: out holds results already")
+
+
+def test_a_pattern_does_not_lead_out_of_its_folder(tmp_path):
+    (tmp_path / "g/sub").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
+    with pytest.raises(UserError, match="behind a wildcard"):
+        translate._matching(f"{tmp_path}/g/*/../../y.png")

@@ -16,7 +16,7 @@ from datamodules.outline_shapes import OutlineShapes
 from lightning_gen import views
 from lightning_gen.callbacks.checkpoints import Stopped
 from lightning_gen.callbacks.pictures import sampling
-from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.checkpoints import AtomicCheckpointIO, load, load_weights, read
 from lightning_gen.models.cut import CUT
 from lightning_gen.models.cyclegan import CycleGAN
 from lightning_gen.models.pix2pix import Pix2Pix
@@ -235,6 +235,20 @@ def test_a_checkpoint_translates_as_its_model(tmp_path, trainer):
         assert torch.equal(again.translate(x), model.translate(x)) and again.spec == model.spec
 
 
+def test_fine_tuning_starts_with_pools_of_its_own(tmp_path, trainer):
+    """From the weights of a run on smaller pictures, with another pool."""
+    model, data = small("cyclegan", pool=6)
+    fit = trainer(max_steps=2, limit_val_batches=0, plugins=AtomicCheckpointIO())
+    fit.fit(model, data)
+    fit.save_checkpoint(tmp_path / "model.ckpt")
+    larger = CycleGAN(
+        OutlineShapes(size=32).spec, pool=3, network_args=TINY["resnet"], critic_args=SMALL["critic_args"]
+    )
+    load_weights(larger, tmp_path / "model.ckpt", read(tmp_path / "model.ckpt"), memory=False)
+    assert torch.equal(larger.generator_ab.head[1].weight, model.averages["generator_ab"].head[1].weight)
+    assert not larger.pool_a.images.any()
+
+
 TWO = """
 import sys, json, torch
 import lightning as L
@@ -283,6 +297,8 @@ MISTAKES = [
     (lambda: CycleGAN(Digits().spec, **SMALL), "translates between two sides.*--data unpaired"),
     (lambda: Pix2Pix(PAIRS, **SMALL), "learns from pairs.*--data.paired true"),
     (lambda: CycleGAN(PAIRS, **SMALL, terms={"cyle": 1}), "did you mean 'cycle'"),
+    (lambda: CUT(PAIRS, **SMALL, terms={"cycle": 1}), "needs a way back"),
+    (lambda: CycleGAN(PAIRS, **SMALL, terms={"l1": 1}), "no pairs"),
     (lambda: CycleGAN(PAIRS, **SMALL, adversarial="hing"), "did you mean 'hinge'"),
     (lambda: CycleGAN(PAIRS, **SMALL, penalties={"r3": 1}), "unknown"),
     (lambda: CycleGAN(PAIRS, **SMALL, spectral_norm="all"), "known: both, discriminator, none"),

@@ -9,9 +9,19 @@ from torch import nn
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.metrics import images
 from lightning_gen.networks.projector import Projector
 from lightning_gen.objectives.contrastive import patch_nce
-from lightning_gen.objectives.translation import EXCHANGE_TERMS, Exchange, cycle, identity, l1
+from lightning_gen.objectives.terms import parse_terms
+from lightning_gen.objectives.translation import (
+    EXCHANGE_TERMS,
+    Exchange,
+    check_exchange,
+    cycle,
+    identity,
+    l1,
+    psnr,
+)
 from lightning_gen.pool import ImagePool
 
 SHAPES = [(3, 32, 32), (1, 16, 48), (3, 64, 32)]
@@ -69,7 +79,8 @@ def test_a_picture_far_away_does_not_matter_to_a_norm_of_one():
     [
         (lambda: networks.translator("resnet", (3, 30, 32), 3), "multiples of 4, not 30x32: the nearest is 32x32"),
         (lambda: networks.translator("unet", (3, 64, 48), 3, depth=6), "multiples of 64, not 64x48"),
-        (lambda: networks.translator("unet", (3, 31, 32), 3), "both sides must be multiples of 4"),
+        (lambda: networks.translator("unet", (3, 31, 32), 3), "multiples of 4, not 31x32"),
+        (lambda: networks.translator("unet", (3, 32, 32), 3, depth=9), "possible are 2 to 8 halvings"),
         (lambda: networks.translator("resnett", (3, 32, 32), 3), "did you mean 'resnet'"),
         (lambda: networks.translator("resnet", (3, 32, 32), 3, width="a"), "not of the type"),
         (lambda: networks.translator("unet", (3, 32, 32), 3, wide=3), "has no option 'wide'"),
@@ -130,11 +141,33 @@ def test_what_was_computed_in_one_pass_is_used():
     assert torch.allclose(identity(s), torch.full((4,), 3.0))
 
 
-@pytest.mark.parametrize("name", ["cycle", "identity"])
-def test_a_term_without_a_way_back_is_refused(name):
-    a = torch.randn(2, 3, 8, 8)
-    with pytest.raises(UserError, match="way back"):
-        EXCHANGE_TERMS[name](Exchange(a, a, a, lambda x: x))
+PAIRS = DataSpec((3, 8, 8), kind="pair", shape_b=(3, 8, 8), pairs="all")
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "way_back", "text"),
+    [
+        ("cycle", PAIRS, False, "way back"),
+        ("identity", PAIRS, False, "way back"),
+        ("identity", PAIRS._replace(shape_b=(1, 8, 8)), True, "one shape"),
+        ("l1", PAIRS._replace(pairs="held_out"), True, "no pairs"),
+    ],
+)
+def test_a_term_that_cannot_be_is_refused(name, spec, way_back, text):
+    terms = parse_terms({name: 1}, EXCHANGE_TERMS)
+    with pytest.raises(UserError, match=text):
+        check_exchange(terms, spec, way_back)
+    check_exchange(terms, PAIRS, True)
+
+
+def test_psnr_is_that_of_the_metrics():
+    x, y = torch.rand(2, 3, 3, 8, 8)
+    assert torch.allclose(psnr(x, y), images.psnr(x, y).float(), atol=1e-4)
+
+
+def test_a_shallow_u_net_is_warned_of():
+    with pytest.warns(UserWarning, match="can be halved 2 times only"):
+        networks.translator("unet", (3, 100, 100), 3, width=2)
 
 
 def test_contrast_is_log_p_where_places_are_alike_and_0_where_they_differ():

@@ -14,7 +14,6 @@ from lightning_gen.evaluation.subject import AT_ONCE, TRAIN_ROWS, Subject, order
 from lightning_gen.evaluation.translation import Route
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.render import render
-from lightning_gen.translate import blocks
 
 SHOWN, PER_CLASS, TRANSLATED = 64, 10, 24
 NEIGHBOURS = 24  # samples that are shown with their nearest training image
@@ -50,10 +49,10 @@ def translations(route: Route, n: int) -> Tensor:
     shown, (source, target) = min(TRANSLATED, n), route.ends
     if route.data.spec.pairs == "none":
         x = route.pictures(range(shown))
-        return blocks(x, route.translate(x))
+        return views.blocks(x, route.translate(x))
     batch = route.data.examples("test", order(route.data.size("test"))[:shown])
     x = batch[source].to(route.device)
-    return blocks(x, route.translate(x), batch[target])
+    return views.blocks(x, route.translate(x), batch[target])
 
 
 def neighbours(s: Subject, own: Tensor) -> Tensor:

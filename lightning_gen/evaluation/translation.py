@@ -114,6 +114,8 @@ def subject_of(
     if known != shapes:
         raise UserError(f"the model translates between pictures of shapes {known}, the data have {shapes}")
     n = min(n, *(side.size("test") for side in sides.values()))
+    if n < 2:
+        raise UserError("one side has a single test picture, of which nothing can be measured: hold out more")
     subjects = []
     for direction in model.directions:
         source, target = direction.split("2")
@@ -177,7 +179,10 @@ def segmenters_of(given: Sequence[str], device: torch.device) -> dict[str, Netwo
         if (side or "b") not in SIDES:
             raise unknown("side of --segmenter", side, SIDES)
         network: Any = resolve(path, {}, "segmenter")
-        network = network() if isinstance(network, type) else network
+        try:
+            network = network() if isinstance(network, type) else network
+        except TypeError as error:
+            raise UserError(f"--segmenter {path} cannot be made without arguments: {error}") from None
         if not callable(network):
             raise UserError(f"--segmenter {path} cannot be called: it maps pictures (B, C, H, W) to (B, K, H, W)")
         found[side or "b"] = network.eval().to(device) if isinstance(network, nn.Module) else network

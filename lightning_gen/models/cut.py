@@ -66,10 +66,11 @@ class CUT(Translation):
         at_least_one(patches=patches, features=features)
         if not temperature > 0:
             raise UserError(f"temperature {temperature}: it must be above 0, such as 0.07")
-        if not callable(getattr(self.generator, "features", None)) or self.spec.shape[0] != self.spec.shape_b[0]:
+        known = callable(getattr(self.generator, "features", None)) and hasattr(self.generator, "seen")
+        if not known or self.spec.shape[0] != self.spec.shape_b[0]:
             raise UserError(
-                "CUT compares features of sources and translations: it needs a translator with .features(x), such as "
-                "resnet, and sides with the same number of channels"
+                "CUT compares features of sources and translations: it needs a translator with .features(x) and their "
+                "channels .seen, such as resnet, and sides with the same number of channels"
             )
         self.patches, self.temperature, self.flip = patches, temperature, flip
         self.nce = self.schedules["nce"] = schedule(nce)

@@ -39,6 +39,7 @@ class CycleGAN(Translation):
         "generators": ("generator_ab", "generator_ba"),
         "discriminators": ("discriminator_a", "discriminator_b"),
     }
+    memories = (*Translation.memories, "pool_a.", "pool_b.")
     directions = ("a2b", "b2a")
     translators: ClassVar[dict[str, str]] = {"a2b": "generator_ab", "b2a": "generator_ba"}
     critics: ClassVar[dict[str, str]] = {"a": "discriminator_a", "b": "discriminator_b"}
@@ -48,6 +49,8 @@ class CycleGAN(Translation):
         if pool < 0:
             raise UserError(f"pool {pool}: a number of pictures, 0 for none")
         self.pool_a, self.pool_b = ImagePool(pool, self.spec.shape), ImagePool(pool, self.spec.shape_b)
+        # equal on all ranks by themselves: torch would send all pictures in every iteration
+        self._ddp_params_and_buffers_to_ignore = ["pool_a.images", "pool_b.images"]
 
     def loss_generators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         a, b = batch["a"], batch["b"]

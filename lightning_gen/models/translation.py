@@ -15,13 +15,12 @@ from torch import Tensor
 from datamodules.errors import UserError, unknown
 from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.metrics.images import psnr
 from lightning_gen.models.contest import Contest
 from lightning_gen.module import GenerativeModule
 from lightning_gen.networks.spectral import spectral_norm_
 from lightning_gen.objectives.adversarial import described
-from lightning_gen.objectives.terms import Term, parse_terms
-from lightning_gen.objectives.translation import EXCHANGE_TERMS, distance
+from lightning_gen.objectives.terms import parse_terms
+from lightning_gen.objectives.translation import EXCHANGE_TERMS, check_exchange, distance, psnr
 from lightning_gen.schedule import schedule
 from lightning_gen.skipping import gradient_norm
 from lightning_gen.validation import Batch, Logs
@@ -52,7 +51,6 @@ class Translation(Contest, GenerativeModule):
     """
 
     directions: tuple[str, ...] = ("a2b",)
-    known_terms: ClassVar[dict[str, Term]] = EXCHANGE_TERMS
     translators: ClassVar[dict[str, str]] = {"a2b": "generator"}  # direction -> submodule
     critics: ClassVar[dict[str, str]] = {"b": "discriminator"}  # side that is judged -> submodule
     told: ClassVar[bool] = False  # whether a discriminator also sees what a picture was translated from
@@ -86,7 +84,8 @@ class Translation(Contest, GenerativeModule):
             seen = (sum(shape[0] for shape in shapes.values()) if self.told else shapes[side][0], *shapes[side][1:])
             setattr(self, name, networks.critic(critic, DataSpec(seen), **(critic_args or {})))
         self.know_contest(adversarial, penalties, augment, DataSpec(seen))
-        self.terms = parse_terms(terms or {}, self.known_terms)
+        self.terms = parse_terms(terms or {}, EXCHANGE_TERMS)
+        check_exchange(self.terms, self.spec, "b2a" in self.directions)
         self.adversarial_weight = self.schedules["adversarial_weight"] = schedule(adversarial_weight)
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name)

@@ -6,6 +6,7 @@ Isola et al. 2017, https://arxiv.org/abs/1611.07004, appendix 6.1.1: C64-C128-C2
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,12 @@ from datamodules.errors import UserError
 from lightning_gen.networks.layers import Name, channels_of, fit_stride, norm_2d, normal_, width_of
 
 DEEPEST = 8  # halvings of the paper, for 256 pixels
+WHOLE = 8  # places of the innermost map from which on a network no longer sees the picture as a whole
 DROPPED = 5  # halvings up to which no layer has dropout
 
 
 class UNetTranslator(nn.Module):
-    """x (B, C, H, W) -> (B, C', H, W): convolutions halve the picture down to a vector, others double it again.
+    """x (B, C, H, W) -> (B, C', H, W): convolutions halve the picture as often as it can be, others double it again.
 
     Each doubling also sees what the halving of its resolution saw, so places are kept exactly.
 
@@ -46,14 +48,18 @@ class UNetTranslator(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        depth = depth or min(DEEPEST, _halvings(math.gcd(*shape[1:])))
+        by_size = min(DEEPEST, _halvings(math.gcd(*shape[1:])))
+        depth = depth or max(2, by_size)
         if not 2 <= depth <= DEEPEST:
-            raise UserError(
-                f"network 'unet' with depth {depth} on pictures {shape[1]}x{shape[2]}: possible are 2 to {DEEPEST} "
-                "halvings, so both sides must be multiples of 4, such as 64 or 256"
-            )
+            raise UserError(f"network 'unet' with depth {depth}: possible are 2 to {DEEPEST} halvings")
         self.stride = 2**depth
         fit_stride("unet", shape, self.stride)
+        if by_size == depth and min(shape[1:]) > WHOLE * self.stride:
+            warnings.warn(
+                f"pictures of {shape[1]}x{shape[2]} can be halved {depth} times only, so network 'unet' does not see "
+                "them as a whole: sides that are multiples of a larger power of 2, such as 64, 96 or 256, let it",
+                stacklevel=2,
+            )
         if not 0 <= dropout < 1:
             raise UserError(f"dropout {dropout}: possible are 0 <= dropout < 1")
         widths = channels_of(width or width_of(shape), depth, most=8)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from datamodules.errors import UserError
-from lightning_gen.objectives.terms import Term
+from datamodules.spec import DataSpec
+from lightning_gen.objectives.terms import Term, Weighted
 
 Map = Callable[[Tensor], Tensor]
 
@@ -41,36 +43,35 @@ class Exchange:
     @cached_property
     def cycled_a(self) -> Tensor:
         """a -> b -> a."""
-        return self._back()(self.ab)
+        assert self.to_a is not None
+        return self.to_a(self.ab)
 
     @cached_property
     def cycled_b(self) -> Tensor:
         """b -> a -> b."""
-        self._back()
         assert self.ba is not None
         return self.to_b(self.ba)
 
     @cached_property
     def same_a(self) -> Tensor:
         """b -> a, of a."""
-        return self._back()(self.a) if self.own_a is None else self.own_a
+        assert self.to_a is not None
+        return self.to_a(self.a) if self.own_a is None else self.own_a
 
     @cached_property
     def same_b(self) -> Tensor:
         """a -> b, of b."""
         return self.to_b(self.b) if self.own_b is None else self.own_b
 
-    def _back(self) -> Map:
-        if self.to_a is None:
-            raise UserError(
-                "the terms cycle and identity need a way back: take cyclegan, or of paired data the term l1"
-            )
-        return self.to_a
-
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
     """|x - y| (B, C, H, W) -> (B,), mean over the elements: in the unit of [-1, 1], as the papers weigh it."""
     return (x.float() - y.float()).abs().flatten(1).mean(1)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """10 log10(2^2 / mean (x - y)^2), pictures (B, C, H, W) in [-1, 1] -> (B,) decibels."""
+    return 10 * torch.log10(4 / (x.float() - y.float()).square().flatten(1).mean(1))
 
 
 def cycle(s: Exchange) -> Tensor:
@@ -89,3 +90,26 @@ def l1(s: Exchange) -> Tensor:
 
 
 EXCHANGE_TERMS: dict[str, Term] = {"cycle": cycle, "identity": identity, "l1": l1}
+
+
+def check_exchange(terms: Mapping[str, Weighted], spec: DataSpec, way_back: bool) -> None:
+    """Refuse terms that a model or its data cannot have.
+
+    Args:
+        terms: of a translator.
+        spec: of its data.
+        way_back: whether there is a translator b -> a.
+
+    Raises:
+        UserError: that says what the term needs.
+    """
+    used = {term.term: name for name, term in terms.items()}
+    for term in (cycle, identity):
+        if term in used and not way_back:
+            raise UserError(f"term {used[term]!r} needs a way back: take cyclegan, or of paired data the term l1")
+    if identity in used and spec.shape != spec.shape_b:
+        raise UserError(
+            f"term 'identity' needs sides of one shape, not {spec.shape} and {spec.shape_b}: set it to null"
+        )
+    if l1 in used and spec.pairs != "all":
+        raise UserError("term 'l1' compares a translation with its truth, and these training data are no pairs")
