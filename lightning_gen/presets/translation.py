@@ -29,7 +29,7 @@ ROWS: dict[str, Preset] = {
             "ema": {"generators": 2000},
             "optimizers": {"generators": FALLING, "discriminators": FALLING},
         },
-        steps=2000,
+        steps=1500,
         paper="Zhu et al. 2017, arXiv:1703.10593",
         data="outline-shapes",
         data_arguments={"batch_size": 8},
