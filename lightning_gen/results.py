@@ -196,14 +196,18 @@ def _column(rows: Mapping[str, Cells], metric: str) -> list[str]:
         text = spread(entry["value"] for entry in own)
         text += f" ({len(own)} of {len(rows[model])} seeds)" if own and len(own) < len(rows[model]) else ""
         column.append(f"**{text}**" if model in best else text)
-    floors = list(dict.fromkeys(entry["floor"] for entry in every if entry.get("floor") is not None))
-    return [*column, spread(floors)]
+    return [*column, spread(_distinct(entry["floor"] for entry in every if entry.get("floor") is not None))]
 
 
 def _untranslated(rows: Mapping[str, Cells], metric: str) -> str:
     """The same value of pictures as they are."""
     cells = [cell for own in rows.values() for cell in own]
-    return spread(dict.fromkeys(e["value"] for cell in cells if (e := _values(cell).get(metric + UNTRANSLATED))))
+    return spread(_distinct(e["value"] for cell in cells if (e := _values(cell).get(metric + UNTRANSLATED))))
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Each value once; those that processors round differently are one."""
+    return list(dict.fromkeys(float(f"{v:.10g}") if isinstance(v, float) else v for v in values))
 
 
 def _values(cell: Mapping[str, Any]) -> Mapping[str, Any]:
