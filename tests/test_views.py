@@ -292,10 +292,10 @@ def test_a_long_run_has_frames_from_its_start_to_its_end(tmp_path):
 def test_points_are_gathered_from_several_batches_once(tmp_path):
     callback, batches = Pictures(tmp_path), [examples(1500)] * 4
     validated(Player(POINTS), callback, (1,), batches)
-    assert callback.examples.shape == (views.POINTS, 2) and len(callback.classes) == views.POINTS
+    assert callback.examples["x"].shape == (views.POINTS, 2) and len(callback.examples["y"]) == views.POINTS
     callback = Pictures(tmp_path)
     validated(Player(POINTS), callback, (1, 2), batches[:2])
-    assert len(callback.examples) == 3000
+    assert len(callback.examples["x"]) == 3000
 
 
 # sample.py
