@@ -15,8 +15,10 @@ from lightning_gen.augment import Augment
 from lightning_gen.names import resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair
 from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
+from lightning_gen.objectives.terms import Weighted
 from lightning_gen.penalised import Penalties
 from lightning_gen.schedule import Schedule
+from lightning_gen.skipping import gradient_norm
 from lightning_gen.validation import Logs
 
 ANCHORED = 0.99  # share of LeCam's anchors that stays in an iteration
@@ -27,6 +29,7 @@ class Contest:
     """Mixed into a GenerativeModule: how its discriminators learn."""
 
     schedules: dict[str, Schedule]
+    terms: dict[str, Weighted]
 
     def know_contest(
         self, adversarial: str, penalties: Mapping[str, Any] | None, augment: Mapping[str, Any] | None, spec: DataSpec
@@ -68,6 +71,18 @@ class Contest:
         chances = {name: self.weight(chance) for name, chance in self.augment.schedules.items()}  # type: ignore[attr-defined]
         noise = self.noise((len(x), self.augment.numbers), f"augment_{source}")  # type: ignore[attr-defined]
         return self.augment(x, noise, chances)
+
+    def with_terms(self, loss: Tensor, logs: Logs, s: Any) -> tuple[Tensor, Logs]:
+        """The loss of the player that is judged, with its weighted terms for what its move produced."""
+        for name, term in self.terms.items():
+            logs[name] = term(s, self.weight).mean()  # type: ignore[attr-defined]
+            loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]  # type: ignore[attr-defined]
+        return loss, logs
+
+    def gradient_norm_of(self, player: str) -> dict[str, float]:
+        """The norm of a player's gradient, where this iteration is logged."""
+        at_log = (self.iteration + 1) % self.log_every == 0  # type: ignore[attr-defined]
+        return {f"{player}/gradient_norm": gradient_norm(self._owned[player])} if at_log else {}  # type: ignore[attr-defined]
 
     def contest(
         self, judge: Judge, real: Tensor, fake: Tensor, batch: int, anchors: Tensor, stream: str = "penalty"

@@ -85,7 +85,7 @@ class CUT(Translation):
         made = self.translated(torch.cat([source, b]) if also else source)  # in one pass
         ab = made[: len(a)]
         shared["made"] = ab.detach()
-        loss, logs = self.with_terms(self.deceive("b", b, ab), Exchange(source, b, ab, self.translated))
+        loss, logs = self.loss_of(self.deceive("b", b, ab), Exchange(source, b, ab, self.translated))
         logs["nce"] = self.contrast(a, ab, "a", mirrored).mean()
         loss = loss + self.weight(self.nce) * logs["nce"]
         if also:

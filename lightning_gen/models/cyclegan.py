@@ -61,7 +61,7 @@ class CycleGAN(Translation):
         )
         s = Exchange(a, b, ab, to_b, ba, to_a, *own_a, *own_b)
         shared |= {"b": ab.detach(), "a": ba.detach()}
-        return self.with_terms(self.deceive("b", b, ab) + self.deceive("a", a, ba), s)
+        return self.loss_of(self.deceive("b", b, ab) + self.deceive("a", a, ba), s)
 
     def loss_discriminators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         logs: Logs = {}

@@ -36,7 +36,6 @@ from lightning_gen.objectives.codes import Codes
 from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.schedule import schedule
-from lightning_gen.skipping import gradient_norm
 from lightning_gen.standing import StandingStatistics
 from lightning_gen.validation import Batch, Logs
 
@@ -165,10 +164,7 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         extra, values = self.surprise("fake", guessed, y, z)
         loss, logs = loss + extra, {"adversarial": loss, **values}
         play = Play(x, made, z, y, lambda seen: self._features(seen, y))
-        for name, term in self.terms.items():
-            logs[name] = term(play, self.weight).mean()
-            loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]
-        return loss, logs
+        return self.with_terms(loss, logs, play)
 
     def generate(self, n: int, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """Codes (n, Z) of this move's noise, and what the generator makes of them in the classes y (n,)."""
@@ -215,12 +211,10 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         return sum((weights.get(name, 1.0) * value for name, value in values.items()), start=zero), values
 
     def after_step(self, player: str) -> dict[str, float]:
-        owned = self._owned[player]
         if player == "discriminator" and self.weight_clip:
-            for parameter in owned:
+            for parameter in self._owned[player]:
                 parameter.data.clamp_(-self.weight_clip, self.weight_clip)
-        at_log = (self.iteration + 1) % self.log_every == 0
-        return {f"{player}/gradient_norm": gradient_norm(owned)} if at_log else {}
+        return self.gradient_norm_of(player)
 
     # What it can do
 

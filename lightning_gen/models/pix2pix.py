@@ -52,7 +52,7 @@ class Pix2Pix(Translation):
         made = self.translated(a)
         shared["made"] = made.detach()
         deception = self.deceive("b", torch.cat([a, b], 1), torch.cat([a, made], 1))
-        return self.with_terms(deception, Exchange(a, b, made, self.translated))
+        return self.loss_of(deception, Exchange(a, b, made, self.translated))
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         a, b = batch["a"], batch["b"]

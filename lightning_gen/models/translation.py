@@ -20,9 +20,8 @@ from lightning_gen.module import GenerativeModule
 from lightning_gen.networks.spectral import spectral_norm_
 from lightning_gen.objectives.adversarial import described
 from lightning_gen.objectives.terms import parse_terms
-from lightning_gen.objectives.translation import EXCHANGE_TERMS, check_exchange, distance, psnr
+from lightning_gen.objectives.translation import EXCHANGE_TERMS, Exchange, check_exchange, distance, psnr
 from lightning_gen.schedule import schedule
-from lightning_gen.skipping import gradient_norm
 from lightning_gen.validation import Batch, Logs
 
 SPECTRAL = ("none", "discriminator", "both")
@@ -127,17 +126,12 @@ class Translation(Contest, GenerativeModule):
         loss = self.pair.discriminator(of_real[1], of_fake[1]).mean()
         return loss + penalty, {"adversarial": loss, **described(of_real[1], of_fake[1]), **values}
 
-    def with_terms(self, deception: Tensor, s: Any) -> tuple[Tensor, Logs]:
+    def loss_of(self, deception: Tensor, s: Exchange) -> tuple[Tensor, Logs]:
         """The adversarial loss of the translators with their terms."""
-        loss, logs = self.weight(self.adversarial_weight) * deception, {"adversarial": deception}
-        for name, term in self.terms.items():
-            logs[name] = term(s, self.weight).mean()
-            loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]
-        return loss, logs
+        return self.with_terms(self.weight(self.adversarial_weight) * deception, {"adversarial": deception}, s)
 
     def after_step(self, player: str) -> dict[str, float]:
-        at_log = (self.iteration + 1) % self.log_every == 0
-        return {f"{player}/gradient_norm": gradient_norm(self._owned[player])} if at_log else {}
+        return self.gradient_norm_of(player)
 
     # What it can do
 
