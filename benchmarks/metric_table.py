@@ -16,7 +16,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from datamodules.mnist import MNIST
 from datamodules.sources import Tensors
-from lightning_gen import cli
+from lightning_gen import cli, exits
 from lightning_gen.evaluation import quality
 from lightning_gen.evaluation.subject import Subject
 from lightning_gen.metrics.extractors import find_extractor
@@ -103,4 +103,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    exits.run(main)

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 class UserError(ValueError):
     """A mistake in what was asked for. The text says what was given, what is possible and what to try."""
 
+    of_this_rank = False  # of several processes only this one has met it, so it speaks for itself
+
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     """The error for a name that is in no table: with the nearest known name and the whole list."""

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,6 +85,7 @@ def read(path: Path) -> dict[str, Any]:
         UserError: there is none, it is truncated, or another program wrote it; names a good one beside it.
     """
     try:
+        whole = _is_whole(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}{_good_one_beside(path)}") from None
@@ -94,9 +96,22 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no checkpoint, or a damaged one{_good_one_beside(path)}") from None
     except (RuntimeError, EOFError, ValueError, LookupError, OSError):
         raise UserError(f"{path} is truncated, damaged or no checkpoint{_good_one_beside(path)}") from None
+    if not whole:
+        raise UserError(f"{path} is damaged: its checksum does not hold{_good_one_beside(path)}")
     if not isinstance(checkpoint, dict) or "lightning_gen" not in checkpoint:
         raise UserError(f"{path} was not written by this program{_good_one_beside(path)}")
     return checkpoint
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the checksums in the file hold, at which torch.load does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except FileNotFoundError:
+        raise
+    except Exception:  # damage breaks a reader anywhere, in many ways
+        return False
 
 
 def _good_one_beside(path: Path) -> str:

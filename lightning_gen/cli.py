@@ -11,8 +11,7 @@ import contextlib
 import inspect
 import json
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,11 +19,9 @@ import lightning as L
 import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities import rank_zero_only
 
 import datamodules
 from datamodules.errors import UserError, unknown
-from lightning_gen.callbacks.checkpoints import Stopped
 from lightning_gen.module import GenerativeModule
 from lightning_gen.names import expect_class, resolve
 from lightning_gen.options import INSTEAD, check_known, options_of, type_error
@@ -32,7 +29,7 @@ from lightning_gen.presets import PRESETS, preset
 
 SECTIONS = ("model", "data", "trainer")
 # options that stand as they are
-OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse")
+OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse", "patience")
 TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
 SHORT = {
     "model": (str, "NAME", "a model of the list, or an import path of your own class"),
@@ -53,6 +50,7 @@ SHORT = {
         "choose best.ckpt by this value (default val/loss): the lowest, or of max:VALUE the highest",
     ),
     "on_collapse": (str, "warn|stop", "what to do when a GAN collapses or diverges (default warn)"),
+    "patience": (int, "SECONDS", "how long the devices wait for one of them that is silent (default 1800)"),
 }
 ON_COLLAPSE = ("warn", "stop")
 
@@ -153,7 +151,7 @@ def _plain_options(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(layer: dict[str, Any]) -> dict[str, Any]:
-    for key in ("steps", "epochs", "val_every", "save_every", "seed"):
+    for key in ("steps", "epochs", "val_every", "save_every", "patience", "seed"):
         value, least = layer.get(key), 0 if key == "seed" else 1
         if value is not None and not (isinstance(value, int) and least <= value < 2**32):
             raise UserError(f"--{key} {value}: it must be a whole number, at least {least} and below 2^32")
@@ -371,30 +369,3 @@ def build(value: Any) -> Any:
     if "class_path" in value:
         return resolve(value["class_path"], {}, "class")(**build(value.get("init_args") or {}))
     return {name: build(entry) for name, entry in value.items()}
-
-
-def first_rank() -> bool:
-    """Whether this process is the one that writes and speaks; known before there is a Trainer."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Call a script's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
-    sys.path.insert(0, ".")  # import paths of the user's own
-    try:
-        main(sys.argv[1:])
-    except Stopped as stop:
-        if first_rank():
-            print(
-                f"{stop}; everything is saved. Go on with:\n  python scripts/fit.py --resume {stop.folder}", flush=True
-            )
-        sys.exit(128 + stop.signum)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:  # a full disk, a folder that cannot be written; checkpoints are whole in any case
-        print(f"error: {error.strerror or error}: {error.filename or 'while writing'}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import DataModule
@@ -21,18 +21,22 @@ from lightning_gen.callbacks.progress import RunProgress
 from lightning_gen.callbacks.stability import Stability
 from lightning_gen.callbacks.watch import Watch, own_extractor
 from lightning_gen.checkpoints import LAST, AtomicCheckpointIO, find, foreign_modules, load_weights, read
+from lightning_gen.cluster import again, preflight, strategies
+from lightning_gen.cluster.launch import detect
+from lightning_gen.cluster.lost import of_this_rank
+from lightning_gen.cluster.signals import WARNING, Signals
+from lightning_gen.exits import first_rank
 from lightning_gen.help import help_text
 from lightning_gen.images import save_png
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import Adversarial, Samples, Translates
-from lightning_gen.speed import NoProfiler, block_size, undisturbed
+from lightning_gen.speed import NoProfiler, block_size, quiet_loop, undisturbed
 from lightning_gen.stability import summary_line
 
 C = TypeVar("C", bound=L.Callback)
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
-PLACE = tuple(f"data.init_args.{name}" for name in ("root", "a", "b", "num_workers"))
-MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", *PLACE)
+MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", "patience")
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
 QUIET = (  # warnings of Lightning that do not apply here
     ".*does not have many workers.*",
@@ -42,6 +46,7 @@ QUIET = (  # warnings of Lightning that do not apply here
     ".*module.s. in eval mode at the start of training.*",  # the moving averages
     ".*It is recommended to use .*sync_dist.*",  # they are means over all ranks already
     ".*isinstance.treespec, LeafSpec.*",
+    ".*The `srun` command is available.*",  # the preflight knows better
 )
 
 
@@ -63,7 +68,11 @@ def main(argv: list[str]) -> None:
         folder, checkpoint = runs.folder_of(resume), find(resume, "last")
         saved = runs.read_config(folder)
         plan = cli.plan(given, rest, base=saved)
-        _refuse_changes(saved, plan.config)
+        if changed := again.changes(saved, plan.config, MAY_CHANGE):
+            raise UserError(
+                "--resume goes on with the same experiment, but these differ: "
+                f"{', '.join(changed)}. Start a new run, with --init"
+            )
     else:
         plan = cli.plan(given, rest)
     if given.get("print_config"):
@@ -72,49 +81,51 @@ def main(argv: list[str]) -> None:
     train(plan, folder, checkpoint)
 
 
-def _refuse_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """A resumed run is the same experiment: only its length and where it runs may change."""
-    before, after = runs.flat(saved), runs.flat(now)
-    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("trainer.")]
-    if refused:
-        lines = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in refused)
-        raise UserError(
-            f"--resume goes on with the same experiment, but these differ: {lines}. Start a new run, with --init"
-        )
-
-
 def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None = None) -> Path:
     """Run a plan, from a checkpoint of a resumed run's folder; returns the run's folder."""
     _quiet()
-    config = plan.config
+    config, launch, signals = plan.config, detect(), Signals()
+    options = preflight.settle(plan.parsed.trainer.as_dict(), launch)
+    world = preflight.world_size(options, launch)
+    if launch.job:
+        signals.catch(WARNING)  # it comes once, perhaps while the data are loaded
+    if not resumed and (resumed := again.earlier_attempt(config, launch)):
+        checkpoint, complaint = again.last_good(resumed)
+        if first_rank():
+            print(f"job started again, attempt {launch.attempt + 1}: {complaint or f'going on with {resumed}'}")
+    preflight.check_folders(runs.ROOT, *([resumed] if resumed else []))
     L.seed_everything(config["seed"], verbose=False)
     state = read(checkpoint) if checkpoint else None
     done = state["lightning_gen"]["iteration"] if state else 0
     model, data = cli.instantiate(plan)
     steps = _steps(config, data)
-    if state and done >= steps:
+    if resumed and state and done >= steps:
+        if launch.attempt:
+            return resumed
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
-    _check_batch(model, data)
+    _check_batch(model, data, world)
     if config["init"] and not state:
         start = find(config["init"])
         load_weights(model, start, read(start), memory=False)
     watch = _watch(config, model, data)
     stability = _stability(config, model, data, watch)
-    if isinstance(data, DataModule) and cli.first_rank():  # what is wrong with the data shows before a folder is made
+    if isinstance(data, DataModule) and first_rank():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
         if watch:
             watch.check()
-    folder = resumed or (runs.new_folder(config) if cli.first_rank() else runs.ROOT)
-    trainer = trainer_of(plan.parsed.trainer.as_dict(), folder, config, steps, data, done, watch, stability)
-    if len(model.players) > 1 and isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # the players take turns
-    _check_batch(model, data, trainer.world_size)
+    folder = resumed or (runs.new_folder(config) if first_rank() else runs.ROOT)
+    if world > 1:
+        options["strategy"] = strategies.choose(options.get("strategy"), len(model.players), config.get("patience"))
+    environment = strategies.environment(launch, options)
+    trainer = trainer_of(
+        options, folder, config, steps, data, done, watch, stability, environment=environment, signals=signals
+    )
     _announce(trainer, model, data, folder, steps, state)
     if trainer.is_global_zero:
         runs.write_config(config, folder)
-    with undisturbed():
+        again.remember(folder, launch)
+    with undisturbed(), of_this_rank(trainer):
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         _finish(trainer, model, data, folder, config)
@@ -140,7 +151,7 @@ def _steps(config: dict[str, Any], data: Any) -> int:
     return config["epochs"] * max(1, data.spec.size // data.batch_size)
 
 
-def _check_batch(model: GenerativeModule, data: Any, devices: int = 1) -> None:
+def _check_batch(model: GenerativeModule, data: Any, devices: int) -> None:
     """Refuse a batch that cannot be split."""
     multiple = model.batch_multiple * devices
     if not isinstance(data, DataModule) or data.batch_size % multiple == 0:
@@ -189,6 +200,8 @@ def trainer_of(
     done: int = 0,
     watch: Watch | None = None,
     stability: Stability | None = None,
+    environment: ClusterEnvironment | None = None,
+    signals: Signals | None = None,
 ) -> L.Trainer:
     """The Trainer of a run of ``steps`` iterations, of which some are done, with its callbacks.
 
@@ -202,7 +215,7 @@ def trainer_of(
     may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
     best_by = config.get("best_by")
     choice = {"monitor": [best_by], "must": True} if best_by else {"watch": watch}
-    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], **choice)
+    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], signals=signals, **choice)
     progress = RunProgress()
     if not shown:
         progress.disable()
@@ -222,10 +235,12 @@ def trainer_of(
     try:
         built = {**usual, **cli.build(arguments), **ours}
         built["callbacks"] = [*_listed(built.get("callbacks")), *callbacks]
-        built["plugins"] = [*_listed(built.get("plugins")), AtomicCheckpointIO()]
+        plugins = [AtomicCheckpointIO(), *([environment] if environment else [])]
+        built["plugins"] = [*_listed(built.get("plugins")), *plugins]
         trainer = L.Trainer(**built)
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         raise UserError(f"the Trainer refuses its options: {' '.join(str(error).split())}") from error
+    quiet_loop(trainer)
     if may_group and trainer.world_size == 1:
         block = block_size(data.spec, data.batch_size, steps, val_every, config["save_every"], done)
         data.position.block = block

@@ -115,12 +115,13 @@ class GenerativeModule(Validated):
 
     def on_train_start(self) -> None:
         trainer, epochs = self.trainer, self.trainer.max_epochs or -1
-        limits = [trainer.max_steps, epochs * trainer.num_training_batches if epochs > 0 else -1]
+        limits = trainer.max_steps, epochs * trainer.num_training_batches
         self.total = int(min((n for n in limits if n > 0), default=0)) or None
         self._noise = BatchNoise(self.seed, self.device)
         self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
         self._block = block_of(trainer)
         self._direct = nobody_listens(self)
+        self._share = getattr(trainer.strategy, "average_gradients", None)  # of FlatStrategy
         self._owned = {player: self.trainable(player) for player in self.players}
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
@@ -144,8 +145,7 @@ class GenerativeModule(Validated):
             for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
                 self._noise.at(self.iteration, move, rank * len(parts) + part, world * len(parts))
                 loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
-                l1 = self.options[player]["l1"]
-                total = loss + l1_norm(self._owned[player], l1) if l1 else loss
+                total = loss + l1_norm(self._owned[player], l1) if (l1 := self.options[player]["l1"]) else loss
                 total = total / len(parts) if len(parts) > 1 else total
                 total.backward() if self._direct else self.manual_backward(total)
                 self.finite.add(player, self.iteration, loss.detach(), logs)
@@ -161,7 +161,8 @@ class GenerativeModule(Validated):
         if log_now or len(self.finite.seen) >= AT_ONCE:
             self.check_finite()
         if log_now:
-            self.latest = {f"train/{name}": float(self._mean_of_ranks(value)) for name, value in logged.items()}
+            mean = self.trainer.strategy.reduce  # over the ranks
+            self.latest = {f"train/{name}": float(mean(value, reduce_op="mean")) for name, value in logged.items()}
             self.write(self.latest)
             if not getattr(self.trainer.progress_bar_callback, "reads_latest", False):
                 self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
@@ -171,6 +172,8 @@ class GenerativeModule(Validated):
         optimizer, lr = self._moves[player], self.options[player]["lr"]
         for group in optimizer.param_groups:
             group["lr"] = lr(self.iteration, self.total)
+        if self._share:
+            self._share(self._owned[player])
         taken = self.skipping.takes(player, self._owned[player])
         if taken and self._direct:
             self.on_before_optimizer_step(optimizer)
@@ -205,9 +208,6 @@ class GenerativeModule(Validated):
         self.images += images
         self._progress.increment_ready()  # so that the Trainer's max_steps counts iterations
         self._progress.increment_completed()
-
-    def _mean_of_ranks(self, value: Tensor | float) -> Tensor | float:
-        return self.trainer.strategy.reduce(value, reduce_op="mean") if isinstance(value, Tensor) else value
 
     # Averages, ownership and checkpoints
 

@@ -45,13 +45,23 @@ def block_of(trainer: L.Trainer) -> int:
 
 
 def nobody_listens(model: L.LightningModule) -> bool:
-    """Whether backward pass and step can be called directly: one device, full precision, nobody's hook around them."""
+    """Whether backward pass and step can be called directly: no wrapper, full precision, nobody's hook around them."""
     trainer, hooks = model.trainer, ("on_before_backward", "on_after_backward")
-    plain = isinstance(trainer.strategy, SingleDeviceStrategy) and type(trainer.precision_plugin) is Precision
+    unwrapped = isinstance(trainer.strategy, SingleDeviceStrategy) or hasattr(trainer.strategy, "average_gradients")
+    plain = unwrapped and type(trainer.precision_plugin) is Precision
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     heard = any(is_overridden(hook, model, L.LightningModule) for hook in hooks)
     heard |= any(is_overridden(h, c, L.Callback) for h in (*hooks, "on_before_optimizer_step") for c in callbacks)
     return plain and not heard
+
+
+def quiet_loop(trainer: L.Trainer) -> None:
+    """Without Lightning's question in each batch whether the first rank met SIGTERM.
+
+    It is a broadcast and a wait for the device, and hears no other rank; callbacks/checkpoints.py asks all of them.
+    """
+    assert hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor")
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Measure a trained model: ``python scripts/evaluate.py RUN``."""
 
-from lightning_gen.cli import run
 from lightning_gen.evaluate import main
+from lightning_gen.exits import run
 
 if __name__ == "__main__":
     run(main)

@@ -12,8 +12,9 @@ from conftest import ROOT
 
 from datamodules.digits import Digits
 from datamodules.errors import UserError
-from lightning_gen.callbacks.checkpoints import Checkpoints, Stopped
+from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.checkpoints import AtomicCheckpointIO, find, load, read, write_atomically
+from lightning_gen.exits import Stopped
 from lightning_gen.models.vae import VAE
 
 STEPS = 30  # of 10 batches an epoch
@@ -50,7 +51,7 @@ class StopAt(Checkpoints):
 
     def on_train_batch_end(self, trainer, pl_module, *rest):
         if pl_module.iteration == self.at:
-            self._signal = signal.SIGTERM
+            self.signals.pending = signal.SIGTERM
         super().on_train_batch_end(trainer, pl_module, *rest)
 
 

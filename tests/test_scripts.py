@@ -16,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from datamodules.errors import UserError
-from lightning_gen import cli
+from lightning_gen import cli, exits
 from lightning_gen.checkpoints import load, read
 from lightning_gen.presets import PRESETS
 
@@ -242,7 +242,7 @@ def test_one_line_for_a_mistake(arguments, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["fit.py", *arguments.split()])
     with pytest.raises(SystemExit) as stop:
-        cli.run(main)
+        exits.run(main)
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert MISTAKES[arguments] in said.err

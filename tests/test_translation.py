@@ -14,9 +14,9 @@ from datamodules.digits import Digits
 from datamodules.errors import UserError
 from datamodules.outline_shapes import OutlineShapes
 from lightning_gen import views
-from lightning_gen.callbacks.checkpoints import Stopped
 from lightning_gen.callbacks.pictures import sampling
 from lightning_gen.checkpoints import AtomicCheckpointIO, load, load_weights, read
+from lightning_gen.exits import Stopped
 from lightning_gen.models.cut import CUT
 from lightning_gen.models.cyclegan import CycleGAN
 from lightning_gen.models.pix2pix import Pix2Pix

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from datamodules.errors import unknown
 from lightning_gen.checkpoints import BEST, LAST
+from lightning_gen.cluster.launch import detect
+from lightning_gen.cluster.signals import STOP, WARNING, Signals
+from lightning_gen.cluster.slurm import requeue
+from lightning_gen.exits import Stopped
 from lightning_gen.module import GenerativeModule
 from lightning_gen.speed import block_of
 
 if TYPE_CHECKING:
     from lightning_gen.callbacks.watch import Watch
 
-SIGNALS = ("SIGINT", "SIGTERM")
 HIGHER = ("val/elbo",)  # values of ours that are the better the higher
-AGREE_EVERY = 10  # iterations between two questions to the other ranks whether a signal came
-
-
-class Stopped(Exception):
-    """A signal stopped the run at an iteration boundary; everything is saved."""
-
-    def __init__(self, signum: int, folder: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum, self.folder = signum, folder
+AGREE = (0.5, 20)  # seconds, and at most so many iterations, between two questions to all ranks whether a signal came
 
 
 class Checkpoints(Checkpoint):
@@ -43,6 +39,7 @@ class Checkpoints(Checkpoint):
             is no ``best.ckpt``. The best is the lowest, of "max:val/NAME" and of those in ``HIGHER`` the highest.
         must: whether it is a mistake if there is none.
         watch: whose values come after those of ``monitor``; their names may be known only when the data are.
+        signals: that are being noted already.
     """
 
     def __init__(
@@ -52,6 +49,7 @@ class Checkpoints(Checkpoint):
         monitor: Sequence[str] = ("val/loss",),
         must: bool = False,
         watch: Watch | None = None,
+        signals: Signals | None = None,
     ) -> None:
         self.folder, self.every, self.must, self.watch = folder, every, must, watch
         self.candidates = [name.removeprefix("max:") for name in monitor]
@@ -60,8 +58,8 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
         self.best_iteration = 0
         self.saved = -1
-        self._signal = 0
-        self._handlers: dict[int, Any] = {}
+        self.signals = signals or Signals()
+        self._next_question, self._last = 0, (0, 0.0)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = trainer.strategy.broadcast(self.folder)  # only the first rank made the run's folder
@@ -101,7 +99,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST)
             self.saved = model.iteration
         if signum:
-            raise Stopped(signum, self.folder.parent)
+            raise Stopped(signum, self.folder.parent, self._requeued(trainer, signum))
 
     # Signals
 
@@ -111,36 +109,41 @@ class Checkpoints(Checkpoint):
         shift = pl_module.iteration // block_of(trainer) - total.ready
         for name in ("ready", "started", "processed", "completed"):
             setattr(total, name, getattr(total, name) + shift)
-        if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
-                signum = getattr(signal, name)
-                self._handlers[signum] = signal.signal(signum, self._note)
+        self._next_question, self._last = pl_module.iteration + 1, (pl_module.iteration, time.monotonic())
+        self.signals.catch(*STOP, WARNING)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore()
+        self.signals.release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _note(self, signum: int, _: Any) -> None:
-        if self._signal:  # the second time at once
-            self._restore()
-            raise KeyboardInterrupt
-        self._signal = signum
-        print(f"\n{signal.Signals(signum).name}: saving after this iteration ...", flush=True)
-
-    def _restore(self) -> None:
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers = {}
+        self.signals.release()
 
     def _agreed_signal(self, trainer: L.Trainer, model: GenerativeModule) -> int:
-        if trainer.world_size == 1:
-            return self._signal
-        if model.iteration % AGREE_EVERY:
-            return 0
-        stop = trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False)
-        return (self._signal or signal.SIGTERM) if stop else 0
+        """The signal that all ranks stop for at this boundary, 0 for none."""
+        if trainer.world_size == 1 or model.iteration < self._next_question:
+            return self.signals.pending if trainer.world_size == 1 else 0
+        wish = torch.tensor([self.signals.pending, self._pause(model)], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
+        signum, pause = wish.tolist()
+        self._next_question, self._last = model.iteration + pause, (model.iteration, time.monotonic())
+        return signum
+
+    def _pause(self, model: GenerativeModule) -> int:
+        """Iterations until the next question, by the speed since the last one."""
+        seconds, most = AGREE
+        iteration, when = self._last
+        per_iteration = (time.monotonic() - when) / max(1, model.iteration - iteration)
+        return max(1, min(most, int(seconds / max(per_iteration, 1e-6))))
+
+    def _requeued(self, trainer: L.Trainer, signum: int) -> bool:
+        """After the warning of Slurm that the time is nearly up: whether the job is in the queue again."""
+        if signum != getattr(signal, WARNING, 0) or not detect().job.startswith("slurm"):
+            return False
+        reason = requeue() if trainer.is_global_zero else ""
+        trainer.strategy.barrier()  # nobody leaves before, because the first to leave may end the others
+        if reason:
+            print(f"the job could not be put back into the queue: {reason}", flush=True)
+        return not reason
 
     # State
 

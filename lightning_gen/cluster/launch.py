@@ -1,0 +1,76 @@
+"""Who started this process, and how many there are: Slurm, torchrun, Lightning itself, or a person."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Launch(NamedTuple):
+    """How this process was started.
+
+    Args:
+        kind: "slurm" (a task of an srun step), "torchrun", "child" (of Lightning's first rank) or "alone".
+        per_node: processes on each node, (n_1, ..., n_nodes); known for slurm and torchrun only.
+        job: names what is restarted as a whole, the same after a requeue; "" where nothing restarts it.
+        attempt: how often it was restarted.
+    """
+
+    kind: str
+    per_node: tuple[int, ...] = ()
+    job: str = ""
+    attempt: int = 0
+
+    @property
+    def external(self) -> bool:
+        """Whether all processes are there already, and none is to be started."""
+        return self.kind in ("slurm", "torchrun")
+
+    @property
+    def world(self) -> int:
+        """Number of processes; 1 where that is not known yet."""
+        return sum(self.per_node) or 1
+
+
+def detect(environ: Mapping[str, str] = os.environ) -> Launch:
+    """Read the variables that the launchers set."""
+    if {"TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= set(environ):
+        here, world = int(environ["LOCAL_WORLD_SIZE"]), int(environ["WORLD_SIZE"])
+        name = environ["TORCHELASTIC_RUN_ID"]
+        if name == "none":  # torchrun's own, of every run without --rdzv-id; then its port is where it was told to meet
+            name = f"{environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}"
+        job = f"torchrun {name}"
+        restarts = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        nodes = (here,) * (world // here) + ((world % here,) if world % here else ())
+        return Launch("torchrun", nodes, job, restarts)
+    if "LOCAL_RANK" in environ and "SLURM_STEP_ID" not in environ:
+        return Launch("child", (), _slurm_job(environ), int(environ.get("SLURM_RESTART_COUNT", 0)))
+    job, restarts = _slurm_job(environ), int(environ.get("SLURM_RESTART_COUNT", 0))
+    # a shell on a node (srun --pty bash) is a step as well, but what is typed there was started by a person
+    if "SLURM_STEP_ID" in environ and "SLURM_PTY_PORT" not in environ:
+        return Launch("slurm", tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", "1")), job, restarts)
+    return Launch("alone", (), job, restarts)
+
+
+def _slurm_job(environ: Mapping[str, str]) -> str:
+    if "SLURM_JOB_ID" not in environ:
+        return ""
+    return f"slurm {environ.get('SLURM_CLUSTER_NAME', '')} {slurm_id(environ)}"
+
+
+def slurm_id(environ: Mapping[str, str] = os.environ) -> str:
+    """The job's number as ``scontrol`` takes it: of an array with the number of its task."""
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ["SLURM_JOB_ID"]
+
+
+def tasks_per_node(text: str) -> tuple[int, ...]:
+    """Slurm's "4(x2),1" -> (4, 4, 1)."""
+    counts: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        counts += [int(found.group(1))] * int(found.group(2) or 1) if found else []
+    return tuple(counts)

@@ -1,0 +1,79 @@
+"""Names the ranks that are gone or silent when the connection between the ranks breaks."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+import torch.distributed as dist
+
+from datamodules.errors import UserError
+from lightning_gen.exits import RankLost
+
+WAIT = 4.0  # seconds that the others have to answer
+BROKEN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|tcpstore", re.IGNORECASE)
+
+
+@contextmanager
+def of_this_rank(trainer: L.Trainer) -> Iterator[None]:
+    """From here on an error is one of this rank, and a broken connection names those that broke it.
+
+    Raises:
+        RankLost: another rank does not answer.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.of_this_rank = True
+        raise
+    except RuntimeError as error:
+        if trainer.world_size > 1 and is_connection_error(error):
+            folder = trainer.checkpoint_callback.folder.parent  # type: ignore[union-attr]  # ours
+            raise rank_lost(trainer.global_rank, trainer.world_size, folder) from error
+        raise
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether an exchange with the other ranks failed, and not a computation of this one."""
+    # DistError is a RuntimeError, and gloo raises plain ones
+    return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or bool(BROKEN.search(str(error))))
+
+
+def rank_lost(rank: int, world: int, folder: Path) -> RankLost:
+    """Call the roll, in the store through which the ranks met, and name those that do not answer."""
+    missing = absent(rank, world)
+    names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}" if missing else "a rank"
+    return RankLost(
+        f"{names} of {world} no longer answer{'' if len(missing) > 1 else 's'}: killed, out of memory, frozen, or its "
+        f"node is gone; its own output says more. The last checkpoint is good: go on with --resume {folder}"
+    )
+
+
+def absent(rank: int, world: int) -> list[int]:
+    """The ranks that do not answer within ``WAIT`` seconds; the first one, if the store itself is gone."""
+    missing: list[int] = []
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set(f"present/{rank}", "1")
+        _hang_up()
+        give_up = time.monotonic() + WAIT
+        while time.monotonic() < give_up:
+            missing = [other for other in range(world) if other != rank and not store.check([f"present/{other}"])]
+            if not missing:
+                break
+            time.sleep(0.5)
+    except (RuntimeError, ValueError):  # the process that keeps the store is gone
+        return missing or [0]
+    return missing
+
+
+def _hang_up() -> None:
+    """Close the connections, so that those who wait for this rank notice as well."""
+    try:
+        dist.destroy_process_group()
+    except (RuntimeError, ValueError, AssertionError):
+        return

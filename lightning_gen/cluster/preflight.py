@@ -1,0 +1,185 @@
+"""Mistakes of a start on several devices that would otherwise train the wrong thing, or wait for ever, without a word.
+
+All of it is read from the environment and the options, before anything is loaded or connected. What is wrong on all
+ranks alike the first one says alone; what depends on the machine says the rank that is there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.errors import UserError
+from lightning_gen.cluster.launch import Launch
+from lightning_gen.exits import error_here
+
+SHELLS = ("bash", "interactive")  # names of jobs that Lightning takes for a shell
+
+
+def settle(trainer: Mapping[str, Any], launch: Launch, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The Trainer's options with ``devices`` and ``num_nodes`` as the launcher made them, or as asked for.
+
+    Raises:
+        UserError: they contradict each other, or the launch cannot work.
+    """
+    settled = dict(trainer)
+    if launch.kind == "slurm":
+        _check_slurm_step(environ)
+    if launch.kind in ("alone", "child"):
+        _check_alone(settled, environ)
+    if launch.external:
+        _check_layout(launch)
+        given = _asked(settled)
+        for name, there in {"devices": launch.per_node[0], "num_nodes": len(launch.per_node)}.items():
+            if name not in given:
+                settled[name] = there
+            elif _count(given[name]) != there:
+                raise _contradiction(launch, name, _count(given[name]), there)
+        _check_gpus(settled, launch)
+        _check_names(launch, environ)
+    return settled
+
+
+def world_size(trainer: Mapping[str, Any], launch: Launch) -> int:
+    """Number of processes of a run with these settled options."""
+    if launch.external:
+        return launch.world
+    devices = trainer.get("devices")
+    if devices in (None, "auto", -1, "-1"):
+        devices = (
+            max(1, torch.cuda.device_count()) if trainer.get("accelerator") in (None, "auto", "gpu", "cuda") else 1
+        )
+    return _count(devices) * int(trainer.get("num_nodes") or 1)
+
+
+def check_folders(*folders: Path) -> None:
+    """Refuse Lightning's files of a requeued job: they would be loaded in place of the run's own checkpoint.
+
+    Raises:
+        UserError: there is one.
+    """
+    for folder in folders:
+        if foreign := sorted(folder.glob("hpc_ckpt_*.ckpt")):
+            raise UserError(
+                f"{foreign[0]} is a checkpoint of Lightning's requeue, which would be loaded unasked in place of this "
+                "run's: move it away, or start from its weights with --init"
+            )
+
+
+def _asked(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of devices and nodes that were asked for, without those that are left open."""
+    open_ones = {"devices": (None, "auto", -1, "-1"), "num_nodes": (None, 1)}  # 1 is the Trainer's default
+    return {name: trainer[name] for name, defaults in open_ones.items() if trainer.get(name) not in defaults}
+
+
+def _count(devices: Any) -> int:
+    """Number of devices of ``2``, ``"2"``, ``[0, 1]`` or ``"0,1"``.
+
+    Raises:
+        UserError: it is nothing of these.
+    """
+    if isinstance(devices, (list, tuple)):
+        return len(devices)
+    if isinstance(devices, str) and "," in devices:
+        return len([part for part in devices.split(",") if part.strip()])
+    try:
+        return int(devices or 0)
+    except ValueError:
+        raise UserError(f"the Trainer refuses its options: devices {devices!r} is no number, list or 'auto'") from None
+
+
+def _contradiction(launch: Launch, name: str, asked: int, there: int) -> UserError:
+    what = "processes on each node" if name == "devices" else "nodes"
+    program = "srun" if launch.kind == "slurm" else "torchrun"
+    option = {
+        ("slurm", "devices"): f"--ntasks-per-node={asked}",
+        ("slurm", "num_nodes"): f"--nodes={asked}",
+        ("torchrun", "devices"): f"--nproc-per-node={asked}",
+        ("torchrun", "num_nodes"): f"--nnodes={asked}",
+    }[launch.kind, name]
+    return UserError(
+        f"--trainer.{name} {asked}, but {program} started {there} {what}: give {program} {option}, or leave out "
+        f"--trainer.{name}, which follows from {program}"
+    )
+
+
+def _check_layout(launch: Launch) -> None:
+    if len(set(launch.per_node)) > 1:
+        counts = ", ".join(map(str, launch.per_node))
+        raise UserError(f"{counts} processes on the nodes: all nodes need equally many, see --ntasks-per-node")
+
+
+def _check_slurm_step(environ: Mapping[str, str]) -> None:
+    if environ.get("SLURM_JOB_NAME") in SHELLS:
+        raise UserError(
+            f"the job is named {environ['SLURM_JOB_NAME']!r}, which Lightning takes for a shell: each task would train "
+            "alone. Name it otherwise: srun --job-name=train, or in sbatch #SBATCH --job-name=train"
+        )
+
+
+def _check_alone(trainer: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    tasks = int(environ.get("SLURM_NTASKS") or 1)
+    if tasks > 1 and "SLURM_STEP_ID" not in environ:
+        raise UserError(
+            f"the job has {tasks} tasks, but this is a single process: start it with srun, as in "
+            "srun python scripts/fit.py ..."
+        )
+    nodes = int(trainer.get("num_nodes") or 1)
+    if nodes > 1 and not ("MASTER_ADDR" in environ and {"NODE_RANK", "GROUP_RANK", "RANK"} & set(environ)):
+        raise UserError(
+            f"--trainer.num_nodes {nodes}, but this process was started alone: start it on all nodes with srun or "
+            "torchrun, see docs/cluster.md"
+        )
+
+
+def _check_gpus(trainer: Mapping[str, Any], launch: Launch) -> None:
+    seen, needed = torch.cuda.device_count(), launch.per_node[0]
+    on_gpu = trainer.get("accelerator") in ("gpu", "cuda") or (trainer.get("accelerator") in (None, "auto") and seen)
+    if on_gpu and seen < needed:
+        raise error_here(
+            f"{needed} processes on {socket.gethostname()}, but each sees {seen} GPUs: give the job "
+            f"--gpus-per-node={needed} (not --gpus-per-task, which hides the others), or fewer tasks"
+        )
+
+
+def _check_names(launch: Launch, environ: Mapping[str, str]) -> None:
+    """Several nodes meet under the first one's name, and each is reached under its own."""
+    if len(launch.per_node) == 1:
+        return
+    master = environ.get("MASTER_ADDR") or _first_node(environ)
+    if master and (address := _address(master)) is None:
+        raise error_here(
+            f"the first node's name {master!r} is unknown on {socket.gethostname()}: add it to /etc/hosts or the name "
+            "server, or export MASTER_ADDR with an address that all nodes reach"
+        )
+    if launch.kind == "torchrun" and master and address and address.startswith("127."):
+        raise error_here(
+            f"the nodes are to meet at {master}, which is {address} on {socket.gethostname()}: each would wait for "
+            "itself. Give torchrun --rdzv-endpoint with a name or address that all nodes reach"
+        )
+    own = _address(socket.gethostname())
+    if own and own.startswith("127.") and "GLOO_SOCKET_IFNAME" not in environ and not torch.cuda.is_available():
+        known = ", ".join(name for _, name in socket.if_nameindex() if name != "lo") or "none"
+        raise error_here(
+            f"the name {socket.gethostname()!r} of this node stands for {own}, under which no other node reaches it: "
+            f"export GLOO_SOCKET_IFNAME with one of its interfaces ({known}), or mend /etc/hosts"
+        )
+
+
+def _first_node(environ: Mapping[str, str]) -> str:
+    from lightning_gen.cluster.slurm import SlurmTasks
+
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
+    return SlurmTasks.resolve_root_node_address(nodes) if nodes else ""
+
+
+def _address(name: str) -> str | None:
+    try:
+        return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
+    except OSError:
+        return None

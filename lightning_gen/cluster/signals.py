@@ -1,0 +1,44 @@
+"""Signals as a wish that is fulfilled at the next boundary between two iterations, by all ranks together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+from lightning_gen.exits import first_rank
+
+STOP = ("SIGINT", "SIGTERM")  # while training; before it there is nothing to save, and they end the process at once
+WARNING = "SIGUSR1"  # of a scheduler: the time is nearly up
+
+
+class Signals:
+    """Notes the signals that ask for a stop."""
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self._handlers: dict[int, Any] = {}
+
+    def catch(self, *names: str) -> None:
+        """From now on these are noted; in the main thread only, as the system wants it."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for signum in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            before = signal.signal(signum, self._note)
+            self._handlers.setdefault(signum, before)
+
+    def release(self) -> None:
+        """As it was before."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
+
+    def _note(self, signum: int, _: Any) -> None:
+        if signum == signal.SIGINT == self.pending:  # a person for the second time: at once
+            self.release()
+            raise KeyboardInterrupt
+        if not self.pending and first_rank():
+            # written, not printed: the signal may have interrupted a print
+            os.write(1, f"\n{signal.Signals(signum).name}: saving after this iteration ...\n".encode())
+        self.pending = max(self.pending, signum)

@@ -1,0 +1,55 @@
+"""Slurm: the environment of a task, and the way back into the queue."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from lightning.fabric.plugins.environments import SLURMEnvironment
+
+from lightning_gen.cluster.launch import slurm_id
+
+PORTS = 10_000  # from 15,000 on
+
+
+class SlurmTasks(SLURMEnvironment):
+    """Lightning's, without its handlers of signals, which save between two players' steps and may hang.
+
+    The port depends on the step too, so that two steps of a job do not meet on one. What is wrong with the numbers of
+    tasks is said by the preflight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(auto_requeue=False)
+
+    @property
+    def main_port(self) -> int:
+        """The user's MASTER_PORT, or one that follows from job and step."""
+        if "MASTER_PORT" not in os.environ:
+            job, step = int(os.environ.get("SLURM_JOB_ID", 0)), int(os.environ.get("SLURM_STEP_ID", 0))
+            os.environ["MASTER_PORT"] = str(15_000 + (job + 97 * step) % PORTS)
+        return int(os.environ["MASTER_PORT"])
+
+    @staticmethod
+    def _validate_srun_used() -> None:
+        """Said by the preflight."""
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """Every layout of tasks is fine that the preflight lets pass."""
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Done by the preflight."""
+
+
+def requeue() -> str:
+    """Put this job back into the queue; Slurm ends it then.
+
+    Returns:
+        why it could not be done, "" if it was.
+    """
+    try:
+        done = subprocess.run(["scontrol", "requeue", slurm_id()], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout).split())

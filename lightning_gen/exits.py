@@ -1,0 +1,87 @@
+"""How a script ends: its exit status, and one line for what went wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.errors import UserError
+
+
+class Stopped(Exception):
+    """A signal stopped the run at an iteration boundary; everything is saved."""
+
+    def __init__(self, signum: int, folder: Path, requeued: bool = False) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum, self.folder, self.requeued = signum, folder, requeued
+
+    def next(self) -> str:
+        """How the run goes on."""
+        if self.requeued:
+            return "The job is in the queue again and goes on by itself"
+        return f"Go on with:\n  python scripts/fit.py --resume {self.folder}"
+
+
+class RankLost(UserError):
+    """Another process of the run was killed, or is silent."""
+
+    of_this_rank = True
+
+
+def rank() -> int:
+    """The number of this process among those of its run; known before there is a Trainer."""
+    return getattr(rank_zero_only, "rank", None) or 0
+
+
+def first_rank() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return rank() == 0
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Call a script's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
+    sys.path.insert(0, ".")  # import paths of the user's own
+    try:
+        main(sys.argv[1:])
+    except Stopped as stop:
+        if first_rank():
+            print(f"{stop}; everything is saved. {stop.next()}", flush=True)
+        # a child of the first rank: its parent's status is the run's, and a status of 0 leaves it the time to end
+        sys.exit(0 if _is_child() else 128 + stop.signum)
+    except RankLost as error:
+        _complain(error)
+        os._exit(1)  # what is left of the process group may wait for ever when it is taken down
+    except UserError as error:
+        _complain(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # a full disk, a folder that cannot be written; checkpoints are whole in any case
+        _complain(error_here(f"{error.strerror or error}: {error.filename or 'while writing'}"))
+        sys.exit(2)
+    sys.exit(0)
+
+
+def error_here(text: str) -> UserError:
+    """An error that this process has met, and others perhaps not."""
+    error = UserError(text)
+    error.of_this_rank = True
+    return error
+
+
+def _complain(error: UserError) -> None:
+    """One line; about what all ranks meet alike the first one speaks alone."""
+    if first_rank():
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    elif error.of_this_rank:
+        print(f"error on rank {rank()}: {error}", file=sys.stderr, flush=True)
+
+
+def _is_child() -> bool:
+    return "LOCAL_RANK" in os.environ and not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & set(os.environ) and rank() > 0
