@@ -82,24 +82,30 @@ def read(path: Path) -> dict[str, Any]:
     """A checkpoint's content.
 
     Raises:
-        UserError: there is none, it is truncated, or another program wrote it; names a good one beside it.
+        UserError: there is none, it is truncated or changed, or another program wrote it; names a good one beside it.
     """
+    try:
+        return _read(path)
+    except UserError as error:
+        raise UserError(f"{error}{_good_one_beside(path)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         whole = _is_whole(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"no checkpoint at {path}{_good_one_beside(path)}") from None
+        raise UserError(f"no checkpoint at {path}") from None
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            unsafe = "is damaged, or holds pickled objects, which are not loaded for safety"
-            raise UserError(f"{path} {unsafe}{_good_one_beside(path)}") from None
-        raise UserError(f"{path} is no checkpoint, or a damaged one{_good_one_beside(path)}") from None
+            raise UserError(f"{path} is damaged, or holds pickled objects, which are not loaded for safety") from None
+        raise UserError(f"{path} is no checkpoint, or a damaged one") from None
     except (RuntimeError, EOFError, ValueError, LookupError, OSError):
-        raise UserError(f"{path} is truncated, damaged or no checkpoint{_good_one_beside(path)}") from None
+        raise UserError(f"{path} is truncated, damaged or no checkpoint") from None
     if not whole:
-        raise UserError(f"{path} is damaged: its checksum does not hold{_good_one_beside(path)}")
+        raise UserError(f"{path} is damaged: its checksum does not hold")
     if not isinstance(checkpoint, dict) or "lightning_gen" not in checkpoint:
-        raise UserError(f"{path} was not written by this program{_good_one_beside(path)}")
+        raise UserError(f"{path} was not written by this program")
     return checkpoint
 
 
@@ -119,7 +125,7 @@ def _good_one_beside(path: Path) -> str:
         other = path.with_name(name)
         if other != path and other.exists():
             with contextlib.suppress(UserError):
-                read(other)
+                _read(other)
                 return f"; this one is good: {other}"
     return ""
 

@@ -30,6 +30,14 @@ class NaNAt(L.Callback):
                 next(pl_module.parameters()).fill_(float("nan"))
 
 
+class NaNOnTheSecondRank(L.Callback):
+    """A broken example on one of two devices."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if pl_module.iteration == 60 and trainer.global_rank == 1:
+            batch["x"].fill_(float("nan"))
+
+
 def roughness(s, power=2.0):
     """A term of the user's own: differences of neighbouring pixels, (B,)."""
     return (s.out[..., 1:] - s.out[..., :-1]).abs().pow(power).flatten(1).sum(1)

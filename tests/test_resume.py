@@ -230,3 +230,28 @@ def test_a_checkpoint_runs_nothing(tmp_path):
     with pytest.raises(UserError, match="is no GenerativeModule"):
         load(inner, trust=["os", "posix", "nt"])
     assert not ran.exists()
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    """torch.load does not look at the file's checksums; what it would load in silence is refused here."""
+    values = torch.arange(500.0)
+    torch.save({"lightning_gen": {"iteration": 1}, "values": values}, tmp_path / "last.ckpt")
+    content = (tmp_path / "last.ckpt").read_bytes()
+    unnoticed_by_torch = 0
+    for place in range(11, len(content), len(content) // 150):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / "last.ckpt").write_bytes(flipped)
+        try:
+            assert torch.equal(read(tmp_path / "last.ckpt")["values"], values), place  # a byte that nobody reads
+        except UserError as error:
+            assert "last.ckpt" in str(error)
+            unnoticed_by_torch += "checksum" in str(error)
+    assert unnoticed_by_torch > 30
+
+
+def test_all_checkpoints_damaged(tmp_path):
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
+        (tmp_path / name).write_bytes(b"half")
+    with pytest.raises(UserError, match="truncated, damaged or no checkpoint$"):
+        read(tmp_path / "last.ckpt")

@@ -33,11 +33,7 @@ class LocalLauncher(_SubprocessScriptLauncher):
             self._call_children_scripts()
             threading.Thread(target=_watch, args=(self.procs,), daemon=True, name="watch-of-ranks").start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
-        try:
-            return function(*args, **options)
-        except BaseException:
-            end(self.procs)
-            raise
+        return function(*args, **options)
 
 
 def end(processes: Sequence[subprocess.Popen[Any]], patience: float = GRACE) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
 import torch.distributed as dist
 
 from datamodules.errors import UserError
+from lightning_gen.cluster.local import LocalLauncher, end
 from lightning_gen.exits import RankLost
 
+DESCRIPTORS = "/proc/self/fd"
 WAIT = 4.0  # seconds that the others have to answer
 BROKEN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|tcpstore", re.IGNORECASE)
 
 
-@contextmanager
+@contextlib.contextmanager
 def of_this_rank(trainer: L.Trainer) -> Iterator[None]:
     """From here on an error is one of this rank, and a broken connection names those that broke it.
 
@@ -27,14 +32,17 @@ def of_this_rank(trainer: L.Trainer) -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        error.of_this_rank = True
-        raise
     except RuntimeError as error:
         if trainer.world_size > 1 and is_connection_error(error):
             folder = trainer.checkpoint_callback.folder.parent  # type: ignore[union-attr]  # ours
             raise rank_lost(trainer.global_rank, trainer.world_size, folder) from error
         raise
+    except UserError as error:
+        error.of_this_rank = True
+        raise
+    finally:
+        if sys.exc_info()[0] and isinstance(trainer.strategy.launcher, LocalLauncher):
+            end(trainer.strategy.launcher.procs)
 
 
 def is_connection_error(error: BaseException) -> bool:
@@ -72,8 +80,13 @@ def absent(rank: int, world: int) -> list[int]:
 
 
 def _hang_up() -> None:
-    """Close the connections, so that those who wait for this rank notice as well."""
-    try:
-        dist.destroy_process_group()
-    except (RuntimeError, ValueError, AssertionError):
-        return
+    """Close the connections to the other ranks, so that those who wait for this one notice as well.
+
+    Taking the process group down does not: gloo keeps them open until the process ends. The store's stays.
+    """
+    store = int(os.environ.get("MASTER_PORT", 0))
+    for descriptor in map(int, os.listdir(DESCRIPTORS) if os.path.isdir(DESCRIPTORS) else ()):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            ends = connection.getsockname(), connection.getpeername()
+            if connection.family in (socket.AF_INET, socket.AF_INET6) and store not in (end[1] for end in ends):
+                connection.shutdown(socket.SHUT_RDWR)

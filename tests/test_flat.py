@@ -1,0 +1,92 @@
+"""The flat all-reduce: means of gradients and statistics over two processes, as DistributedDataParallel gives them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from lightning_gen.checkpoints import read
+from lightning_gen.cluster.flat import FlatStrategy
+
+TWO_PROCESSES = """
+import json, os, sys, torch
+from torch import nn
+from lightning_gen.cluster.flat import FlatStrategy
+
+rank = int(sys.argv[1])
+os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[2])
+torch.distributed.init_process_group("gloo")
+strategy = FlatStrategy(parallel_devices=[torch.device("cpu")] * 2)
+strategy.cluster_environment = type("Environment", (), {"global_rank": lambda s: rank, "local_rank": lambda s: rank,
+    "world_size": lambda s: 2, "node_rank": lambda s: 0, "set_global_rank": lambda s, r: None,
+    "set_world_size": lambda s, w: None})()
+torch.manual_seed(rank)
+strategy.model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+strategy.configure_ddp()
+first = [p.tolist() for p in strategy.model.parameters()]
+weights = list(strategy.model.parameters())
+norm = strategy.model[1]
+norm.running_mean.fill_(float(rank))
+weights[0].grad = torch.full_like(weights[0], float(rank + 1))          # both ranks: mean 1.5
+weights[1].grad = torch.ones_like(weights[1]) if rank else None         # one rank only: 0.5
+strategy.average_gradients(weights)                                     # nobody has the others': they stay None
+print(json.dumps({"first": first, "grads": [None if p.grad is None else p.grad.flatten().tolist() for p in weights],
+    "mean": norm.running_mean.tolist(), "bytes": strategy.bytes_sent, "reductions": strategy.reductions}))
+"""
+
+
+@pytest.fixture(scope="module")
+def both():
+    command = [sys.executable, "-c", TWO_PROCESSES]
+    port = str(29_000 + os.getpid() % 1000)
+    ranks = [subprocess.Popen([*command, str(rank), port], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    output = [process.communicate(timeout=120)[0] for process in ranks]
+    assert all(process.returncode == 0 for process in ranks)
+    return [json.loads(text.splitlines()[-1]) for text in output]
+
+
+def test_all_ranks_start_from_the_first_ones_weights(both):
+    assert both[0]["first"] == both[1]["first"]
+
+
+def test_gradients_are_means_over_the_ranks(both):
+    for rank in both:
+        assert rank["grads"][0] == [1.5] * 6
+        assert rank["grads"][1] == [0.5] * 3, "a rank without a gradient counts as one of zero"
+        assert rank["grads"][2:] == [None] * 4, "what no rank has a gradient for, the optimizer must skip"
+
+
+def test_statistics_of_batch_norm_are_shared(both):
+    assert both[0]["mean"] == both[1]["mean"] == [0.5] * 3
+
+
+def test_one_reduction_of_known_size(both):
+    weights, statistics, flags = 6 + 3 + 3 + 3 + 3 + 1, 3 + 3, 6
+    assert both[0]["reductions"] == 1
+    assert both[0]["bytes"] == 4 * (weights + statistics + flags)
+
+
+@pytest.mark.parametrize("model", ["wgan-gp", "factor-vae"])
+def test_the_same_weights_as_lightnings_ddp(tmp_path, model):
+    """Bit by bit; the statistics of batch norms are better than the first rank's alone, and differ."""
+    command = [sys.executable, str(ROOT / "scripts/fit.py"), "--model", model, "--steps", "6", "--trainer.devices", "2"]
+    command += ["--trainer.accelerator", "cpu", "--val_every", "6", "--watch", "none"]
+    for strategy in ("flat", "ddp"):
+        options = ["--name", strategy, "--trainer.strategy", strategy]
+        done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    flat, ddp = (
+        read(tmp_path / f"tb_logs/{model}-digits-{strategy}/version_0/checkpoints/last.ckpt")["state_dict"]
+        for strategy in ("flat", "ddp")
+    )
+    assert all(torch.equal(value, ddp[name]) for name, value in flat.items() if "running_" not in name)
+
+
+def test_its_name_is_known_to_lightning():
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    assert isinstance(StrategyRegistry.get("flat"), FlatStrategy)

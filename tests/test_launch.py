@@ -1,0 +1,214 @@
+"""Who started a process, what is checked before anything is loaded, and what a restarted job goes on with."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from datamodules.errors import UserError
+from lightning_gen.cluster import again, preflight
+from lightning_gen.cluster.launch import Launch, detect, tasks_per_node
+from lightning_gen.cluster.local import how_it_ended
+from lightning_gen.cluster.lost import is_connection_error
+from lightning_gen.cluster.slurm import SlurmTasks, requeue
+from lightning_gen.cluster.strategies import choose, environment
+
+STEP = {
+    "SLURM_JOB_ID": "12",
+    "SLURM_STEP_ID": "0",
+    "SLURM_CLUSTER_NAME": "c",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_NTASKS": "4",
+}
+ELASTIC = {"TORCHELASTIC_RUN_ID": "run", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "TORCHELASTIC_RESTART_COUNT": "1"}
+
+
+def launch(kind="slurm", per_node=(2, 2), job="slurm c 12", attempt=0):
+    return Launch(kind, per_node, job, attempt)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, Launch("alone")),
+        ({"LOCAL_RANK": "1"}, Launch("child")),
+        (STEP, Launch("slurm", (2, 2), "slurm c 12", 0)),
+        ({**STEP, "SLURM_RESTART_COUNT": "2"}, Launch("slurm", (2, 2), "slurm c 12", 2)),
+        ({**STEP, "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}, Launch("slurm", (2, 2), "slurm c 10_3", 0)),
+        ({**STEP, "SLURM_PTY_PORT": "1234"}, Launch("alone", (), "slurm c 12", 0)),  # typed into a shell on a node
+        ({"SLURM_JOB_ID": "12", "SLURM_NTASKS": "1"}, Launch("alone", (), "slurm  12", 0)),
+        (ELASTIC, Launch("torchrun", (2, 2), "torchrun run", 1)),
+        ({**STEP, **ELASTIC}, Launch("torchrun", (2, 2), "torchrun run", 1)),  # torchrun under srun
+        (
+            {**ELASTIC, "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            Launch("torchrun", (2, 2), "torchrun a:1", 1),
+        ),
+    ],
+)
+def test_who_started_it(environ, expected):
+    assert detect(environ) == expected
+
+
+def test_tasks_per_node():
+    assert tasks_per_node("4(x2),1") == (4, 4, 1)
+    assert tasks_per_node("3") == (3,)
+
+
+def test_the_launcher_gives_the_numbers():
+    settled = preflight.settle({"devices": "auto", "accelerator": "cpu"}, launch(per_node=(2,)), STEP)
+    assert (settled["devices"], settled["num_nodes"]) == (2, 1)
+    assert preflight.settle({"devices": "0,1", "accelerator": "cpu"}, launch(per_node=(2,)), STEP)["devices"] == "0,1"
+    assert preflight.world_size(settled, launch(per_node=(2,))) == 2
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "expected"), [(3, 1, 3), ("3", 2, 6), ([0, 1], None, 2), ("0,1,", 1, 2), (None, None, 1)]
+)
+def test_the_size_of_the_world(devices, nodes, expected):
+    assert (
+        preflight.world_size({"devices": devices, "num_nodes": nodes, "accelerator": "cpu"}, Launch("alone"))
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "environ", "message"),
+    [
+        ({"devices": 2}, launch(per_node=(1,)), STEP, "--trainer.devices 2, but srun started 1 processes on each node"),
+        ({"devices": [0]}, launch(per_node=(2,)), STEP, "--trainer.devices 1, but srun started 2"),
+        ({"num_nodes": 2}, launch(per_node=(2,)), STEP, "--trainer.num_nodes 2, but srun started 1 nodes"),
+        ({"devices": 4}, launch("torchrun", (2,)), ELASTIC, "give torchrun --nproc-per-node=4"),
+        ({}, launch(), {**STEP, "SLURM_JOB_NAME": "bash"}, "named 'bash', which Lightning takes for a shell"),
+        ({}, launch(), {**STEP, "SLURM_JOB_NAME": "interactive"}, "named 'interactive'"),
+        ({}, launch(per_node=(2, 1)), STEP, "2, 1 processes on the nodes"),
+        ({}, Launch("alone"), {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}, "start it with srun"),
+        ({"num_nodes": 4}, Launch("alone"), {}, "started alone: start it on all nodes"),
+        ({}, launch(), {**STEP, "MASTER_ADDR": "no-such-name.invalid"}, "'no-such-name.invalid' is unknown"),
+        ({}, launch("torchrun"), {**ELASTIC, "MASTER_ADDR": "127.0.0.1"}, "each would wait for itself"),
+        ({"devices": "x"}, Launch("alone"), {}, "devices 'x' is no number"),
+        ({"accelerator": "gpu"}, launch(per_node=(1000,)), STEP, "1000 processes on .* but each sees"),
+    ],
+)
+def test_mistakes_of_a_start(options, where, environ, message):
+    with pytest.raises(UserError, match=message):
+        preflight.world_size(preflight.settle({"accelerator": "cpu", **options}, where, environ), where)
+
+
+def test_a_name_that_no_other_node_reaches(monkeypatch):
+    """As in /etc/hosts of Debian, where the own name stands for 127.0.1.1."""
+    monkeypatch.setattr(preflight, "_address", lambda name: "10.0.0.1" if name == "n1" else "127.0.1.1")
+    monkeypatch.setattr(preflight.torch.cuda, "is_available", lambda: False)
+    environ = {**STEP, "MASTER_ADDR": "n1"}
+    with pytest.raises(UserError, match=r"stands for 127.0.1.1.*GLOO_SOCKET_IFNAME") as error:
+        preflight.settle({"accelerator": "cpu"}, launch(), environ)
+    assert error.value.of_this_rank
+    preflight.settle({"accelerator": "cpu"}, launch(), {**environ, "GLOO_SOCKET_IFNAME": "eth0"})
+
+
+def test_a_foreign_requeue_file(tmp_path):
+    preflight.check_folders(tmp_path)
+    (tmp_path / "hpc_ckpt_3.ckpt").touch()
+    with pytest.raises(UserError, match=r"hpc_ckpt_3.ckpt is a checkpoint of Lightning's requeue"):
+        preflight.check_folders(tmp_path)
+
+
+def test_two_steps_of_a_job_have_two_ports(monkeypatch):
+    ports = set()
+    for step in ("0", "1"):
+        for name, value in {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": step, "SLURM_NTASKS": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("MASTER_PORT", raising=False)
+        ports.add(SlurmTasks().main_port)
+        monkeypatch.delenv("MASTER_PORT")
+    assert len(ports) == 2 and all(15_000 <= port < 25_000 for port in ports)
+
+
+def test_requeue_says_why_it_could_not(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "No such file" in requeue()
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'not allowed' >&2\nexit 1\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    assert requeue() == "not allowed"
+
+
+def test_the_strategy_follows_from_the_players():
+    assert choose(None, 2, None).strategy_name == "flat"
+    assert choose("ddp", 2, 60)._ddp_kwargs == {"find_unused_parameters": True}
+    assert choose("ddp", 1, 60)._timeout.total_seconds() == 60
+    assert choose("ddp_spawn", 1, None) == "ddp_spawn"
+
+
+def test_the_environment(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert environment(Launch("alone"), {}) is None
+    assert type(environment(launch(), {})).__name__ == "SlurmTasks"
+    assert environment(launch(), {"plugins": ["lightning.fabric.plugins.environments.MPIEnvironment"]}) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert type(environment(Launch("alone"), {})).__name__ == "LightningEnvironment"
+
+
+def run_folder(root, version, job, **config):
+    folder = root / "vae-digits" / f"version_{version}"
+    folder.mkdir(parents=True)
+    whole = {"preset": "vae", "dataset": "digits", "model": {}, "data": {}, "seed": 0, "trainer": {}, **config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole))
+    again.remember(folder, launch(job=job))
+    return folder, whole
+
+
+def test_a_restarted_job_finds_its_run(tmp_path):
+    run_folder(tmp_path, 0, "slurm c 12", seed=1)  # another experiment of the same job
+    mine, config = run_folder(tmp_path, 1, "slurm c 12")
+    run_folder(tmp_path, 2, "slurm c 13")  # the same experiment of another job
+    (tmp_path / "vae-digits" / "version_3").mkdir()
+    (tmp_path / "vae-digits" / "version_3" / "job.json").write_text("{")  # half-written
+    assert again.earlier_attempt(config, launch(attempt=1), tmp_path) == mine
+    assert again.earlier_attempt({**config, "trainer": {"devices": 2}}, launch(attempt=1), tmp_path) == mine
+    assert again.earlier_attempt(config, launch(), tmp_path) is None, "not restarted"
+    assert again.earlier_attempt({**config, "seed": 2}, launch(attempt=1), tmp_path) is None
+    assert again.earlier_attempt(config, launch(job="slurm c 99", attempt=1), tmp_path) is None
+
+
+def test_what_goes_on_unasked_takes_a_good_checkpoint(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert again.last_good(tmp_path) == (None, "")
+    for name in ("last.ckpt", "previous.ckpt"):
+        torch.save({"lightning_gen": {"iteration": 1}}, folder / name)
+    assert again.last_good(tmp_path) == (folder / "last.ckpt", "")
+    (folder / "last.ckpt").write_bytes(b"half")
+    path, said = again.last_good(tmp_path)
+    assert path == folder / "previous.ckpt"
+    assert "last.ckpt is" in said and "going on from" in said
+    (folder / "previous.ckpt").write_bytes(b"half")
+    with pytest.raises(UserError, match="no other is good"):
+        again.last_good(tmp_path)
+
+
+def test_the_note_of_the_job(tmp_path):
+    again.remember(tmp_path, Launch("alone"))
+    assert not list(tmp_path.iterdir())
+    again.remember(tmp_path, launch())
+    assert json.loads((tmp_path / "job.json").read_text()) == {"job": "slurm c 12"}
+
+
+def test_how_a_process_ended():
+    assert how_it_ended(-9) == "was killed by SIGKILL"
+    assert how_it_ended(1) == "ended with status 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:545] Connection closed by peer [127.0.0.1]:5", True),
+        ("Timed out waiting 5000ms for recv operation to complete", True),
+        ("NCCL communicator was aborted on rank 1", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_broken_connection_is_told_from_a_fault_of_the_model(text, expected):
+    assert is_connection_error(RuntimeError(text)) is expected
+    assert not is_connection_error(ValueError(text))
