@@ -11,7 +11,7 @@ from lightning_gen.cluster import again, preflight
 from lightning_gen.cluster.launch import Launch, detect, tasks_per_node
 from lightning_gen.cluster.local import how_it_ended
 from lightning_gen.cluster.lost import is_connection_error
-from lightning_gen.cluster.slurm import SlurmTasks, requeue
+from lightning_gen.cluster.slurm import SlurmTasks, preempted, requeue
 from lightning_gen.cluster.strategies import choose, environment
 
 STEP = {
@@ -132,6 +132,24 @@ def test_requeue_says_why_it_could_not(monkeypatch, tmp_path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'not allowed' >&2\nexit 1\n")
     (tmp_path / "scontrol").chmod(0o755)
     assert requeue() == "not allowed"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("Requeue=1 Restarts=0\\n PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T01:00:00", True),
+        ("Requeue=1 Restarts=0\\n PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None", False),
+        ("Requeue=0 Restarts=0\\n PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T01:00:00", False),
+        ("", False),
+    ],
+)
+def test_preemption_is_told_from_scancel(monkeypatch, tmp_path, shown, expected):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not preempted(), "no scontrol"
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\nprintf '{shown}'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    assert preempted() is expected
 
 
 def test_the_strategy_follows_from_the_players():

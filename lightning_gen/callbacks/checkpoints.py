@@ -17,7 +17,7 @@ from datamodules.errors import unknown
 from lightning_gen.checkpoints import BEST, LAST
 from lightning_gen.cluster.launch import detect
 from lightning_gen.cluster.signals import STOP, WARNING, Signals
-from lightning_gen.cluster.slurm import requeue
+from lightning_gen.cluster.slurm import preempted, requeue
 from lightning_gen.exits import Stopped
 from lightning_gen.module import GenerativeModule
 from lightning_gen.speed import block_of
@@ -136,14 +136,15 @@ class Checkpoints(Checkpoint):
         return max(1, min(most, int(seconds / max(per_iteration, 1e-6))))
 
     def _requeued(self, trainer: L.Trainer, signum: int) -> bool:
-        """After the warning of Slurm that the time is nearly up: whether the job is in the queue again."""
-        if signum != getattr(signal, WARNING, 0) or not detect().job.startswith("slurm"):
+        """Under Slurm, before the time limit and when preempted: whether the job is in the queue again."""
+        if not detect().job.startswith("slurm"):
             return False
-        reason = requeue() if trainer.is_global_zero else ""
+        wanted = trainer.is_global_zero and (signum == getattr(signal, WARNING, 0) or preempted())
+        reason = requeue() if wanted else ""
         trainer.strategy.barrier()  # nobody leaves before, because the first to leave may end the others
         if reason:
             print(f"the job could not be put back into the queue: {reason}", flush=True)
-        return not reason
+        return wanted and not reason
 
     # State
 

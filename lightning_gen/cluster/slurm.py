@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 
 from lightning.fabric.plugins.environments import SLURMEnvironment
@@ -42,14 +43,29 @@ class SlurmTasks(SLURMEnvironment):
         """Done by the preflight."""
 
 
+def preempted() -> bool:
+    """Whether Slurm takes the nodes for a more urgent job and would put this one back into the queue.
+
+    It does so only to jobs that it must kill: one that saves and ends by itself is a finished job.
+    """
+    done, text = _scontrol("show", "job", slurm_id())
+    found = re.search(r"\bPreemptTime=(\S+)", text)
+    return done and found is not None and found.group(1) not in ("None", "N/A") and "Requeue=1" in text
+
+
 def requeue() -> str:
     """Put this job back into the queue; Slurm ends it then.
 
     Returns:
         why it could not be done, "" if it was.
     """
+    done, text = _scontrol("requeue", slurm_id())
+    return "" if done else " ".join(text.split())
+
+
+def _scontrol(*arguments: str) -> tuple[bool, str]:
     try:
-        done = subprocess.run(["scontrol", "requeue", slurm_id()], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout).split())
+        return False, str(error)
+    return done.returncode == 0, done.stdout if done.returncode == 0 else done.stderr
