@@ -253,12 +253,13 @@ TWO = """
 import sys, json, torch
 import lightning as L
 sys.path[:0] = [{tests!r}]
+from lightning_gen.cluster.flat import FlatStrategy
 from test_gan import ROWS, of
 
 def weights(name, devices):
     model, data = of(ROWS[name])
     model.log_every = 1000
-    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    strategy = FlatStrategy() if devices > 1 else "auto"
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     run = L.Trainer(max_steps=6, limit_val_batches=0, accelerator="cpu", devices=devices, strategy=strategy,
                     use_distributed_sampler=False, **quiet)
