@@ -121,3 +121,27 @@ class Translates(Protocol):
 
     def translate(self, x: Tensor, direction: str = "a2b") -> Tensor:
         """x (B, *shape) in [-1, 1], of any size that fits the stride -> (B, *shape_b) in [-1, 1]."""
+
+
+class TokenStream(Protocol):
+    """The distribution of a row of tokens, one token after the other, for a fixed block of n rows."""
+
+    def next(self, previous: Tensor | None) -> Tensor:
+        """Tokens (n,) chosen last, None at the start -> logits (n, vocab) of the next, float32."""
+
+
+@runtime_checkable
+class Tokenises(Protocol):
+    """Encodes an example as a row of tokens, whose probabilities it knows."""
+
+    tokens_shape: tuple[int, ...]  # how the L tokens are arranged: (h, w), (levels, h, w), or (L,) for vectors
+    vocab: int  # values of a token
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """x (B, *shape) in the range of the data -> (B, L) int64."""
+
+    def from_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) -> (B, *shape) in the range of the data."""
+
+    def token_stream(self, n: int, y: Tensor | None = None) -> TokenStream:
+        """The prior of n rows, one token at a time, in classes y (n,); None: without a class."""

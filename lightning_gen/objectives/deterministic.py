@@ -1,5 +1,6 @@
 """Terms of autoencoders whose code is not random.
 
+van den Oord et al. 2017, "Neural Discrete Representation Learning", https://arxiv.org/abs/1711.00937
 Ghosh et al. 2020, "From Variational to Deterministic Autoencoders", https://arxiv.org/abs/1903.12436
 """
 
@@ -21,3 +22,11 @@ def decoder(s: Step) -> Tensor:
     assert s.decoder is not None
     squares = [p.square().sum() for p in s.decoder.parameters()]
     return 0.5 * torch.stack(squares).sum().expand(len(s.z))
+
+
+def commitment(s: Step) -> Tensor:
+    """|z_e - sg(q)|^2, which keeps the encoder near its codes (van den Oord et al. 2017, equation 3), (B,).
+
+    ``mean`` is what the encoder gave, ``z`` what the quantiser made of it.
+    """
+    return (s.mean - s.z.detach()).square().flatten(1).sum(1)

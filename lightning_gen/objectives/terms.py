@@ -30,6 +30,7 @@ CODE_TERMS: dict[str, Term] = {  # of autoencoders whose code is not random
     "code": deterministic.code,
     "decoder": deterministic.decoder,
 }
+QUANTIZED_TERMS: dict[str, Term] = {"commitment": deterministic.commitment}  # of those whose code is tokens
 
 
 class Weighted(NamedTuple):

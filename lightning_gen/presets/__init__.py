@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datamodules.errors import unknown
-from lightning_gen.presets import gan, translation, vae
+from lightning_gen.presets import gan, translation, vae, vq
 from lightning_gen.presets.row import Preset
 
-PRESETS: dict[str, Preset] = {**vae.ROWS, **gan.ROWS, **translation.ROWS}
+PRESETS: dict[str, Preset] = {**vae.ROWS, **gan.ROWS, **translation.ROWS, **vq.ROWS}
 
 
 def preset(name: str) -> Preset:
