@@ -1,0 +1,1 @@
+"""Entropy coding of examples under a trained model: see docs/compression.md."""

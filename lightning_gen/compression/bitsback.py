@@ -1,0 +1,186 @@
+"""Lossless coding with a VAE: bits-back, Townsend et al. 2019, arXiv:1901.04866 (after Hinton and van Camp 1993).
+
+    for each example:  pop z ~ q(z|x)      push x under p(x|z)      push z under p(z)               (section 2.3)
+    length = -log p(x|z) - log p(z) + log q(z|x),  on average -ELBO
+
+z lies on a grid of step d in [-8, 8): q and p are the masses of its cells, x is decoded from their centres. The bits
+that choose the first z are the ground of the stack; later ones are those of the examples before. The networks see the
+examples in blocks, which is why several z are popped before the first x is pushed: a block of n takes n times the bits.
+So blocks grow from single examples on, with what is in the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from lightning_gen.compression.coder import Coder, Settings, damaged
+from lightning_gen.compression.pixels import Pixels, pixels_of
+from lightning_gen.compression.stack import Stack, library
+from lightning_gen.objectives.priors import Normal
+from lightning_gen.protocols import Posterior
+
+REACH = 8  # the grid covers z in [-REACH, REACH)
+FINEST, COARSEST = 10, 4
+RAMP = 8  # a block holds at most one RAMP-th of the examples before it
+PRECISION = 24  # bits: the most that one symbol takes
+
+
+@runtime_checkable
+class Decodable(Posterior, Protocol):
+    """Has what bits-back coding needs beside the posterior."""
+
+    likelihood: Any
+    prior: Any
+    latent_dim: int
+
+    def output(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z (B, Z) -> the decoder's output (B, *params), as the likelihood reads it."""
+
+
+class Grid:
+    """Cells of z, of width 2^-bits."""
+
+    def __init__(self, bits: int) -> None:
+        self.step = 2.0**-bits
+        self.last = REACH * 2**bits - 1
+        self.family = library().stream.model.QuantizedGaussian(-self.last - 1, self.last)
+
+    def posterior(self, mean: Tensor, log_var: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and log-variance (n, Z) -> means and standard deviations in cells, float64."""
+        mean = (mean.double() / self.step).clamp(-self.last - 1, self.last)
+        return mean.numpy(), (torch.exp(0.5 * log_var.double()) / self.step).clamp(1e-2, 1e6).numpy()
+
+    def prior(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same of N(0, I), (count,)."""
+        return np.zeros(count), np.full(count, 1 / self.step)
+
+    def centre(self, cells: np.ndarray) -> Tensor:
+        """Cells (n, Z) -> z."""
+        return torch.from_numpy(cells * self.step).float()
+
+
+class BitsBack(Coder):
+    """Codes the levels of x with a VAE.
+
+    Args:
+        model: a VAE with a Gaussian posterior, N(0, I) as prior, and a likelihood of levels, in eval mode on the CPU.
+
+    Raises:
+        UserError: the model is another one; says why.
+    """
+
+    name = "bits-back"
+    lossless = True
+    usual_block: ClassVar[int] = 64
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.pixels = model, check(model)
+
+    def symbols(self, x: Tensor, block: int) -> Tensor:
+        """x (n, *shape) in the range of the data -> levels uint8."""
+        return self.pixels.to_levels(x)
+
+    def examples(self, symbols: Tensor, block: int) -> Tensor:
+        """Levels -> x."""
+        return self.pixels.to_x(symbols)
+
+    def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:
+        bits = self._grid_bits(symbols, block)
+        grid, stack, width = Grid(bits), Stack(), self.model.latent_dim
+        for here in blocks(len(symbols), block):
+            levels = symbols[here]
+            means, deviations = grid.posterior(*self._posterior(levels))
+            cells = []
+            for mean, deviation in zip(means, deviations, strict=True):
+                stack.reserve(PRECISION * width)
+                cells.append(stack.pop(grid.family, mean, deviation))
+            outs = self._outputs(grid, cells)
+            for level, out in zip(levels, outs, strict=True):
+                self.pixels.push(stack, level, out)
+            for cell in cells:
+                stack.push(cell, grid.family, *grid.prior(width))
+        return stack.words(), {"grid": bits, "ground": stack.depth}
+
+    def decode(self, words: np.ndarray, count: int, block: int, settings: Settings) -> Tensor:
+        bits = settings.get("grid")
+        if not isinstance(bits, int) or not COARSEST <= bits <= FINEST:
+            raise damaged(f"it tells of a grid of 2^-{bits}")
+        grid, stack, width = Grid(bits), Stack(words), self.model.latent_dim
+        parts: list[Tensor] = []
+        for here in reversed(list(blocks(count, block))):
+            n = here.stop - here.start
+            cells = [stack.pop(grid.family, *grid.prior(width)) for _ in range(n)][::-1]
+            outs = self._outputs(grid, cells)
+            rows = [self.pixels.pop(stack, outs[k]) for k in reversed(range(n))][::-1]
+            levels = torch.stack(rows).unflatten(1, self.model.spec.shape)  # (n, D) -> (n, *shape)
+            means, deviations = grid.posterior(*self._posterior(levels))
+            for k in reversed(range(n)):
+                stack.push(cells[k], grid.family, means[k], deviations[k])
+            parts.append(levels)
+        if not stack.is_ground() or len(stack.words()) != settings.get("ground"):
+            raise damaged("what is left after decoding is not the ground on which it was coded")
+        return torch.cat(parts[::-1])
+
+    def bound(self, symbols: Tensor, block: int) -> float:
+        """-ELBO in bits, of all examples together, for one draw of each z."""
+        total = 0.0
+        for start in range(0, len(symbols), block):
+            x = self.pixels.to_x(symbols[start : start + block])
+            log_px, kl = self.model.elbo(x, numbers=list(range(start, start + len(x))))
+            total += float((kl.double() - log_px.double()).sum())
+        return total / float(np.log(2))
+
+    def _outputs(self, grid: Grid, cells: list[np.ndarray]) -> Tensor:
+        """The decoder's outputs (n, *params), in one memory order, on which the last digits of what follows depend."""
+        return self.model.output(grid.centre(np.stack(cells))).contiguous()
+
+    def _posterior(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.model.posterior(self.pixels.to_x(levels))
+        if not (mean.isfinite().all() and log_var.isfinite().all()):
+            raise UserError("the encoder gives values that are not finite: this model has diverged, or is damaged")
+        return mean, log_var
+
+    def _grid_bits(self, symbols: Tensor, block: int) -> int:
+        """The coarsest grid whose step is at most half of nearly every standard deviation of the posterior.
+
+        A finer one would cost too: each cell has a mass of at least 2^-24, which a posterior gives to far-off ones.
+        """
+        log_var = torch.cat([self._posterior(part)[1] for part in symbols[:256].split(block)])
+        narrow = float(torch.exp(0.5 * log_var.flatten().double()).quantile(0.02))
+        return int(np.clip(np.ceil(-np.log2(max(narrow, 1e-9) / 2)), COARSEST, FINEST))
+
+
+def blocks(count: int, most: int) -> Iterator[slice]:
+    """Consecutive rows that the networks see together, growing from one example to ``most``; a part of the format."""
+    done = 0
+    while done < count:
+        n = min(most, max(1, done // RAMP), count - done)
+        yield slice(done, done + n)
+        done += n
+
+
+def check(model: Any) -> Pixels:
+    """The coder of the pixels of a model that bits-back coding can take.
+
+    Raises:
+        UserError: it cannot take it; says why.
+    """
+    name = type(model).__name__
+    if not isinstance(model, Posterior):
+        raise UserError(f"{name} has no Gaussian posterior q(z|x) of one code: take a VAE, such as vae or vae-mnist")
+    if not isinstance(model, Decodable) and getattr(model, "likelihood", None) is not None:
+        raise UserError(f"{name} has more than one layer of latents, and coded is a single z: take a VAE, such as vae")
+    if not isinstance(model, Decodable):
+        raise UserError(f"{name} has no likelihood p(x|z), so its code is no code of x: take a VAE, such as vae")
+    if getattr(model, "classes", 0):
+        raise UserError(f"{name} is conditional: it would need the class of each example to decode it; take vae")
+    if not isinstance(model.prior, Normal):
+        prior = type(model.prior).__name__
+        raise UserError(f"prior {prior} does not fall apart into dimensions, which bits-back codes here: take normal")
+    return pixels_of(model.likelihood, model.spec.values)  # type: ignore[attr-defined]

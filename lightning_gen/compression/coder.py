@@ -1,0 +1,62 @@
+"""What the two ways of coding share: symbols in, words out, and the same symbols again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from datamodules.errors import UserError
+
+Settings = dict[str, int]  # what decoding needs besides the words, as plain numbers
+
+
+def damaged(reason: str) -> UserError:
+    """The error for words that do not decode."""
+    return UserError(
+        f"the file does not decode: {reason}. Networks give the same bits only on the same kind of processor, with the "
+        "same version of torch"
+    )
+
+
+class Coder(ABC):
+    """Turns symbols into words under a model, and back.
+
+    Blocks of examples pass the networks together, in both directions the same ones: one by one their outputs differ by
+    1e-5, and what was coded would be lost.
+    """
+
+    name: ClassVar[str]  # in the file's header
+    lossless: ClassVar[bool]
+    usual_block: ClassVar[int]  # examples in one pass, at most
+    model: Any
+
+    @abstractmethod
+    def symbols(self, x: Tensor, block: int) -> Tensor:
+        """x (n, *shape) in the range of the data -> what is coded of it, whole numbers (n, ...).
+
+        Raises:
+            UserError: x cannot be coded.
+        """
+
+    @abstractmethod
+    def examples(self, symbols: Tensor, block: int) -> Tensor:
+        """What ``symbols`` gave -> x (n, *shape)."""
+
+    @abstractmethod
+    def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:
+        """Symbols (n, ...) -> words uint32, and settings for ``decode``."""
+
+    @abstractmethod
+    def decode(self, words: np.ndarray, count: int, block: int, settings: Settings) -> Tensor:
+        """The symbols of ``count`` examples.
+
+        Raises:
+            UserError: the words are not those of an encoder with this model and block.
+        """
+
+    @abstractmethod
+    def bound(self, symbols: Tensor, block: int) -> float:
+        """Bits that the model promises for these symbols together."""

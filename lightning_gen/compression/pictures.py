@@ -1,0 +1,138 @@
+"""Picture files that are coded, value for value, and those that are written of what was decoded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.image_files import list_images
+from datamodules.images import kind_of, opened
+from datamodules.pixels import to_float
+from datamodules.spec import DataSpec
+from lightning_gen.compression.container import is_plain
+from lightning_gen.images import save_png
+from lightning_gen.render import to_uint8
+
+ARRAY = "examples.npy"  # of examples without names
+
+
+def files_of(given: Sequence[Path]) -> list[Path]:
+    """Files, and all pictures below folders.
+
+    Raises:
+        UserError: one is not there, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for path in given:
+        if not path.exists():
+            raise UserError(f"no picture and no folder at {path}")
+        found += [path / name for name in list_images(path)] if path.is_dir() else [path]
+    return found
+
+
+def read_pictures(paths: Sequence[Path], spec: DataSpec) -> Tensor:
+    """Pictures of exactly the model's size -> x (n, C, H, W) as it reaches the model, in [-1, 1].
+
+    Raises:
+        UserError: one cannot be read, or could not come back as it is.
+    """
+    if spec.kind != "image" or spec.shape[0] not in (1, 3):
+        raise UserError(f"the model is of {spec.kind} data of shape {spec.shape}, not of pictures: give --split test")
+    x = to_float(torch.from_numpy(np.stack([_read(path, spec) for path in paths])), "uint8")
+    return x
+
+
+def _read(path: Path, spec: DataSpec) -> np.ndarray:
+    """One picture (C, H, W) uint8."""
+    channels, height, width = spec.shape
+    try:
+        with Image.open(path) as file:
+            kind, frames = kind_of(file), getattr(file, "n_frames", 1)
+        image = opened(path)
+    except Exception as error:  # Pillow's decoders raise anything on broken files
+        raise UserError(f"cannot read {path} as a picture: {error}") from None
+    if kind not in ("", "grey") or frames > 1:
+        what = f"{frames} pictures in one" if frames > 1 else kind
+        raise UserError(f"{path} is {what}: coded are pictures of 8 bits, grey or RGB, without transparency")
+    if (image.height, image.width) != (height, width):
+        sizes = f"{image.height}x{image.width} (height x width), the model codes {height}x{width}"
+        raise UserError(f"{path} has {sizes}: give pictures of that size, as a resized one would not come back")
+    array = np.array(image.convert("RGB"))  # (H, W, 3); exact for grey pictures too
+    if channels == 1 and not (array == array[:, :, :1]).all():
+        raise UserError(f"{path} is in colour, and the model codes grey pictures")
+    if spec.values == "binary" and not np.isin(array, (0, 255)).all():
+        raise UserError(f"{path} has values between black and white, and the model codes 0 and 255 alone")
+    return array[:, :, :channels].transpose(2, 0, 1)
+
+
+def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
+    """A name for each result: that of its original, numbered where two are equal (but for case).
+
+    Raises:
+        UserError: one cannot be a file's name everywhere.
+    """
+    stems = [path.stem for path in paths]
+    if len({stem.lower() for stem in stems}) < len(stems):
+        stems = [f"{k:0{len(str(len(stems) - 1))}d}_{stem}" for k, stem in enumerate(stems)]
+    for path, stem in zip(paths, stems, strict=True):
+        if not is_plain(stem):
+            raise UserError(f"{path}: its name cannot be kept in the file: rename it, without leading dot or \\")
+    return tuple(stems)
+
+
+def check_free(folder: Path) -> None:
+    """Whether results may go to a folder.
+
+    Raises:
+        UserError: there is something already.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: give a new or empty folder, --out DIR")
+
+
+def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path) -> None:
+    """Pictures NAME.png, or one array of the examples where they have no names; the folder appears with all of them.
+
+    Args:
+        x: (n, *shape) in the range of the data.
+        names: of the n examples, or none.
+        spec: of the model.
+        folder: new or empty.
+    """
+    check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        if names:
+            for name, picture in zip(names, to_uint8(x), strict=True):
+                save_png(picture, part / f"{name}.png")
+        else:
+            np.save(part / ARRAY, stored(x, spec))
+        part.chmod(0o777 & ~_umask())
+        if folder.exists():
+            folder.rmdir()
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def stored(x: Tensor, spec: DataSpec) -> np.ndarray:
+    """x as data sets store it: uint8 for "uint8" (0..255) and "binary" (0, 255), floats in [0, 1] for "unit"."""
+    if spec.values in ("uint8", "binary"):
+        return to_uint8(x).numpy()
+    return (x.float() + 1).div(2).numpy() if spec.values == "unit" else x.float().numpy()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,83 @@
+"""A last-in, first-out entropy coder on a ground of random bits, which are counted and never run out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from datamodules.errors import UserError
+from lightning_gen.compression.coder import damaged
+
+SEED = 20190115  # of the ground: a part of the format
+MARGIN = 96  # bits: constriction's coder is only reversible while more than its head of 64 bits is full
+START = 8  # words of the ground at first
+
+
+def library() -> Any:
+    """The package constriction, which does the arithmetic.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import constriction  # here: an optional extra
+    except ImportError as error:
+        raise UserError(
+            "compression needs the package constriction: pip install constriction, or pip install -e .[compress]"
+        ) from error
+    return constriction
+
+
+def ground(count: int) -> np.ndarray:
+    """The first ``count`` words of a fixed random stream, uint32, with the first one on top (at the end)."""
+    words = np.random.PCG64(SEED).random_raw(count) & 0xFFFFFFFF  # a bit generator's stream is fixed in NumPy
+    return words.astype(np.uint32)[::-1]
+
+
+class Stack:
+    """Symbols are pushed and popped under models of constriction; popping what was not pushed draws random symbols.
+
+    constriction gives symbols in silence, and loses information, where a stack is empty. So ``reserve`` puts more of
+    the ground below what is there before that happens; the ground is a part of the compressed words.
+
+    Args:
+        words: what ``words`` of another stack gave; None to begin.
+
+    Raises:
+        UserError: no stack gave these words.
+    """
+
+    def __init__(self, words: np.ndarray | None = None) -> None:
+        self._new = library().stream.stack.AnsCoder
+        self.depth = START if words is None else 0  # words of the ground that were put in here
+        try:
+            self._coder = self._new(ground(START) if words is None else words)
+        except ValueError as error:
+            raise damaged(str(error).splitlines()[0]) from error
+
+    def reserve(self, bits: int) -> None:
+        """See to it that so many bits can be popped."""
+        missing = bits + MARGIN - self._coder.num_valid_bits()
+        if missing > 0:
+            more = -(-missing // 32)
+            below = ground(self.depth + more)[:more]
+            self._coder = self._new(np.concatenate([below, self._coder.get_compressed()]))
+            self.depth += more
+
+    def push(self, symbols: np.ndarray, family: Any, *parameters: np.ndarray) -> None:
+        """Put int32 symbols (n,) on top, each under the model of its parameters (n,) or (n, K); the first is on top."""
+        self._coder.encode_reverse(symbols, family, *parameters)
+
+    def pop(self, family: Any, *parameters: np.ndarray) -> np.ndarray:
+        """Take int32 symbols (n,) off the top: those of the last ``push`` with these parameters."""
+        return self._coder.decode(family, *parameters)
+
+    def words(self) -> np.ndarray:
+        """All that is in it, uint32."""
+        return self._coder.get_compressed()
+
+    def is_ground(self) -> bool:
+        """Whether nothing but the ground is left, as after popping all that was pushed."""
+        words = self.words()
+        return np.array_equal(words, ground(len(words)))

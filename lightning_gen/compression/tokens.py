@@ -1,0 +1,105 @@
+"""Lossy coding: the tokens of an example under their prior, with constriction's range coder (first in, first out)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from lightning_gen.compression.coder import Coder, Settings, damaged
+from lightning_gen.compression.stack import library
+from lightning_gen.protocols import Tokenises
+
+
+class TokenCoder(Coder):
+    """Codes the tokens of x, one place after the other for a block of examples at once.
+
+    Encoder and decoder walk the same stream of the prior with the same block, so their probabilities are the same bits.
+
+    Args:
+        model: of protocol ``Tokenises``, in eval mode on the CPU.
+    """
+
+    name = "tokens"
+    lossless = False
+    usual_block: ClassVar[int] = 256
+
+    def __init__(self, model: Tokenises) -> None:
+        self.model = model
+        self.length = math.prod(model.tokens_shape)
+
+    def symbols(self, x: Tensor, block: int) -> Tensor:
+        """x (n, *shape) in the range of the data -> tokens (n, L) int64."""
+        return torch.cat([self.model.tokens(part) for part in x.split(block)])
+
+    def examples(self, symbols: Tensor, block: int) -> Tensor:
+        """Tokens -> x (n, *shape), as near as they tell."""
+        return torch.cat([self.model.from_tokens(part) for part in symbols.split(block)])
+
+    def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:
+        encoder = library().stream.queue.RangeEncoder()
+        family = _family()
+        for part in symbols.split(block):
+            for tokens, table in zip(part.unbind(1), self._tables(part), strict=True):
+                encoder.encode(tokens.numpy().astype(np.int32), family, table)
+        return encoder.get_compressed(), {"length": self.length}
+
+    def decode(self, words: np.ndarray, count: int, block: int, settings: Settings) -> Tensor:
+        if settings.get("length") != self.length:
+            raise damaged(f"it holds rows of {settings.get('length')} tokens, the model makes {self.length}")
+        decoder, family = library().stream.queue.RangeDecoder(words), _family()
+        parts = []
+        for start in range(0, count, block):
+            n = min(block, count - start)
+            stream = self.model.token_stream(n)
+            tokens: list[Tensor] = []
+            for _ in range(self.length):
+                table = probabilities(stream.next(tokens[-1] if tokens else None))
+                tokens.append(torch.from_numpy(_drawn(decoder, family, table)).long())
+            parts.append(torch.stack(tokens, 1))  # (n, L)
+        if not decoder.maybe_exhausted():
+            raise damaged("there is more in it than the tokens of its examples")
+        return torch.cat(parts)
+
+    def bound(self, symbols: Tensor, block: int) -> float:
+        """-log p(tokens) in bits, of all examples together."""
+        nats = 0.0
+        for part in symbols.split(block):
+            for tokens, table in zip(part.unbind(1), self._tables(part), strict=True):
+                chosen = np.take_along_axis(table, tokens.numpy()[:, None], 1).astype(np.float64)
+                nats -= float(np.log(np.maximum(chosen, 2.0**-24)).sum())
+        return nats / math.log(2)
+
+    def _tables(self, tokens: Tensor) -> Iterator[np.ndarray]:
+        """Probabilities (n, vocab) of each token of the rows (n, L), given those before."""
+        stream = self.model.token_stream(len(tokens))
+        for k in range(tokens.shape[1]):
+            yield probabilities(stream.next(tokens[:, k - 1] if k else None))
+
+
+def probabilities(logits: Tensor) -> np.ndarray:
+    """Logits (n, vocab) -> float32 probabilities.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    table = logits.float().softmax(1)
+    if not table.isfinite().all():
+        raise UserError("the prior gives values that are not finite: this model has diverged, or is damaged")
+    return table.contiguous().numpy()
+
+
+def _family() -> Any:
+    return library().stream.model.Categorical(perfect=False)
+
+
+def _drawn(decoder: Any, family: Any, table: np.ndarray) -> np.ndarray:
+    try:
+        return decoder.decode(family, table)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise damaged(str(error).splitlines()[0] if str(error) else "no token fits") from error
