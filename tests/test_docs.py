@@ -11,18 +11,33 @@ from conftest import ROOT
 from PIL import Image
 
 import datamodules
-from lightning_gen import benchmark, cli, compare, evaluate, fit, reconstruct, runs, sample, train_extractor, translate
+from lightning_gen import (
+    benchmark,
+    cli,
+    compare,
+    compress,
+    evaluate,
+    fit,
+    rate_distortion,
+    reconstruct,
+    runs,
+    sample,
+    train_extractor,
+    translate,
+)
 from lightning_gen.augment import AUGMENTATIONS
 from lightning_gen.evaluation import report
 from lightning_gen.models.choices import CONDITIONS
+from lightning_gen.models.vqvae import CODERS
 from lightning_gen.networks import NETWORKS, TRANSLATORS
+from lightning_gen.networks.quantizer import QUANTIZERS
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.estimators import ESTIMATORS
 from lightning_gen.objectives.generator import GENERATOR_TERMS
 from lightning_gen.objectives.likelihood import LIKELIHOODS
 from lightning_gen.objectives.penalties import PENALTIES
 from lightning_gen.objectives.priors import PRIORS
-from lightning_gen.objectives.terms import CODE_TERMS, TERMS
+from lightning_gen.objectives.terms import CODE_TERMS, QUANTIZED_TERMS, TERMS
 from lightning_gen.objectives.translation import EXCHANGE_TERMS
 from lightning_gen.presets import PRESETS
 from lightning_gen.samplers import SAMPLERS
@@ -31,15 +46,17 @@ from lightning_gen.stability import VERDICTS
 READMES = ("README.md", "README.zh-CN.md")
 PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 OWN = "docs/your-own.md"
-GAN_PAGE, VAE_PAGE, PAIR_PAGE = "docs/gan.md", "docs/vae.md", "docs/translation.md"
+GAN_PAGE, VAE_PAGE, PAIR_PAGE, VQ_PAGE = "docs/gan.md", "docs/vae.md", "docs/translation.md", "docs/vq.md"
 FAMILIES = {  # module of a preset's model -> its page; all others are of the VAEs
     "lightning_gen.models.gan": GAN_PAGE,
+    "lightning_gen.models.vqvae": VQ_PAGE,
     **{f"lightning_gen.models.{name}": PAIR_PAGE for name in ("cyclegan", "pix2pix", "cut")},
 }
 TABLES = {
     VAE_PAGE: (TERMS, CODE_TERMS, PRIORS, ESTIMATORS, LIKELIHOODS, NETWORKS, SAMPLERS),
     GAN_PAGE: (ADVERSARIAL, PENALTIES, GENERATOR_TERMS, AUGMENTATIONS, CONDITIONS, NETWORKS, VERDICTS),
     PAIR_PAGE: (EXCHANGE_TERMS, TRANSLATORS),
+    VQ_PAGE: (QUANTIZERS, QUANTIZED_TERMS, CODERS),
 }
 
 
@@ -64,7 +81,7 @@ def script_calls(page):
                 yield words[1].removeprefix("scripts/").removesuffix(".py"), words[2:]
 
 
-CALLED = ("README.md", VAE_PAGE, GAN_PAGE, PAIR_PAGE, "docs/evaluation.md")
+CALLED = ("README.md", VAE_PAGE, GAN_PAGE, PAIR_PAGE, VQ_PAGE, "docs/evaluation.md")
 CALLS = [(page, *call) for page in CALLED for call in script_calls(page)]
 
 
@@ -121,6 +138,8 @@ MAINS = {
     "compare": compare.main,
     "benchmark": benchmark.main,
     "train_extractor": train_extractor.main,
+    "compress": compress.main,
+    "rate_distortion": rate_distortion.main,
 }
 PARSED = {  # what takes minutes is only parsed
     "benchmark": lambda arguments: benchmark._benchmark(*benchmark._parse(arguments), None),
@@ -236,7 +255,7 @@ def test_a_family_page_is_complete(page):
     for table in TABLES[page]:
         assert [name for name in table if f"| `{name}` |" not in text] == []
     rows = [name for name, preset in PRESETS.items() if page_of(preset) == page]
-    assert len(rows) >= 4
+    assert len(rows) >= 3
     assert [name for name in rows if f"| `{name}` |" not in text or text.count(f"`{name}`") < 2] == []
 
 
@@ -251,6 +270,7 @@ EVERYTHING = [  # that a game on images can log
     ("page", "arguments", "least"),
     [
         (VAE_PAGE, ["--model", "vae"], 8),
+        (VQ_PAGE, ["--model", "vq-vae"], 15),
         (GAN_PAGE, EVERYTHING, 30),
         (GAN_PAGE, ["--model", "r3gan-toy"], 20),
         (PAIR_PAGE, ["--model", "cyclegan", "--model.network_args.width", 4, "--data.batch_size", 1], 25),
@@ -285,6 +305,15 @@ def test_the_snippet_of_the_translation_page_runs(place):
     names = {}
     exec(compile(snippet, PAIR_PAGE, "exec"), names)
     assert names["filled"].shape == (4, 3, 32, 32) and names["filled"].abs().max() <= 1
+
+
+def test_the_snippet_of_the_vq_page_runs(place):
+    (snippet,) = blocks(VQ_PAGE, "python")
+    names = {}
+    exec(compile(snippet, VQ_PAGE, "exec"), names)
+    assert names["tokens"].shape == (4, 16) and names["threes"].shape == (8, 1, 8, 8)
+    assert names["pictures"].equal(names["model"].reconstruct(names["x"]))
+    assert all(100 < bits < 150 for bits in names["bits"])  # 16 tokens of 8 bits, to a prior that knows nothing
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -253,5 +253,5 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 def test_all_checkpoints_damaged(tmp_path):
     for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
         (tmp_path / name).write_bytes(b"half")
-    with pytest.raises(UserError, match="truncated, damaged or no checkpoint$"):
+    with pytest.raises(UserError, match=r"truncated, damaged or no checkpoint$"):
         read(tmp_path / "last.ckpt")
