@@ -26,6 +26,7 @@ from lightning_gen import (
     translate,
 )
 from lightning_gen.augment import AUGMENTATIONS
+from lightning_gen.cluster import again
 from lightning_gen.evaluation import report
 from lightning_gen.models.choices import CONDITIONS
 from lightning_gen.models.vqvae import CODERS
@@ -77,11 +78,12 @@ def script_calls(page):
     for line in commands(page):
         for part in line.partition(" > ")[0].split(" && "):
             words = shlex.split(part.removeprefix("PYTHONPATH=. "))
-            if words[:1] == ["python"] and words[1].startswith("scripts/"):
-                yield words[1].removeprefix("scripts/").removesuffix(".py"), words[2:]
+            place = next((k for k, word in enumerate(words) if re.fullmatch(r"scripts/\w+\.py", word)), None)
+            if place and words[0] in ("python", "srun", "torchrun"):
+                yield words[place].removeprefix("scripts/").removesuffix(".py"), words[place + 1 :]
 
 
-CALLED = ("README.md", VAE_PAGE, GAN_PAGE, PAIR_PAGE, VQ_PAGE, "docs/evaluation.md")
+CALLED = ("README.md", VAE_PAGE, GAN_PAGE, PAIR_PAGE, VQ_PAGE, "docs/evaluation.md", "docs/cluster.md")
 CALLS = [(page, *call) for page in CALLED for call in script_calls(page)]
 
 
@@ -188,7 +190,7 @@ def understood(arguments, place):
     given, rest = cli.pre_parse(arguments)
     if "resume" in given:
         saved = cli.read_config(str(runs.folder_of(given.pop("resume")) / runs.CONFIG))
-        fit._refuse_changes(saved, cli.plan(given, rest, base=saved).config)
+        assert not again.changes(saved, cli.plan(given, rest, base=saved).config, fit.MAY_CHANGE)
     else:
         cli.plan(given, rest)
 
