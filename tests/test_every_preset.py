@@ -176,8 +176,8 @@ def test_golden_losses(model, data, trainer, request, preset):
         rows[name] = " ".join(f"{loss:.5f}" for loss in losses)
         GOLDEN.write_text("".join(f"{key} {rows[key]}\n" for key in sorted(rows)))
     known = [float(loss) for loss in rows[name].split()]
-    # Adam enlarges what processors and versions of torch round differently: 3e-4 was seen in the last two iterations. Where
-    # one translator follows another it was 3e-3 in the third and 0.2 in the fifth, so these are held to three of them
+    # Adam enlarges what processors and versions of torch round differently: 3e-4 was seen in the last two iterations;
+    # where one translator follows another 3e-3 in the third, 0.2 in the fifth, so these are held to three of them
     moves = len(known) // GOLDEN_STEPS
     exact, then, compared = (1, 1e-2, 3) if isinstance(model, Translates) else (3, 1e-3, GOLDEN_STEPS)
     assert losses[: exact * moves] == pytest.approx(known[: exact * moves], rel=1e-4, abs=1e-5)  # as written
