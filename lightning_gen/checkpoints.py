@@ -33,9 +33,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            part = write_part(path, buffer.getbuffer())  # first, so that the two before it are there until it is whole
             if path.name == LAST and path.exists():
                 write_atomically(path.with_name(PREVIOUS), copy_of=path)
-            write_atomically(path, buffer.getbuffer())
+            os.replace(part, path)
+            _sync_folder(path.parent)
         except OSError as error:
             raise UserError(
                 f"could not save {path}: {error.strerror}. The checkpoint before it is whole: make room, then go on "
@@ -57,15 +59,33 @@ def write_atomically(path: Path, content: bytes | memoryview = b"", copy_of: Pat
             except OSError:  # no hard links here
                 shutil.copyfile(copy_of, part)
         else:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_part(path, content)
         os.replace(part, path)
         _sync_folder(path.parent)
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_part(path: Path, content: bytes | memoryview) -> Path:
+    """Write what is to become a file beside it, to the disk; nothing is left of it where that fails."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def set_aside_last(path: Path) -> None:
+    """Where a run goes on from ``previous.ckpt``: out of the way with ``last.ckpt``, which the next save would keep."""
+    last = path.with_name(LAST)
+    if path.name == PREVIOUS and last.exists():
+        os.replace(last, last.with_suffix(".ckpt.aside"))
 
 
 def _sync_folder(folder: Path) -> None:

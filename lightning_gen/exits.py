@@ -28,6 +28,10 @@ class Stopped(Exception):
         return f"Go on with:\n  python scripts/fit.py --resume {self.folder}"
 
 
+class Interrupted(BaseException):
+    """Ctrl-C for the second time: the run ends at once. No KeyboardInterrupt, of which Lightning makes status 1."""
+
+
 class RankLost(UserError):
     """Another process of the run was killed, or is silent."""
 
@@ -52,15 +56,15 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except Stopped as stop:
         if first_rank():
             print(f"{stop}; everything is saved. {stop.next()}", flush=True)
-        # a child of the first rank: its parent's status is the run's, and a status of 0 leaves it the time to end
-        sys.exit(0 if _is_child() else 128 + stop.signum)
+        # torchrun takes any other status for a failure and starts again; and the parent of a child ends it at once
+        sys.exit(0 if _is_child() or "TORCHELASTIC_RUN_ID" in os.environ else 128 + stop.signum)
     except RankLost as error:
         _complain(error)
         os._exit(1)  # what is left of the process group may wait for ever when it is taken down
     except UserError as error:
         _complain(error)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
     except OSError as error:  # a full disk, a folder that cannot be written; checkpoints are whole in any case
         _complain(error_here(f"{error.strerror or error}: {error.filename or 'while writing'}"))

@@ -20,7 +20,15 @@ from lightning_gen.callbacks.pictures import Pictures, sampling
 from lightning_gen.callbacks.progress import RunProgress
 from lightning_gen.callbacks.stability import Stability
 from lightning_gen.callbacks.watch import Watch, own_extractor
-from lightning_gen.checkpoints import LAST, AtomicCheckpointIO, find, foreign_modules, load_weights, read
+from lightning_gen.checkpoints import (
+    LAST,
+    AtomicCheckpointIO,
+    find,
+    foreign_modules,
+    load_weights,
+    read,
+    set_aside_last,
+)
 from lightning_gen.cluster import again, preflight, strategies
 from lightning_gen.cluster.launch import detect
 from lightning_gen.cluster.lost import of_this_rank
@@ -92,7 +100,9 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     if not resumed and (resumed := again.earlier_attempt(config, launch)):
         checkpoint, complaint = again.last_good(resumed)
         if first_rank():
-            print(f"job started again, attempt {launch.attempt + 1}: {complaint or f'going on with {resumed}'}")
+            print(f"job started again: {complaint or f'going on with {resumed}'}")
+    if checkpoint and first_rank():
+        set_aside_last(checkpoint)
     preflight.check_folders(runs.ROOT, *([resumed] if resumed else []))
     L.seed_everything(config["seed"], verbose=False)
     state = read(checkpoint) if checkpoint else None
@@ -100,7 +110,8 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     model, data = cli.instantiate(plan)
     steps = _steps(config, data)
     if resumed and state and done >= steps:
-        if launch.attempt:
+        if launch.again:
+            print(f"{resumed} of this job is complete: {done} of {steps} iterations")
             return resumed
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
     _check_batch(model, data, world)

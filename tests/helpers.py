@@ -1,5 +1,6 @@
 """What tests hand to the scripts by import path."""
 
+import time
 from typing import ClassVar
 
 import lightning as L
@@ -28,6 +29,14 @@ class NaNAt(L.Callback):
         if pl_module.iteration == 60:
             with torch.no_grad():
                 next(pl_module.parameters()).fill_(float("nan"))
+
+
+class Slow(L.Callback):
+    """An iteration that takes half a minute, from the forty-first on."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if pl_module.iteration >= 40:
+            time.sleep(30)
 
 
 class NaNOnTheSecondRank(L.Callback):

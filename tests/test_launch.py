@@ -26,7 +26,7 @@ ELASTIC = {"TORCHELASTIC_RUN_ID": "run", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": 
 
 
 def launch(kind="slurm", per_node=(2, 2), job="slurm c 12", attempt=0):
-    return Launch(kind, per_node, job, attempt)
+    return Launch(kind, per_node, job, attempt, attempt > 0)
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,15 @@ def launch(kind="slurm", per_node=(2, 2), job="slurm c 12", attempt=0):
         ({}, Launch("alone")),
         ({"LOCAL_RANK": "1"}, Launch("child")),
         (STEP, Launch("slurm", (2, 2), "slurm c 12", 0)),
-        ({**STEP, "SLURM_RESTART_COUNT": "2"}, Launch("slurm", (2, 2), "slurm c 12", 2)),
+        ({**STEP, "SLURM_RESTART_COUNT": "2"}, Launch("slurm", (2, 2), "slurm c 12", 2, True)),
         ({**STEP, "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}, Launch("slurm", (2, 2), "slurm c 10_3", 0)),
         ({**STEP, "SLURM_PTY_PORT": "1234"}, Launch("alone", (), "slurm c 12", 0)),  # typed into a shell on a node
         ({"SLURM_JOB_ID": "12", "SLURM_NTASKS": "1"}, Launch("alone", (), "slurm  12", 0)),
-        (ELASTIC, Launch("torchrun", (2, 2), "torchrun run", 1)),
-        ({**STEP, **ELASTIC}, Launch("torchrun", (2, 2), "torchrun run", 1)),  # torchrun under srun
-        (
-            {**ELASTIC, "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
-            Launch("torchrun", (2, 2), "torchrun a:1", 1),
-        ),
+        (ELASTIC, Launch("torchrun", (2, 2), "torchrun run", 1, True)),
+        ({**STEP, **ELASTIC}, Launch("torchrun", (2, 2), "torchrun run", 1, True)),  # torchrun under srun
+        # only the host whose process died counts a restart
+        ({**ELASTIC, "TORCHELASTIC_RESTART_COUNT": "0"}, Launch("torchrun", (2, 2), "torchrun run", 0, True)),
+        ({**ELASTIC, "TORCHELASTIC_RUN_ID": "none"}, Launch("torchrun", (2, 2), "", 1, False)),
     ],
 )
 def test_who_started_it(environ, expected):
@@ -105,6 +104,26 @@ def test_a_name_that_no_other_node_reaches(monkeypatch):
         preflight.settle({"accelerator": "cpu"}, launch(), environ)
     assert error.value.of_this_rank
     preflight.settle({"accelerator": "cpu"}, launch(), {**environ, "GLOO_SOCKET_IFNAME": "eth0"})
+
+
+@pytest.mark.parametrize(
+    ("seen", "options", "environ", "message"),
+    [
+        (8, {}, STEP, "2 processes on .* which has 8 GPUs: start one for each"),
+        (8, {"devices": 2}, STEP, None),
+        (0, {}, {**STEP, "SLURM_GPUS_ON_NODE": "2"}, "torch sees none there"),
+        (0, {"accelerator": "cpu"}, {**STEP, "SLURM_GPUS_ON_NODE": "2"}, None),
+        (1, {}, STEP, "2 processes on .* but each sees 1 GPUs"),
+    ],
+)
+def test_no_gpu_is_left_out_without_a_word(monkeypatch, seen, options, environ, message):
+    monkeypatch.setattr(preflight.torch.cuda, "device_count", lambda: seen)
+    where = launch(per_node=(2,))
+    if message is None:
+        preflight.settle(options, where, environ)
+        return
+    with pytest.raises(UserError, match=message):
+        preflight.settle(options, where, environ)
 
 
 def test_a_foreign_requeue_file(tmp_path):

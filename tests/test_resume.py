@@ -13,7 +13,7 @@ from conftest import ROOT
 from datamodules.digits import Digits
 from datamodules.errors import UserError
 from lightning_gen.callbacks.checkpoints import Checkpoints
-from lightning_gen.checkpoints import AtomicCheckpointIO, find, load, read, write_atomically
+from lightning_gen.checkpoints import AtomicCheckpointIO, find, load, read, set_aside_last, write_atomically
 from lightning_gen.exits import Stopped
 from lightning_gen.models.vae import VAE
 
@@ -255,3 +255,40 @@ def test_all_checkpoints_damaged(tmp_path):
         (tmp_path / name).write_bytes(b"half")
     with pytest.raises(UserError, match=r"truncated, damaged or no checkpoint$"):
         read(tmp_path / "last.ckpt")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_damaged_last_checkpoint_never_replaces_the_good_one_before(tmp_path, trainer):
+    """A run goes on from previous.ckpt, and its first save fails: what it went on from is still there."""
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", trainer, at=16)
+    good = (tmp_path / "run" / "previous.ckpt").read_bytes()
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"half")
+    set_aside_last(tmp_path / "run" / "previous.ckpt")
+    assert not (tmp_path / "run" / "last.ckpt").exists() and (tmp_path / "run" / "last.ckpt.aside").exists()
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"half")  # as if it had not been set aside
+    (tmp_path / "run" / ".last.ckpt.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="could not save"):
+        AtomicCheckpointIO().save_checkpoint({"lightning_gen": {}}, tmp_path / "run" / "last.ckpt")
+    assert (tmp_path / "run" / "previous.ckpt").read_bytes() == good
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_twice_ends_at_once(tmp_path):
+    """Also while a check of a slow data set, or a long iteration, lets the first one wait."""
+    options = ["--model", "vae", "--steps", 100_000, "--val_every", 100_000, "--save_every", 20]
+    options += ["--trainer.callbacks", "[helpers.Slow]"]
+    os.environ["PYTHONPATH"] = str(ROOT / "tests")
+    last = tmp_path / "tb_logs/vae-digits/version_0/checkpoints/last.ckpt"
+    with start(tmp_path, *options) as process:
+        give_up = time.monotonic() + 120
+        while not last.exists():
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(0.02)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=20)[0]
+    assert process.returncode == 130 and "Traceback" not in output, output
+    read(last)

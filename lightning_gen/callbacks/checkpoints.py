@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -13,9 +14,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from datamodules.errors import unknown
+from datamodules.errors import UserError, unknown
 from lightning_gen.checkpoints import BEST, LAST
-from lightning_gen.cluster.launch import detect
 from lightning_gen.cluster.signals import STOP, WARNING, Signals
 from lightning_gen.cluster.slurm import preempted, requeue
 from lightning_gen.exits import Stopped
@@ -109,8 +109,23 @@ class Checkpoints(Checkpoint):
         shift = pl_module.iteration // block_of(trainer) - total.ready
         for name in ("ready", "started", "processed", "completed"):
             setattr(total, name, getattr(total, name) + shift)
+        self._check_together(trainer, pl_module)
         self._next_question, self._last = pl_module.iteration + 1, (pl_module.iteration, time.monotonic())
         self.signals.catch(*STOP, WARNING)
+
+    @staticmethod
+    def _check_together(trainer: L.Trainer, model: GenerativeModule) -> None:
+        """Refuse ranks that have read different checkpoints."""
+        if trainer.world_size == 1:
+            return
+        ends = torch.tensor([model.iteration, -model.iteration], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+        latest, earliest = int(ends[0]), -int(ends[1])
+        if latest != earliest:
+            raise UserError(
+                f"the ranks go on from different iterations, {earliest:,} to {latest:,}: tb_logs/ must be one folder "
+                "that all nodes share"
+            )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.release()
@@ -137,7 +152,7 @@ class Checkpoints(Checkpoint):
 
     def _requeued(self, trainer: L.Trainer, signum: int) -> bool:
         """Under Slurm, before the time limit and when preempted: whether the job is in the queue again."""
-        if not detect().job.startswith("slurm"):
+        if "SLURM_JOB_ID" not in os.environ:
             return False
         wanted = trainer.is_global_zero and (signum == getattr(signal, WARNING, 0) or preempted())
         reason = requeue() if wanted else ""

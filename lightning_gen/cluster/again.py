@@ -32,7 +32,7 @@ def remember(folder: Path, launch: Launch) -> None:
 
 def earlier_attempt(config: Mapping[str, Any], launch: Launch, root: Path = runs.ROOT) -> Path | None:
     """The run folder of this job's earlier attempt at the same experiment, if the job was started again."""
-    if not launch.job or not launch.attempt:
+    if not launch.job or not launch.again:
         return None
     found = [path.parent for path in root.glob(f"*/*/{JOB}") if _is_of(path, launch.job, config)]
     return max(found, key=lambda folder: (folder / JOB).stat().st_mtime, default=None)

@@ -15,13 +15,15 @@ class Launch(NamedTuple):
         kind: "slurm" (a task of an srun step), "torchrun", "child" (of Lightning's first rank) or "alone".
         per_node: processes on each node, (n_1, ..., n_nodes); known for slurm and torchrun only.
         job: names what is restarted as a whole, the same after a requeue; "" where nothing restarts it.
-        attempt: how often it was restarted.
+        attempt: how often it was restarted, as far as its launcher tells.
+        again: whether this may be a restart, so that an earlier attempt is looked for.
     """
 
     kind: str
     per_node: tuple[int, ...] = ()
     job: str = ""
     attempt: int = 0
+    again: bool = False
 
     @property
     def external(self) -> bool:
@@ -38,26 +40,25 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     """Read the variables that the launchers set."""
     if {"TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= set(environ):
         here, world = int(environ["LOCAL_WORLD_SIZE"]), int(environ["WORLD_SIZE"])
-        name = environ["TORCHELASTIC_RUN_ID"]
-        if name == "none":  # torchrun's own, of every run without --rdzv-id; then its port is where it was told to meet
-            name = f"{environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}"
-        job = f"torchrun {name}"
+        name = environ["TORCHELASTIC_RUN_ID"]  # "none" without --rdzv-id: of every such run, so it names nothing
         restarts = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         nodes = (here,) * (world // here) + ((world % here,) if world % here else ())
-        return Launch("torchrun", nodes, job, restarts)
+        # Whatever the count is: only the host whose process died counts a restart, and all have to go on alike.
+        return Launch("torchrun", nodes, "" if name == "none" else f"torchrun {name}", restarts, name != "none")
     if "LOCAL_RANK" in environ and "SLURM_STEP_ID" not in environ:
-        return Launch("child", (), _slurm_job(environ), int(environ.get("SLURM_RESTART_COUNT", 0)))
-    job, restarts = _slurm_job(environ), int(environ.get("SLURM_RESTART_COUNT", 0))
+        return Launch("child", (), *_slurm_job(environ))
+    job = _slurm_job(environ)
     # a shell on a node (srun --pty bash) is a step as well, but what is typed there was started by a person
     if "SLURM_STEP_ID" in environ and "SLURM_PTY_PORT" not in environ:
-        return Launch("slurm", tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", "1")), job, restarts)
-    return Launch("alone", (), job, restarts)
+        return Launch("slurm", tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", "1")), *job)
+    return Launch("alone", (), *job)
 
 
-def _slurm_job(environ: Mapping[str, str]) -> str:
+def _slurm_job(environ: Mapping[str, str]) -> tuple[str, int, bool]:
     if "SLURM_JOB_ID" not in environ:
-        return ""
-    return f"slurm {environ.get('SLURM_CLUSTER_NAME', '')} {slurm_id(environ)}"
+        return "", 0, False
+    restarts = int(environ.get("SLURM_RESTART_COUNT", 0))
+    return f"slurm {environ.get('SLURM_CLUSTER_NAME', '')} {slurm_id(environ)}", restarts, restarts > 0
 
 
 def slurm_id(environ: Mapping[str, str] = os.environ) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch.distributed as dist
@@ -20,7 +21,9 @@ from lightning_gen.exits import RankLost
 
 DESCRIPTORS = "/proc/self/fd"
 WAIT = 4.0  # seconds that the others have to answer
-BROKEN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|tcpstore", re.IGNORECASE)
+BROKEN = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out waiting|tcpstore", re.IGNORECASE
+)
 
 
 @contextlib.contextmanager
@@ -39,6 +42,9 @@ def of_this_rank(trainer: L.Trainer) -> Iterator[None]:
         raise
     except UserError as error:
         error.of_this_rank = True
+        if trainer.world_size > 1:
+            with contextlib.suppress(RuntimeError, ValueError):
+                _store().set(f"failed/{trainer.global_rank}", str(error))
         raise
     finally:
         if sys.exc_info()[0] and isinstance(trainer.strategy.launcher, LocalLauncher):
@@ -51,9 +57,13 @@ def is_connection_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or bool(BROKEN.search(str(error))))
 
 
-def rank_lost(rank: int, world: int, folder: Path) -> RankLost:
-    """Call the roll, in the store through which the ranks met, and name those that do not answer."""
+def rank_lost(rank: int, world: int, folder: Path) -> UserError:
+    """Call the roll, in the store through which the ranks met, and name those that do not answer, or have said why."""
     missing = absent(rank, world)
+    for other in missing:
+        with contextlib.suppress(RuntimeError, ValueError):
+            if _store().check([f"failed/{other}"]):
+                return UserError(f"rank {other} stopped: {_store().get(f'failed/{other}').decode()}")
     names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}" if missing else "a rank"
     return RankLost(
         f"{names} of {world} no longer answer{'' if len(missing) > 1 else 's'}: killed, out of memory, frozen, or its "
@@ -65,7 +75,7 @@ def absent(rank: int, world: int) -> list[int]:
     """The ranks that do not answer within ``WAIT`` seconds; the first one, if the store itself is gone."""
     missing: list[int] = []
     try:
-        store = dist.distributed_c10d._get_default_store()
+        store = _store()
         store.set(f"present/{rank}", "1")
         _hang_up()
         give_up = time.monotonic() + WAIT
@@ -77,6 +87,10 @@ def absent(rank: int, world: int) -> list[int]:
     except (RuntimeError, ValueError):  # the process that keeps the store is gone
         return missing or [0]
     return missing
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
 
 
 def _hang_up() -> None:

@@ -40,7 +40,7 @@ def settle(trainer: Mapping[str, Any], launch: Launch, environ: Mapping[str, str
                 settled[name] = there
             elif _count(given[name]) != there:
                 raise _contradiction(launch, name, _count(given[name]), there)
-        _check_gpus(settled, launch)
+        _check_gpus(settled, launch, "devices" in given, environ)
         _check_names(launch, environ)
     return settled
 
@@ -137,8 +137,18 @@ def _check_alone(trainer: Mapping[str, Any], environ: Mapping[str, str]) -> None
         )
 
 
-def _check_gpus(trainer: Mapping[str, Any], launch: Launch) -> None:
+def _check_gpus(trainer: Mapping[str, Any], launch: Launch, given: bool, environ: Mapping[str, str]) -> None:
     seen, needed = torch.cuda.device_count(), launch.per_node[0]
+    if trainer.get("accelerator") in (None, "auto") and not seen and int(environ.get("SLURM_GPUS_ON_NODE") or 0):
+        raise error_here(
+            f"the job has GPUs on {socket.gethostname()}, but torch sees none there: is its CUDA build installed? "
+            "--trainer.accelerator cpu trains without"
+        )
+    if trainer.get("accelerator") != "cpu" and seen > needed and not given:
+        raise error_here(
+            f"{needed} processes on {socket.gethostname()}, which has {seen} GPUs: start one for each "
+            f"(--ntasks-per-node={seen}, --nproc-per-node={seen}), or say --trainer.devices {needed}"
+        )
     on_gpu = trainer.get("accelerator") in ("gpu", "cuda") or (trainer.get("accelerator") in (None, "auto") and seen)
     if on_gpu and seen < needed:
         raise error_here(

@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import Any
 
-from lightning_gen.exits import first_rank
+from lightning_gen.exits import Interrupted, first_rank
 
 STOP = ("SIGINT", "SIGTERM")  # while training; before it there is nothing to save, and they end the process at once
 WARNING = "SIGUSR1"  # of a scheduler: the time is nearly up
@@ -18,6 +18,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.pending = 0
+        self._impatient = False  # Ctrl-C once
         self._handlers: dict[int, Any] = {}
 
     def catch(self, *names: str) -> None:
@@ -29,15 +30,17 @@ class Signals:
             self._handlers.setdefault(signum, before)
 
     def release(self) -> None:
-        """As it was before."""
+        """As it was before; but a warning that comes while a run is being finished does not end it."""
         for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+            late = signum == getattr(signal, WARNING, 0) and "SLURM_JOB_ID" in os.environ
+            signal.signal(signum, signal.SIG_IGN if late else handler)
         self._handlers = {}
 
     def _note(self, signum: int, _: Any) -> None:
-        if signum == signal.SIGINT == self.pending:  # a person for the second time: at once
+        if signum == signal.SIGINT and self._impatient:  # a person for the second time: at once
             self.release()
-            raise KeyboardInterrupt
+            raise Interrupted
+        self._impatient = self._impatient or signum == signal.SIGINT
         if not self.pending and first_rank():
             # written, not printed: the signal may have interrupted a print
             os.write(1, f"\n{signal.Signals(signum).name}: saving after this iteration ...\n".encode())
