@@ -119,6 +119,7 @@ class Contest:
     def _follow(self, anchors: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Move LeCam's anchors to the mean logits of all ranks (Tseng et al. 2021, eq. 3)."""
         if self.penalties.uses(lecam):
-            means = self._mean_of_ranks(torch.stack([real_logits.mean(), fake_logits.mean()]))  # type: ignore[attr-defined]
+            here = torch.stack([real_logits.mean(), fake_logits.mean()])
+            means = self.trainer.strategy.reduce(here, reduce_op="mean")  # type: ignore[attr-defined]
             kept = ANCHORED ** (1 / self.accumulate) if self.iteration else 0.0  # type: ignore[attr-defined]
             anchors.lerp_(torch.as_tensor(means), 1 - kept)
