@@ -119,7 +119,7 @@ class Benchmark:
     @cached_property
     def options(self) -> dict[str, str]:
         """Those of the arguments that may move results."""
-        pairs = sorted(_pairs(self.arguments).items())
+        pairs = sorted(pairs_of(self.arguments).items())
         return {name: value for name, value in pairs if name not in LOCAL or self.data in OWN_FILES}
 
     @property
@@ -159,7 +159,9 @@ class Benchmark:
 
     def fit(self, cell: Cell, **more: Any) -> list[str]:
         """fit.py's arguments for a cell's run; ``more`` are options that the user's own stand over."""
-        given = [f"--{name}={value}" for name, value in _pairs(self.arguments).items() if not name.startswith(MEASURE)]
+        given = [
+            f"--{name}={value}" for name, value in pairs_of(self.arguments).items() if not name.startswith(MEASURE)
+        ]
         own = {"model": cell.model, "data": self.data, "steps": cell.iterations, "seed": cell.seed, "name": self.name}
         return [*(word for key, value in (own | more).items() for word in (f"--{key}", str(value))), *given]
 
@@ -176,7 +178,7 @@ def _flag(name: str) -> str:
     return f"-{name}" if len(name) == 1 and name != "k" else f"--{name}"
 
 
-def _pairs(arguments: Sequence[str]) -> dict[str, str]:
+def pairs_of(arguments: Sequence[str]) -> dict[str, str]:
     """``--a.b value`` and ``--a.b=value`` -> {a.b: value}."""
     pairs, words = {}, iter(arguments)
     for word in words:

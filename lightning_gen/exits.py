@@ -12,6 +12,7 @@ from typing import NoReturn
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.errors import UserError
+from lightning_gen.cluster.launch import detect
 
 
 class Stopped(Exception):
@@ -57,7 +58,8 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         if first_rank():
             print(f"{stop}; everything is saved. {stop.next()}", flush=True)
         # torchrun takes any other status for a failure and starts again; and the parent of a child ends it at once
-        sys.exit(0 if _is_child() or "TORCHELASTIC_RUN_ID" in os.environ else 128 + stop.signum)
+        kind = detect().kind
+        sys.exit(0 if kind == "torchrun" or (kind == "child" and not first_rank()) else 128 + stop.signum)
     except RankLost as error:
         _complain(error)
         os._exit(1)  # what is left of the process group may wait for ever when it is taken down
@@ -85,7 +87,3 @@ def _complain(error: UserError) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
     elif error.of_this_rank:
         print(f"error on rank {rank()}: {error}", file=sys.stderr, flush=True)
-
-
-def _is_child() -> bool:
-    return "LOCAL_RANK" in os.environ and not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & set(os.environ) and rank() > 0

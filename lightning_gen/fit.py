@@ -109,9 +109,10 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     done = state["lightning_gen"]["iteration"] if state else 0
     model, data = cli.instantiate(plan)
     steps = _steps(config, data)
-    if resumed and state and done >= steps:
+    if resumed and done >= steps:
         if launch.again:
-            print(f"{resumed} of this job is complete: {done} of {steps} iterations")
+            if first_rank():
+                print(f"{resumed} of this job is complete: {done} of {steps} iterations")
             return resumed
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
     _check_batch(model, data, world)

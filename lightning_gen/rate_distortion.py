@@ -26,7 +26,7 @@ from torch import Tensor
 from datamodules.base import DataModule
 from datamodules.errors import UserError, unknown
 from lightning_gen import cli, runs
-from lightning_gen.cells import SCRIPTS, Processes, config_of, last_error
+from lightning_gen.cells import SCRIPTS, Processes, config_of, last_error, pairs_of
 from lightning_gen.checkpoints import find, load, write_atomically
 from lightning_gen.compression.curves import Point, draw, pictures_of
 from lightning_gen.compression.tokens import TokenCoder
@@ -107,7 +107,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
 
 def jobs_of(given: Any, rest: Sequence[str]) -> list[Job]:
     """All runs, with fit.py's arguments."""
-    pairs = _pairs(rest)
+    pairs = pairs_of(rest)
     shared = {"data": given.data, "steps": given.steps, "seed": given.seed}
     shared |= {name: value for name, value in pairs.items() if name.startswith("data.")}
     jobs = []
@@ -121,15 +121,6 @@ def jobs_of(given: Any, rest: Sequence[str]) -> list[Job]:
             options = {"model": curve, **shared, "name": f"rate {label}", **fixed, **own, knob: f"{value:g}"}
             jobs.append(Job(curve, label, [word for k, v in options.items() for word in (f"--{k}", str(v))]))
     return jobs
-
-
-def _pairs(rest: Sequence[str]) -> dict[str, str]:
-    """``--a.b value`` and ``--a.b=value`` -> {a.b: value}."""
-    pairs, words = {}, iter(rest)
-    for word in words:
-        name, equals, value = word.removeprefix("--").partition("=")
-        pairs[name] = value if equals else next(words, "")
-    return pairs
 
 
 def trained(job: Job, out: Path, call: Any) -> Path:

@@ -25,8 +25,8 @@ STEP = {
 ELASTIC = {"TORCHELASTIC_RUN_ID": "run", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "TORCHELASTIC_RESTART_COUNT": "1"}
 
 
-def launch(kind="slurm", per_node=(2, 2), job="slurm c 12", attempt=0):
-    return Launch(kind, per_node, job, attempt, attempt > 0)
+def launch(kind="slurm", per_node=(2, 2), job="slurm c 12", again=False):
+    return Launch(kind, per_node, job, again)
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,19 @@ def launch(kind="slurm", per_node=(2, 2), job="slurm c 12", attempt=0):
     [
         ({}, Launch("alone")),
         ({"LOCAL_RANK": "1"}, Launch("child")),
-        (STEP, Launch("slurm", (2, 2), "slurm c 12", 0)),
-        ({**STEP, "SLURM_RESTART_COUNT": "2"}, Launch("slurm", (2, 2), "slurm c 12", 2, True)),
-        ({**STEP, "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}, Launch("slurm", (2, 2), "slurm c 10_3", 0)),
-        ({**STEP, "SLURM_PTY_PORT": "1234"}, Launch("alone", (), "slurm c 12", 0)),  # typed into a shell on a node
-        ({"SLURM_JOB_ID": "12", "SLURM_NTASKS": "1"}, Launch("alone", (), "slurm  12", 0)),
-        (ELASTIC, Launch("torchrun", (2, 2), "torchrun run", 1, True)),
-        ({**STEP, **ELASTIC}, Launch("torchrun", (2, 2), "torchrun run", 1, True)),  # torchrun under srun
+        (STEP, Launch("slurm", (2, 2), "slurm c 12", False)),
+        ({**STEP, "SLURM_RESTART_COUNT": "2"}, Launch("slurm", (2, 2), "slurm c 12", True)),
+        (
+            {**STEP, "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"},
+            Launch("slurm", (2, 2), "slurm c 10_3", False),
+        ),
+        ({**STEP, "SLURM_PTY_PORT": "1234"}, Launch("alone", (), "slurm c 12", False)),  # typed into a shell on a node
+        ({"SLURM_JOB_ID": "12", "SLURM_NTASKS": "1"}, Launch("alone", (), "slurm  12", False)),
+        (ELASTIC, Launch("torchrun", (2, 2), "torchrun run", True)),
+        ({**STEP, **ELASTIC}, Launch("torchrun", (2, 2), "torchrun run", True)),  # torchrun under srun
         # only the host whose process died counts a restart
-        ({**ELASTIC, "TORCHELASTIC_RESTART_COUNT": "0"}, Launch("torchrun", (2, 2), "torchrun run", 0, True)),
-        ({**ELASTIC, "TORCHELASTIC_RUN_ID": "none"}, Launch("torchrun", (2, 2), "", 1, False)),
+        ({**ELASTIC, "TORCHELASTIC_RESTART_COUNT": "0"}, Launch("torchrun", (2, 2), "torchrun run", True)),
+        ({**ELASTIC, "TORCHELASTIC_RUN_ID": "none"}, Launch("torchrun", (2, 2), "", False)),
     ],
 )
 def test_who_started_it(environ, expected):
@@ -202,11 +205,11 @@ def test_a_restarted_job_finds_its_run(tmp_path):
     run_folder(tmp_path, 2, "slurm c 13")  # the same experiment of another job
     (tmp_path / "vae-digits" / "version_3").mkdir()
     (tmp_path / "vae-digits" / "version_3" / "job.json").write_text("{")  # half-written
-    assert again.earlier_attempt(config, launch(attempt=1), tmp_path) == mine
-    assert again.earlier_attempt({**config, "trainer": {"devices": 2}}, launch(attempt=1), tmp_path) == mine
+    assert again.earlier_attempt(config, launch(again=True), tmp_path) == mine
+    assert again.earlier_attempt({**config, "trainer": {"devices": 2}}, launch(again=True), tmp_path) == mine
     assert again.earlier_attempt(config, launch(), tmp_path) is None, "not restarted"
-    assert again.earlier_attempt({**config, "seed": 2}, launch(attempt=1), tmp_path) is None
-    assert again.earlier_attempt(config, launch(job="slurm c 99", attempt=1), tmp_path) is None
+    assert again.earlier_attempt({**config, "seed": 2}, launch(again=True), tmp_path) is None
+    assert again.earlier_attempt(config, launch(job="slurm c 99", again=True), tmp_path) is None
 
 
 def test_what_goes_on_unasked_takes_a_good_checkpoint(tmp_path):

@@ -135,8 +135,10 @@ class Checkpoints(Checkpoint):
 
     def _agreed_signal(self, trainer: L.Trainer, model: GenerativeModule) -> int:
         """The signal that all ranks stop for at this boundary, 0 for none."""
-        if trainer.world_size == 1 or model.iteration < self._next_question:
-            return self.signals.pending if trainer.world_size == 1 else 0
+        if trainer.world_size == 1:
+            return self.signals.pending
+        if model.iteration < self._next_question:
+            return 0
         wish = torch.tensor([self.signals.pending, self._pause(model)], device=trainer.strategy.root_device)
         torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
         signum, pause = wish.tolist()

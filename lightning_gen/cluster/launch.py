@@ -15,14 +15,12 @@ class Launch(NamedTuple):
         kind: "slurm" (a task of an srun step), "torchrun", "child" (of Lightning's first rank) or "alone".
         per_node: processes on each node, (n_1, ..., n_nodes); known for slurm and torchrun only.
         job: names what is restarted as a whole, the same after a requeue; "" where nothing restarts it.
-        attempt: how often it was restarted, as far as its launcher tells.
         again: whether this may be a restart, so that an earlier attempt is looked for.
     """
 
     kind: str
     per_node: tuple[int, ...] = ()
     job: str = ""
-    attempt: int = 0
     again: bool = False
 
     @property
@@ -41,10 +39,9 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     if {"TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= set(environ):
         here, world = int(environ["LOCAL_WORLD_SIZE"]), int(environ["WORLD_SIZE"])
         name = environ["TORCHELASTIC_RUN_ID"]  # "none" without --rdzv-id: of every such run, so it names nothing
-        restarts = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         nodes = (here,) * (world // here) + ((world % here,) if world % here else ())
-        # Whatever the count is: only the host whose process died counts a restart, and all have to go on alike.
-        return Launch("torchrun", nodes, "" if name == "none" else f"torchrun {name}", restarts, name != "none")
+        # Not by TORCHELASTIC_RESTART_COUNT: only the host whose process died counts it, and all have to go on alike.
+        return Launch("torchrun", nodes, "" if name == "none" else f"torchrun {name}", name != "none")
     if "LOCAL_RANK" in environ and "SLURM_STEP_ID" not in environ:
         return Launch("child", (), *_slurm_job(environ))
     job = _slurm_job(environ)
@@ -54,11 +51,11 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     return Launch("alone", (), *job)
 
 
-def _slurm_job(environ: Mapping[str, str]) -> tuple[str, int, bool]:
+def _slurm_job(environ: Mapping[str, str]) -> tuple[str, bool]:
     if "SLURM_JOB_ID" not in environ:
-        return "", 0, False
-    restarts = int(environ.get("SLURM_RESTART_COUNT", 0))
-    return f"slurm {environ.get('SLURM_CLUSTER_NAME', '')} {slurm_id(environ)}", restarts, restarts > 0
+        return "", False
+    name = f"slurm {environ.get('SLURM_CLUSTER_NAME', '')} {slurm_id(environ)}"
+    return name, int(environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
 def slurm_id(environ: Mapping[str, str] = os.environ) -> str:

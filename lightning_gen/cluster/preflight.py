@@ -16,6 +16,7 @@ import torch
 
 from datamodules.errors import UserError
 from lightning_gen.cluster.launch import Launch
+from lightning_gen.cluster.slurm import SlurmTasks
 from lightning_gen.exits import error_here
 
 SHELLS = ("bash", "interactive")  # names of jobs that Lightning takes for a shell
@@ -182,8 +183,6 @@ def _check_names(launch: Launch, environ: Mapping[str, str]) -> None:
 
 
 def _first_node(environ: Mapping[str, str]) -> str:
-    from lightning_gen.cluster.slurm import SlurmTasks
-
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
     return SlurmTasks.resolve_root_node_address(nodes) if nodes else ""
 

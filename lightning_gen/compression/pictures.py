@@ -47,8 +47,7 @@ def read_pictures(paths: Sequence[Path], spec: DataSpec) -> Tensor:
     """
     if spec.kind != "image" or spec.shape[0] not in (1, 3):
         raise UserError(f"the model is of {spec.kind} data of shape {spec.shape}, not of pictures: give --split test")
-    x = to_float(torch.from_numpy(np.stack([_read(path, spec) for path in paths])), "uint8")
-    return x
+    return to_float(torch.from_numpy(np.stack([_read(path, spec) for path in paths])), "uint8")
 
 
 def _read(path: Path, spec: DataSpec) -> np.ndarray:
