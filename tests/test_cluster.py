@@ -25,6 +25,7 @@ FIT = [sys.executable, str(ROOT / "scripts/fit.py")]
 CONF = "/var/tmp/lightning-gen-slurm/slurm.conf"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER"))}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "SLURM_CONF": CONF}
+ENVIRONMENT |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # as docs/cluster.md says: else torchrun's restarts may hang
 USERS = Path(tempfile.gettempdir()) / "lightning-gen-slurm.users"  # processes of pytest that share the cluster
 OPTIONS = {
     "vae": ["--model", "vae", "--steps", 40],
@@ -237,6 +238,25 @@ def test_a_host_whose_name_is_a_loopback_address(tmp_path, slurm):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert "'n1' of this node stands for 127.0.1.1" in line and "export GLOO_SOCKET_IFNAME" in line and "eth0" in line
+
+
+def test_two_hosts_go_on_together_after_a_worker_was_killed(tmp_path, slurm):
+    """Only the agent whose worker died counts a restart; both hosts must go on from the same iteration."""
+    options = ["--model", "vae", "--steps", 1000, "--val_every", 1000, "--save_every", 40, "--name"]
+    port = 28_800 + os.getpid() % 500
+    program = [*torchrun(port), "--max-restarts", 2, FIT[1], *options, "hosts"]
+    with (tmp_path / "out").open("w") as file:
+        agents = [
+            subprocess.Popen(on_host(n, *program), cwd=tmp_path, env=ENVIRONMENT, stdout=file, stderr=file)
+            for n in (1, 2)
+        ]
+    wait_for((tmp_path / "tb_logs/vae-digits-hosts/version_0/checkpoints/previous.ckpt").exists)
+    worker = subprocess.run(["pgrep", "-P", str(agents[1].pid)], capture_output=True, text=True).stdout.split()[-1]
+    os.kill(int(worker), 9)
+    assert [agent.wait(120) for agent in agents] == [0, 0], (tmp_path / "out").read_text()
+    assert "job started again: going on with" in (tmp_path / "out").read_text()
+    run(tmp_path, *FIT, *options, "whole", "--trainer.devices", 2)
+    same(last(tmp_path, "whole")["state_dict"], last(tmp_path, "hosts")["state_dict"])
 
 
 def test_torchrun_starts_again_after_a_worker_was_killed(tmp_path, slurm):
