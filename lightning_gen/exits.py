@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.errors import UserError
@@ -54,7 +55,9 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     sys.path.insert(0, ".")  # import paths of the user's own
     try:
         main(sys.argv[1:])
+        _leave_group()
     except Stopped as stop:
+        _leave_group()
         if first_rank():
             print(f"{stop}; everything is saved. {stop.next()}", flush=True)
         # torchrun takes any other status for a failure and starts again; and the parent of a child ends it at once
@@ -72,6 +75,16 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         _complain(error_here(f"{error.strerror or error}: {error.filename or 'while writing'}"))
         sys.exit(2)
     sys.exit(0)
+
+
+def _leave_group() -> None:
+    """Take down gloo's process group: its threads may abort a process that leaves just after a collective.
+
+    Lightning does so for NCCL alone.
+    """
+    met = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if met and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def error_here(text: str) -> UserError:

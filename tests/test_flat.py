@@ -1,7 +1,6 @@
 """The flat all-reduce: means of gradients and statistics over two processes, as DistributedDataParallel gives them."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -13,13 +12,12 @@ from lightning_gen.checkpoints import read
 from lightning_gen.cluster.flat import FlatStrategy
 
 TWO_PROCESSES = """
-import json, os, sys, torch
+import json, sys, torch
 from torch import nn
 from lightning_gen.cluster.flat import FlatStrategy
 
 rank = int(sys.argv[1])
-os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[2])
-torch.distributed.init_process_group("gloo")
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 strategy = FlatStrategy(parallel_devices=[torch.device("cpu")] * 2)
 strategy.cluster_environment = type("Environment", (), {"global_rank": lambda s: rank, "local_rank": lambda s: rank,
     "world_size": lambda s: 2, "node_rank": lambda s: 0, "set_global_rank": lambda s, r: None,
@@ -36,14 +34,15 @@ weights[1].grad = torch.ones_like(weights[1]) if rank else None         # one ra
 strategy.average_gradients(weights)                                     # nobody has the others': they stay None
 print(json.dumps({"first": first, "grads": [None if p.grad is None else p.grad.flatten().tolist() for p in weights],
     "mean": norm.running_mean.tolist(), "bytes": strategy.bytes_sent, "reductions": strategy.reductions}))
+torch.distributed.destroy_process_group()
 """
 
 
 @pytest.fixture(scope="module")
-def both():
+def both(tmp_path_factory):
     command = [sys.executable, "-c", TWO_PROCESSES]
-    port = str(29_000 + os.getpid() % 1000)
-    ranks = [subprocess.Popen([*command, str(rank), port], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    store = str(tmp_path_factory.mktemp("flat") / "store")
+    ranks = [subprocess.Popen([*command, str(rank), store], stdout=subprocess.PIPE, text=True) for rank in range(2)]
     output = [process.communicate(timeout=120)[0] for process in ranks]
     assert all(process.returncode == 0 for process in ranks)
     return [json.loads(text.splitlines()[-1]) for text in output]

@@ -22,6 +22,7 @@ STEP = {
     "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
     "SLURM_NTASKS": "4",
 }
+SHARED_STORE = {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
 ELASTIC = {"TORCHELASTIC_RUN_ID": "run", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "TORCHELASTIC_RESTART_COUNT": "1"}
 
 
@@ -89,6 +90,7 @@ def test_the_size_of_the_world(devices, nodes, expected):
         ({"num_nodes": 4}, Launch("alone"), {}, "started alone: start it on all nodes"),
         ({}, launch(), {**STEP, "MASTER_ADDR": "no-such-name.invalid"}, "'no-such-name.invalid' is unknown"),
         ({}, launch("torchrun"), {**ELASTIC, "MASTER_ADDR": "127.0.0.1"}, "each would wait for itself"),
+        ({}, launch("torchrun"), {**ELASTIC, **SHARED_STORE}, "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
         ({"devices": "x"}, Launch("alone"), {}, "devices 'x' is no number"),
         ({"accelerator": "gpu"}, launch(per_node=(1000,)), STEP, "1000 processes on .* but each sees"),
     ],

@@ -33,6 +33,8 @@ def settle(trainer: Mapping[str, Any], launch: Launch, environ: Mapping[str, str
         _check_slurm_step(environ)
     if launch.kind in ("alone", "child"):
         _check_alone(settled, environ)
+    if launch.kind == "torchrun":
+        _check_restarts(environ)
     if launch.external:
         _check_layout(launch)
         given = _asked(settled)
@@ -135,6 +137,15 @@ def _check_alone(trainer: Mapping[str, Any], environ: Mapping[str, str]) -> None
         raise UserError(
             f"--trainer.num_nodes {nodes}, but this process was started alone: start it on all nodes with srun or "
             "torchrun, see docs/cluster.md"
+        )
+
+
+def _check_restarts(environ: Mapping[str, str]) -> None:
+    restarts = environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise UserError(
+            f"torchrun --max-restarts {restarts} hangs or fails at its first restart while the attempts share a store: "
+            "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before it, or leave out --max-restarts"
         )
 
 
