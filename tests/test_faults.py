@@ -109,6 +109,22 @@ def test_another_number_of_devices_in_the_middle_of_an_epoch(tmp_path, whole, be
         assert torch.allclose(value, last(tmp_path, "hit")["state_dict"][name], atol=2e-4), name
 
 
+def test_a_gan_on_another_number_of_devices_in_the_middle_of_an_epoch(tmp_path):
+    """Critic steps between, and averaged weights; without batch norm, which couples the examples of a batch."""
+    gan = ["--model", "wgan-gp", "--model.network_args.norm", "none", "--val_every", 24]
+    gan += ["--trainer.accelerator", "cpu", "--trainer.devices"]
+    assert fit(tmp_path, *gan, 2, "--steps", 24, "--name", "whole")[0] == 0
+    expected = last(tmp_path, "whole", "wgan-gp")["state_dict"]
+    for before, after in ((2, 1), (1, 2)):
+        name = f"from-{before}"
+        assert fit(tmp_path, *gan, before, "--steps", 7, "--name", name)[0] == 0  # digits have 22 batches an epoch
+        folder = f"tb_logs/wgan-gp-digits-{name}/version_0"
+        status, output = fit(tmp_path, "--resume", folder, "--steps", 24, "--trainer.devices", after)
+        assert status == 0 and "going on from iteration 7" in output, output
+        for key, value in last(tmp_path, name, "wgan-gp")["state_dict"].items():
+            assert torch.allclose(value, expected[key], atol=1e-3), (key, (value - expected[key]).abs().max())
+
+
 @pytest.mark.parametrize(
     ("victim", "how", "devices", "options"),
     [(1, signal.SIGKILL, 3, ()), (1, signal.SIGSTOP, 2, ("--patience", 3))],
