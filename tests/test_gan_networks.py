@@ -382,3 +382,16 @@ def test_projection_is_its_formula_on_the_first_output(name: str):
 def test_projection_needs_an_encoder_with_features():
     with pytest.raises(UserError, match=r"^Linear has no \.features, \.num_features, \.head, which a projection"):
         Projection(nn.Linear(3, 1), 2)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_under_spectral_norm_no_bias_drowns_z(name: str):
+    spec = DataSpec((1, 16, 16))
+    decoder = networks.decoder(name, spec, 3, spec.shape, **ALL[name])
+    before = {key for key, _ in decoder.named_parameters()}
+    spectral_norm_(decoder, first_bias=False)
+    first, *others = (layer for layer in decoder.modules() if isinstance(layer, NORMALISED))
+    assert first.bias is None and 3 in first.weight.shape
+    gone = before - {key.replace("parametrizations.weight.original", "weight") for key, _ in decoder.named_parameters()}
+    assert all(key.endswith("bias") for key in gone) and len(gone) <= 1
+    assert any(layer.bias is not None for layer in others)

@@ -112,7 +112,7 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         )
         self.discriminator = self._discriminator(network if critic is None else critic, critic_args or {})
         for name in SPECTRAL[spectral_norm]:
-            spectral_norm_(getattr(self, name))
+            spectral_norm_(getattr(self, name), first_bias=name != "generator")
         self.check_contest(self.discriminator, bool(weight_clip) or spectral_norm != "none")
         self.register_buffer("anchors", torch.zeros(2))  # running means of the logits of real and of fake
 

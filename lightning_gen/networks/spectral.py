@@ -22,7 +22,7 @@ NORMALISED = (
 )
 
 
-def spectral_norm_(network: Net) -> Net:
+def spectral_norm_(network: Net, first_bias: bool = True) -> Net:
     """Divide each weight of a network by its largest singular value, in place: W / sigma(W).
 
     Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", https://arxiv.org/abs/1802.05957,
@@ -31,12 +31,17 @@ def spectral_norm_(network: Net) -> Net:
 
     Args:
         network: its linear layers, convolutions and embeddings are changed; those that were already, are left alone.
+        first_bias: False for a network that takes z, whose first layer then loses its bias. The norm bounds what z does
+            there, and nothing bounds a bias: z fades beside it, and the norm that follows makes one picture of all z.
 
     Returns:
         The network.
     """
-    for layer in list(network.modules()):
-        if isinstance(layer, NORMALISED) and not is_parametrized(layer, "weight"):
+    layers = [layer for layer in network.modules() if isinstance(layer, NORMALISED)]
+    if not first_bias and layers and getattr(layers[0], "bias", None) is not None:
+        layers[0].bias = None
+    for layer in layers:
+        if not is_parametrized(layer, "weight"):
             if not layer.weight.any():  # such as the end of a residual branch: 0 / 0, and no size to begin small with
                 layer.reset_parameters()
             parametrizations.spectral_norm(layer)
