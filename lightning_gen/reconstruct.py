@@ -14,7 +14,7 @@ from lightning_gen.checkpoints import find
 from lightning_gen.cli import Parser
 from lightning_gen.images import save_png
 from lightning_gen.module import GenerativeModule
-from lightning_gen.protocols import Reconstructs, SamplesClasses
+from lightning_gen.protocols import Reconstructs, SamplesClasses, Tokenises
 from lightning_gen.render import to_uint8
 from lightning_gen.sample import AT_ONCE, load_on, provenance
 
@@ -56,15 +56,14 @@ def main(argv: list[str]) -> None:
 
 
 def _classes(model: GenerativeModule, label: int | None, count: int) -> torch.Tensor | None:
-    """The class of all pictures, where the model takes one."""
-    classes = model.classes if isinstance(model, SamplesClasses) else 0
+    """The class of all pictures, where the model takes one; tokens are of the picture alone."""
+    classes = model.classes if isinstance(model, SamplesClasses) and not isinstance(model, Tokenises) else 0
     if label is None and not classes:
         return None
     if label is None or not 0 <= label < classes:
         given = "no --class" if label is None else f"--class {label}"
-        raise UserError(
-            f"{given}: " + (f"this model needs one of 0 to {classes - 1}" if classes else "this model knows none")
-        )
+        possible = f"this model needs one of 0 to {classes - 1}" if classes else "this model rebuilds without one"
+        raise UserError(f"{given}: {possible}")
     return torch.full((count,), label, device=model.device)
 
 

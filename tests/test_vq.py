@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from test_resume import same
 
 from datamodules.digits import Digits
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
+from lightning_gen import fit, reconstruct
 from lightning_gen.callbacks.pictures import sampling
 from lightning_gen.checkpoints import AtomicCheckpointIO, read
 from lightning_gen.models.vqvae import VQVAE
@@ -432,6 +434,18 @@ def test_data_that_do_not_go():
         made(DataSpec(shape=(16,), kind="text", values="tokens", vocab=9))
     with pytest.raises(UserError, match="needs images"):
         made(DataSpec(shape=(16,), kind="vector", values="real"), network="conv")
+
+
+def test_pictures_are_rebuilt_without_their_class(tmp_path, monkeypatch, capsys):
+    """Only the prior knows classes."""
+    monkeypatch.chdir(tmp_path)
+    fit.main(["--model", "vq-vae", "--steps", "2", "--val_every", "2", "--watch", "none"])
+    Image.new("L", (8, 8), 128).save("grey.png")
+    given = ["tb_logs/vq-vae-digits/version_0", "grey.png", "--out", "out"]
+    reconstruct.main(given)
+    assert (tmp_path / "out" / "grey.png").exists()
+    with pytest.raises(UserError, match="--class 3: this model rebuilds without one"):
+        reconstruct.main([*given, "--class", "3"])
 
 
 def test_a_quantizer_of_your_own():
