@@ -71,8 +71,11 @@ def _encoding(argv: list[str]) -> tuple[Any, list[str]]:
     for name, value in (("-n", given.n), ("--block", given.block)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: it must be at least 1")
-    if given.out.is_dir() or (given.out.exists() and not given.force):
-        raise UserError(f"{given.out} is there already: give another file, or --force")
+    for path in (given.out, given.report):
+        if path and (path.is_dir() or (path.exists() and not given.force)):
+            raise UserError(f"{path} is there already: give another file, or --force")
+    if given.report and given.report.resolve() == given.out.resolve():
+        raise UserError(f"--out and --report are the same file, {given.out}: give two")
     return given, rest
 
 

@@ -29,6 +29,7 @@ from lightning_gen import cli, runs
 from lightning_gen.cells import SCRIPTS, Processes, config_of, last_error, pairs_of
 from lightning_gen.checkpoints import find, load, write_atomically
 from lightning_gen.compression.curves import Point, draw, pictures_of
+from lightning_gen.compression.stack import library
 from lightning_gen.compression.tokens import TokenCoder
 from lightning_gen.images import save_png
 from lightning_gen.noise import numbered
@@ -56,6 +57,8 @@ def main(argv: list[str], call: Any = None) -> None:
     jobs = jobs_of(given, rest)
     for job in jobs:
         config_of(job.arguments)  # mistakes show before anything runs
+    if given.codes:
+        library()  # of the coder of tokens, which is asked for last
     processes = Processes()
     given.out.mkdir(parents=True, exist_ok=True)
     points, x = [], None

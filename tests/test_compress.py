@@ -9,7 +9,7 @@ from scipy import stats
 from datamodules.digits import Digits
 from datamodules.errors import UserError
 from datamodules.spec import DataSpec
-from lightning_gen.compression import codec, container, peers
+from lightning_gen.compression import codec, container, peers, report
 from lightning_gen.compression.bitsback import RAMP, BitsBack, Grid, blocks
 from lightning_gen.compression.pixels import pixels_of
 from lightning_gen.compression.stack import Stack, ground, library
@@ -228,6 +228,15 @@ def test_a_diverged_model_is_refused():
         codec.encode(model, levels("black", 2, (1, 8, 8), "uint8"), run="")
 
 
+@pytest.mark.parametrize("values", ["binary", "uint8"])
+def test_a_diverged_decoder_is_refused(values):
+    model = vae((1, 8, 8), values)
+    with torch.no_grad():
+        next(model.decoder.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="decoder gives values that are NaN"):
+        codec.encode(model, levels("black", 2, (1, 8, 8), values), run="")
+
+
 # Tokens
 
 
@@ -333,6 +342,12 @@ def test_the_same_weights_with_another_activation_are_another_model():
     one, other = vae(), vae(network_args={"hidden": [24], "activation": "silu"})
     other.load_state_dict(one.state_dict())
     assert codec.weights_of(one) == codec.weights_of(vae()) != codec.weights_of(other)
+
+
+def test_the_error_of_tokens_is_in_the_units_of_the_data():
+    x, y = torch.zeros(2, 3), torch.full((2, 3), 2.0)
+    assert report._mean_squared_error(x, y, "real") == 4  # no pixels, so no range
+    assert report._mean_squared_error(x, y, "uint8") == 1  # of [0, 1], where the model's are in [-1, 1]
 
 
 # Other compressors

@@ -247,8 +247,25 @@ def test_decoding_writes_over_nothing(place, file):
         main("decode", "none.lgz", "--out", "new")
     assert names(place / "out") == ["mine.png"]
     (place / "empty").mkdir()
-    main("decode", "good.lgz", "--out", "empty")
-    assert len(names(place / "empty")) == 3
+    (place / "link").symlink_to("empty")
+    main("decode", "good.lgz", "--out", "link")
+    assert len(names(place / "empty")) == 3 and (place / "link").is_symlink()
+
+
+def test_decoding_where_one_stands(place, file, monkeypatch):
+    (place / "here").mkdir()
+    monkeypatch.chdir(place / "here")
+    main("decode", place / "good.lgz", "--out", ".", "--run", place / "run")
+    assert len(names(place / "here")) == 3
+
+
+def test_colours_of_sixteen_bits_are_refused(place):
+    run = saved(vae((3, 8, 8)), place / "run")
+    (place / "deep.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(range(192)) * 2)
+    picture(place / "flat.png", mode="RGB")
+    with pytest.raises(UserError, match=r"deep\.ppm is 16-bit"):
+        main("encode", run, "deep.ppm", "--out", "new")
+    main("encode", run, "flat.png", "--out", "new", "--no-others")
 
 
 # Bad input
@@ -290,6 +307,14 @@ def test_each_mistake_of_encoding_is_one_line(place, run):
         main("encode", run, "a.png", "--out", "file")
     assert (place / "file").read_text() == "mine"
     main("encode", run, "a.png", "--out", "file", "--force", "--no-others")
+    for report, reason in (
+        ("file", "file is there already"),
+        ("new", "--out and --report are the same"),
+        (".", "there"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            main("encode", run, "a.png", "--out", "new", "--report", report)
+    assert not (place / "new").exists()
     with pytest.raises(UserError, match="what is to be done"):
         main("compress", run)
 

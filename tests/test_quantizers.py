@@ -131,6 +131,18 @@ def test_revived_codes_are_vectors_of_the_batch():
     assert torch.allclose(made.books[0].vectors[0], z[0].mean(0), atol=1e-5)
 
 
+def test_a_code_that_nothing_comes_near_stays_where_it_is():
+    made = VectorQuantizer(codes=2, dim=2, decay=0.5, revive=0)
+    for value in (made.books[0].vectors, made.books[0].sums):
+        value.copy_(torch.tensor([[0.0, 0.0], [90.0, 90.0]]))
+    made.started.fill_(True)
+    z = torch.randn(1, 50, 2)
+    for step in range(60):
+        made.observe(made(z), 0, 1, 0, step)
+        made.update()
+    assert torch.equal(made.books[0].vectors[1], torch.tensor([90.0, 90.0]))
+
+
 def test_k_means_finds_separate_clusters():
     """Codes start in the clusters, each of which has one at least, and the error is what the clusters' width leaves."""
     centres = 20 * torch.randn(6, 4)
@@ -229,7 +241,7 @@ def test_perplexity():
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("vector", {"codes": 0}, "codes 0: possible are whole numbers above 0"),
+        ("vector", {"codes": 0}, "codes 0: it must be at least 2"),
         ("vector", {"depth": 0}, "depth 0"),
         ("vector", {"decay": 1.0}, "0 <= decay < 1"),
         ("vector", {"revive": -0.1}, "0 <= revive < 1"),

@@ -149,7 +149,7 @@ def test_the_ends_of_chance():
 
 @torch.no_grad()
 def test_a_model_keeps_the_contract_of_tokens(model):
-    assert isinstance(model, Tokenises | SamplesClasses) and isinstance(model, Reconstructs)
+    assert all(isinstance(model, protocol) for protocol in (Tokenises, SamplesClasses, Reconstructs))
     assert not isinstance(model, Likelihood) and not isinstance(model, Encodes) and isinstance(model, Decodes)
     x = torch.rand(5, 1, 8, 8) * 2 - 1
     tokens = model.tokens(x)
@@ -286,6 +286,17 @@ def test_the_prior_learns_tokens_that_no_longer_move(kind, run):
     assert torch.equal(seen[0][2], seen[3][2]) and not torch.equal(seen[3][2], seen[4][2])
 
 
+def test_an_accumulated_start_is_not_thrown_away(run):
+    """The first chunk starts the codes; their counts must be those of the step, or they look dead in it."""
+    model = made(accumulate=20, prior_from=5, quantizer_args={"codes": 12, "dim": 4, "revive": 0.05})
+    logged = []
+    update = model.quantizer.update
+    model.quantizer.update = lambda: logged.append(update()) or logged[-1]
+    run(model, steps=1)
+    assert [float(values["revived"]) for values in logged] == [0]
+    assert model.quantizer.books[0].counts.sum() == pytest.approx(16 * 100, rel=0.05)  # places times examples
+
+
 def test_accumulated_chunks_move_the_codes_as_the_whole_batch(run):
     """Codes that have started already; the k-means start sees the first chunk."""
     states = []
@@ -410,6 +421,8 @@ def test_validation_of_two_ranks_equals_one(ranks):
         ({"prior_from": "soon"}, "give a share of the run, such as 60%"),
         ({"prior_from": "120%"}, "give a share of the run"),
         ({"prior_from": -5}, "give a share of the run"),
+        ({"prior_from": 0.4}, "give a share of the run, such as 60%"),
+        ({"quantizer_args": {"codes": 1}}, "codes 1: it must be at least 2"),
         ({"no_class": 0.0}, "above 0 and at most 1"),
         ({"quantizer": "vectorr"}, "did you mean 'vector'"),
         ({"quantizer_args": {"code": 3}}, "no option 'code'.*codes=256"),

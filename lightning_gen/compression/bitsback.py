@@ -138,7 +138,10 @@ class BitsBack(Coder):
 
     def _outputs(self, grid: Grid, cells: list[np.ndarray]) -> Tensor:
         """The decoder's outputs (n, *params), in one memory order, on which the last digits of what follows depend."""
-        return self.model.output(grid.centre(np.stack(cells))).contiguous()
+        outs = self.model.output(grid.centre(np.stack(cells))).contiguous()
+        if outs.isnan().any():
+            raise UserError("the decoder gives values that are NaN: this model has diverged, or is damaged")
+        return outs
 
     def _posterior(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_var = self.model.posterior(self.pixels.to_x(levels))

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ def read_pictures(paths: Sequence[Path], spec: DataSpec) -> Tensor:
     Raises:
         UserError: one cannot be read, or could not come back as it is.
     """
+    if spec.values == "real":
+        raise UserError("the model's data are real numbers in units of their own, not pictures: give --split test")
     if spec.kind != "image" or spec.shape[0] not in (1, 3):
         raise UserError(f"the model is of {spec.kind} data of shape {spec.shape}, not of pictures: give --split test")
     return to_float(torch.from_numpy(np.stack([_read(path, spec) for path in paths])), "uint8")
@@ -55,7 +58,8 @@ def _read(path: Path, spec: DataSpec) -> np.ndarray:
     channels, height, width = spec.shape
     try:
         with Image.open(path) as file:
-            kind, frames = kind_of(file), getattr(file, "n_frames", 1)
+            kind = "16-bit" if _is_deep(file) else kind_of(file)
+            frames = getattr(file, "n_frames", 1)
         image = opened(path)
     except Exception as error:  # Pillow's decoders raise anything on broken files
         raise UserError(f"cannot read {path} as a picture: {error}") from None
@@ -71,6 +75,12 @@ def _read(path: Path, spec: DataSpec) -> np.ndarray:
     if spec.values == "binary" and not np.isin(array, (0, 255)).all():
         raise UserError(f"{path} has values between black and white, and the model codes 0 and 255 alone")
     return array[:, :, :channels].transpose(2, 0, 1)
+
+
+def _is_deep(file: Image.Image) -> bool:
+    """Whether a colour picture has more than 8 bits a value, of which Pillow keeps 8 without a word."""
+    tiles: Any = getattr(file, "tile", [])  # (decoder, extents, offset, its arguments), as ("ppm", ..., ("RGB", 65535))
+    return any(";16" in str(tile[3]) or (tile[0].startswith("ppm") and tile[3][-1] > 255) for tile in tiles)
 
 
 def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -99,7 +109,7 @@ def check_free(folder: Path) -> None:
 
 
 def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path) -> None:
-    """Pictures NAME.png, or one array of the examples where they have no names; the folder appears with all of them.
+    """Pictures NAME.png, or one array of the examples where they have no names; a new folder appears with all of them.
 
     Args:
         x: (n, *shape) in the range of the data.
@@ -117,9 +127,11 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
         else:
             np.save(part / ARRAY, stored(x, spec))
         part.chmod(0o777 & ~_umask())
-        if folder.exists():
-            folder.rmdir()
-        os.replace(part, folder)
+        if folder.exists():  # it stays, as it may be a link, or where the user stands
+            for made in part.iterdir():
+                os.replace(made, folder / made.name)
+        else:
+            os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -36,7 +36,8 @@ def measure(model: GenerativeModule, x: Tensor, made: Encoded, others: bool = Tr
     coder = coder_of(model)
     with torch.inference_mode():
         bits = coder.bound(made.symbols, made.header.block)
-        error = None if coder.lossless else _mean_squared_error(x, coder.examples(made.symbols, made.header.block))
+        back = None if coder.lossless else coder.examples(made.symbols, made.header.block)
+        error = None if back is None else _mean_squared_error(x, back, model.spec.values)
     count, dims = len(x), math.prod(x.shape)
     report: dict[str, Any] = {
         "method": made.header.method,
@@ -61,7 +62,9 @@ def measure(model: GenerativeModule, x: Tensor, made: Encoded, others: bool = Tr
         "environment": environment(torch.device("cpu")),
     }
     if error is not None:
-        report |= {"mse": error, "psnr": -10 * math.log10(max(error, 1e-12))}
+        report["mse"] = error
+        if model.spec.values != "real":  # which have no largest value
+            report["psnr"] = -10 * math.log10(max(error, 1e-12))
     levels = _levels(model, x) if others else None
     if levels is not None:
         report["others"] = [peer._asdict() for peer in peers(levels, model.spec.values == "binary")]
@@ -73,7 +76,8 @@ def table(report: dict[str, Any]) -> str:
     count, dims = report["examples"], report["examples"] * math.prod(report["shape"])
     shape = "x".join(map(str, report["shape"]))
     bits = 1 if report["values"] == "binary" else 8 if report["values"] in ("uint8", "unit") else 32
-    coded = "lossless, verified" if report["lossless"] else f"lossy, PSNR {report['psnr']:.2f} dB; tokens verified"
+    loss = f"PSNR {report['psnr']:.2f} dB" if "psnr" in report else f"mean squared error {report.get('mse', 0):.4g}"
+    coded = "lossless, verified" if report["lossless"] else f"lossy, {loss}; tokens verified"
     also = "" if report["lossless"] else ", lossless"
     lines = [
         Line("this file", report["bytes"], coded),
@@ -94,9 +98,10 @@ def _over(ratio: float | None) -> str:
     return "" if ratio is None else f"the file is {ratio:.4f} times that"
 
 
-def _mean_squared_error(x: Tensor, y: Tensor) -> float:
+def _mean_squared_error(x: Tensor, y: Tensor, values: str) -> float:
     """Of values in [0, 1], or of the data's own where these are real."""
-    return float((x.double() - y.double()).square().mean()) / 4
+    error = float((x.double() - y.double()).square().mean())
+    return error if values == "real" else error / 4  # x is in [-1, 1]
 
 
 def _tensors(model: GenerativeModule) -> list[Tensor]:

@@ -30,6 +30,8 @@ class TokenCoder(Coder):
     usual_block: ClassVar[int] = 256
 
     def __init__(self, model: Tokenises) -> None:
+        if model.vocab < 2:
+            raise UserError("the model has a single token, which says nothing of an example: nothing is there to code")
         self.model = model
         self.length = math.prod(model.tokens_shape)
 

@@ -124,7 +124,7 @@ class VQVAE(Coded):
 
     def loss_autoencoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         z = self.vectors(batch["x"])
-        self.quantizer.start(z, self.seed)
+        self.quantizer.start(z, self.seed, self.accumulate)
         s, made = self._through(batch, z)
         self.quantizer.observe(made, self._noise.part, self._noise.parts, self.seed, self.iteration)
         return self.weighted(self.values(s))
@@ -245,6 +245,7 @@ def _turn(prior_from: float | str) -> Schedule:
         turn = schedule(f"0..1@{prior_from}..{prior_from}")
     except UserError:
         turn = None
-    if turn is None or turn.stop.value < 0 or (turn.stop.relative and turn.stop.value > 1):
+    end = turn.stop if turn else None
+    if turn is None or end is None or end.value < 0 or (end.value > 1 if end.relative else end.value % 1):
         raise UserError(f"prior_from {prior_from!r}: give a share of the run, such as 60%, or an iteration")
     return turn

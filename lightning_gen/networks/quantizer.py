@@ -58,8 +58,11 @@ class Quantizer(nn.Module):
         """Tokens (B, G, P) -> vectors (B, P, D)."""
         raise NotImplementedError
 
-    def start(self, z: Tensor, seed: int) -> None:
-        """Called before each training step's forward pass; the first time, codes are laid where z (B, P, D) is."""
+    def start(self, z: Tensor, seed: int, chunks: int = 1) -> None:
+        """Called before each training step's forward pass; the first time, codes are laid where z (B, P, D) is.
+
+        ``chunks``: into which a step's batch is cut; z is the first.
+        """
 
     def observe(self, made: Quantized, part: int, parts: int, *key: int) -> None:
         """Keep what the codes of this slice of the batch were given: slice ``part`` of ``parts`` over all ranks."""
@@ -96,15 +99,15 @@ class Codebook(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             return (self.vectors.square().sum(1) - 2 * z @ self.vectors.T).argmin(1)
 
-    def start(self, z: Tensor, order: Tensor) -> None:
-        """k-means of z (N, D), from its first rows in this order (N,)."""
+    def start(self, z: Tensor, order: Tensor, chunks: int) -> None:
+        """k-means of z (N, D), from its first rows in this order (N,), where a step sees ``chunks`` as many vectors."""
         codes = len(self.vectors)
         self.vectors.copy_(z[order.repeat(math.ceil(codes / len(z)))[:codes]])
         for _ in range(LLOYD):
             counts, sums = _by_code(z, self.nearest(z), codes)
             self.vectors.copy_(torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), self.vectors))
-        self.counts.copy_(counts)
-        self.sums.copy_(self.vectors * counts[:, None])
+        self.counts.copy_(counts * chunks)
+        self.sums.copy_(self.vectors * self.counts[:, None])
 
     def observe(self, z: Tensor, ids: Tensor, rows: Tensor) -> None:
         """Add z (N, D) and their codes (N,); rows (K,) of z stand by for dead codes, those elsewhere are of others."""
@@ -127,7 +130,8 @@ class Codebook(nn.Module):
         dead = kept < self.revive * mean
         self.counts.copy_(torch.where(dead, mean, kept)[:, 0])
         self.sums.copy_(torch.where(dead, spare * mean, total))
-        self.vectors.copy_(torch.where(dead, spare, total / kept.clamp(min=TINY)))
+        means = torch.where(kept > TINY, total / kept.clamp(min=TINY), self.vectors)
+        self.vectors.copy_(torch.where(dead, spare, means))
         return dead.sum().float()
 
 
@@ -153,7 +157,8 @@ class VectorQuantizer(Quantizer):
         self, *, codes: int = 256, dim: int = 16, depth: int = 1, decay: float = 0.99, revive: float = 0.05
     ) -> None:
         super().__init__()
-        check_positive("codes", codes)
+        if codes < 2:
+            raise UserError(f"codes {codes}: it must be at least 2, as a single code says nothing")
         check_positive("dim", dim)
         check_positive("depth", depth)
         if not 0 <= decay < 1 or not 0 <= revive < 1:
@@ -177,14 +182,14 @@ class VectorQuantizer(Quantizer):
         return torch.stack([book.vectors[ids] for book, ids in zip(self.books, tokens.unbind(1), strict=True)]).sum(0)
 
     @torch.no_grad()
-    def start(self, z: Tensor, seed: int) -> None:
+    def start(self, z: Tensor, seed: int, chunks: int = 1) -> None:
         self._has_started = self._has_started or bool(self.started)
         if self._has_started:
             return
         rest = _of_all_ranks(z.detach().float().flatten(0, 1).contiguous())
         for level, book in enumerate(self.books):
             order = numbered([level], (len(rest),), seed, "k-means")[0].argsort(stable=True).to(rest.device)
-            book.start(rest, order)
+            book.start(rest, order, chunks)
             rest = rest - book.vectors[book.nearest(rest)]
         self.started.fill_(True)
 
