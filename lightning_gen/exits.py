@@ -31,7 +31,10 @@ class Stopped(Exception):
 
 
 class Interrupted(BaseException):
-    """Ctrl-C for the second time: the run ends at once. No KeyboardInterrupt, of which Lightning makes status 1."""
+    """Ctrl-C for the second time, or outside of training: the run ends at once.
+
+    No KeyboardInterrupt, of which Lightning makes status 1.
+    """
 
 
 class RankLost(UserError):

@@ -32,7 +32,7 @@ from lightning_gen.checkpoints import (
 from lightning_gen.cluster import again, preflight, strategies
 from lightning_gen.cluster.launch import detect
 from lightning_gen.cluster.lost import of_this_rank
-from lightning_gen.cluster.signals import WARNING, Signals
+from lightning_gen.cluster.signals import WARNING, Signals, interruptible
 from lightning_gen.exits import first_rank
 from lightning_gen.help import help_text
 from lightning_gen.images import save_png
@@ -137,7 +137,7 @@ def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None =
     if trainer.is_global_zero:
         runs.write_config(config, folder)
         again.remember(folder, launch)
-    with undisturbed(), of_this_rank(trainer):
+    with undisturbed(), of_this_rank(trainer), interruptible():
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         _finish(trainer, model, data, folder, config)

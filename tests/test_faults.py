@@ -145,6 +145,14 @@ def test_the_first_rank_is_lost(tmp_path):
     assert "error on rank 1: rank 0 of 2 no longer answers" in output
 
 
+@pytest.mark.parametrize(("hook", "expected"), [("on_fit_start", 130), ("on_train_end", 0), ("on_fit_end", 130)])
+def test_ctrl_c_around_the_training(tmp_path, hook, expected):
+    """Before the first iteration and after the last there is nothing to save, and it is no failure (status 1)."""
+    press = f"[{{class_path: helpers.CtrlC, init_args: {{hook: {hook}}}}}]"
+    status, output = fit(tmp_path, *VAE, "--steps", 20, "--trainer.callbacks", press)
+    assert status == expected and "Traceback" not in output, output
+
+
 def test_nan_on_one_rank_stops_all(tmp_path):
     options = [*VAE, "--trainer.devices", 2, "--trainer.callbacks", "[helpers.NaNOnTheSecondRank]", "--name", "nan"]
     status, output = fit(tmp_path, *options)

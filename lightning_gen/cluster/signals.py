@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from lightning_gen.exits import Interrupted, first_rank
 
 STOP = ("SIGINT", "SIGTERM")  # while training; before it there is nothing to save, and they end the process at once
 WARNING = "SIGUSR1"  # of a scheduler: the time is nearly up
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Where signals are not noted, before the first and after the last iteration, Ctrl-C ends a run as elsewhere.
+
+    Raises:
+        Interrupted: in the place of Lightning's exit with status 1, that of a failure.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise Interrupted from None
+        raise
 
 
 class Signals:
