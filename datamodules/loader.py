@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -60,8 +63,24 @@ def in_workers(source: Source, indices: Iterable[list], num_workers: int, persis
         num_workers=min(num_workers, cores()),
         persistent_workers=persistent,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=partial(_end_with, os.getpid()),
         generator=torch.Generator(),  # torch would draw the workers' seed from the global one and so shift it
     )
+
+
+def _end_with(parent: int, _worker: int) -> None:
+    """End a worker with the process that it works for.
+
+    torch's own watch over the parent only leaves the worker's loop; then it waits to send what nobody reads any more,
+    and keeps memory, and the output's other end, for ever.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class TrainLoader:

@@ -60,9 +60,9 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
         _leave_group()
     except Stopped as stop:
-        _leave_group()
-        if first_rank():
+        if first_rank():  # at once: where the job is in the queue again, Slurm ends this attempt
             print(f"{stop}; everything is saved. {stop.next()}", flush=True)
+        _leave_group()
         # torchrun takes any other status for a failure and starts again; and the parent of a child ends it at once
         kind = detect().kind
         sys.exit(0 if kind == "torchrun" or (kind == "child" and not first_rank()) else 128 + stop.signum)

@@ -27,6 +27,7 @@ class CtrlC(L.Callback):
     """Presses it in the hook that is named."""
 
     def __init__(self, hook):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell switches off in the background
         setattr(self, hook, lambda *_: signal.raise_signal(signal.SIGINT))
 
 

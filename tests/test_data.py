@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -10,6 +13,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 from datamodules import DATASETS, UserError, find
@@ -805,3 +809,42 @@ def test_loaders_alone_need_no_datamodule():
     source = Tensors(x=torch.arange(6))
     loader = TrainLoader(source, Order(6, 3, 0), Position(), 0, 1, 0, print)
     assert sorted(k for b in indices(loader) for k in b) == list(range(6))
+
+
+# Workers
+
+ORPHANS = """
+import time
+from datamodules.loader import in_workers
+
+class Long:
+    def fetch(self, index):
+        return {"index": index, "skipped": ["x" * 1_000_000]}  # more than a pipe holds
+
+ahead = iter(in_workers(Long(), [[k] for k in range(100)], 2))
+next(ahead)
+print(*(worker.pid for worker in ahead._workers), flush=True)
+time.sleep(100)
+"""
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes in Linux' /proc")
+def test_workers_end_with_their_process():
+    """Killed, it cannot tell them; they wait for a pipe that nobody empties."""
+    command = [sys.executable, "-c", ORPHANS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        workers = process.stdout.readline().split()
+        assert workers and all(map(alive, workers))
+        time.sleep(1)  # the pipe is full
+        process.kill()
+    give_up = time.monotonic() + 30
+    while any(map(alive, workers)):
+        assert time.monotonic() < give_up
+        time.sleep(0.1)

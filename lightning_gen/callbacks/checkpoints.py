@@ -131,7 +131,8 @@ class Checkpoints(Checkpoint):
         self.signals.release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.signals.release()
+        if not isinstance(exception, Stopped):  # which a second signal must not turn into another end
+            self.signals.release()
 
     def _agreed_signal(self, trainer: L.Trainer, model: GenerativeModule) -> int:
         """The signal that all ranks stop for at this boundary, 0 for none."""
