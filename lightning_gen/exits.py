@@ -58,11 +58,11 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     sys.path.insert(0, ".")  # import paths of the user's own
     try:
         main(sys.argv[1:])
-        _leave_group()
+        leave_group()
     except Stopped as stop:
         if first_rank():  # at once: where the job is in the queue again, Slurm ends this attempt
             print(f"{stop}; everything is saved. {stop.next()}", flush=True)
-        _leave_group()
+        leave_group()
         # torchrun takes any other status for a failure and starts again; and the parent of a child ends it at once
         kind = detect().kind
         sys.exit(0 if kind == "torchrun" or (kind == "child" and not first_rank()) else 128 + stop.signum)
@@ -80,7 +80,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     sys.exit(0)
 
 
-def _leave_group() -> None:
+def leave_group() -> None:
     """Take down gloo's process group: its threads may abort a process that leaves just after a collective.
 
     Lightning does so for NCCL alone.

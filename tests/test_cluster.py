@@ -149,7 +149,8 @@ def test_a_job_requeued_twice_ends_as_if_nothing_had_happened(tmp_path, slurm):
         wait_for(lambda saved=saved, before=before: saved.exists() and saved.stat().st_mtime > before)
         run(tmp_path, "scancel", "--signal=USR1", job)
         wait_for(lambda attempt=attempt: output.read_text().count("the queue again and goes on by itself") == attempt)
-        wait_for(lambda attempt=attempt: requeued_runs(tmp_path, job, output, attempt))
+        start_again(tmp_path, job)
+        wait_for(lambda attempt=attempt: output.read_text().count("job started again") == attempt)
     wait_for(lambda: not run(tmp_path, "squeue", "-h").stdout.strip())
     text = output.read_text()
     assert "started again: going on with tb_logs/wgan-gp-digits-job/version_0" in text and "Traceback" not in text, text
@@ -158,10 +159,11 @@ def test_a_job_requeued_twice_ends_as_if_nothing_had_happened(tmp_path, slurm):
         same(last(tmp_path, "whole")[part], last(tmp_path, "job")[part])
 
 
-def requeued_runs(folder, job, output, attempt):
-    # Slurm lets a requeued job wait for two minutes; this one need not
-    run(folder, "scontrol", "update", f"JobId={job}", "StartTime=now", ok=False)
-    return output.read_text().count("job started again") == attempt
+def start_again(folder, job):
+    """Slurm lets a requeued job wait for two minutes; this one need not."""
+    wait_for(lambda: run(folder, "squeue", "-h", "--states=PENDING", "-j", job, ok=False).stdout.strip())
+    time.sleep(2)  # within the second of its end, its nodes take the new job for the old one, and refuse it
+    run(folder, "scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def test_the_template_for_sbatch(tmp_path, slurm):
@@ -187,7 +189,8 @@ def test_preempted_by_an_urgent_job_and_cancelled(tmp_path, slurm):
     run(tmp_path, "srun", "--partition=urgent", "--exclusive", "-N2", "true")
     wait_for(lambda: "SIGTERM; everything is saved. The job is in the queue again" in output.read_text())
     done = read(saved.with_name("last.ckpt"))["lightning_gen"]["iteration"]
-    wait_for(lambda: requeued_runs(tmp_path, job, output, 1))
+    start_again(tmp_path, job)
+    wait_for(lambda: output.read_text().count("job started again") == 1)
     wait_for(lambda: f"going on from iteration {done:,}" in output.read_text())
     wait_for(lambda: read(saved.with_name("last.ckpt"))["lightning_gen"]["iteration"] > done)
     run(tmp_path, "scancel", job)

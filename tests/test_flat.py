@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from lightning_gen import exits
 from lightning_gen.checkpoints import read
 from lightning_gen.cluster.flat import FlatStrategy
 
@@ -67,6 +68,15 @@ def test_one_reduction_of_known_size(both):
     weights, statistics, flags = 6 + 3 + 3 + 3 + 3 + 1, 3 + 3, 6
     assert both[0]["reductions"] == 1
     assert both[0]["bytes"] == 4 * (weights + statistics + flags)
+
+
+def test_a_script_leaves_its_process_group(tmp_path, monkeypatch):
+    """Threads of gloo that are still there when a process ends may abort it."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    with pytest.raises(SystemExit) as stop:
+        exits.run(lambda _: None)
+    assert stop.value.code == 0 and not torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize("model", ["wgan-gp", "factor-vae"])

@@ -284,6 +284,8 @@ if world > 1:
     dist.all_reduce(gradient)
 state = made.state_dict() | finite.state_dict() | {"gradient": gradient / world}
 torch.save(state, f"{sys.argv[3]}.{rank}.{world}")
+if world > 1:
+    dist.destroy_process_group()
 """
 
 

@@ -7,6 +7,7 @@ has its gradients, they are averaged over the ranks in one call, then its optimi
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gen.cluster.local import LocalLauncher
+from lightning_gen.exits import leave_group
 
 PATIENCE = 1800  # seconds
 
@@ -37,6 +39,10 @@ class FlatStrategy(DDPStrategy):
     def __init__(self, timeout: timedelta = timedelta(seconds=PATIENCE), **options: Any) -> None:
         super().__init__(timeout=timeout, **options)
         self.bytes_sent = self.reductions = 0  # of one rank, for the model of the costs in docs/cluster.md
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        atexit.register(leave_group)
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
