@@ -127,7 +127,7 @@ def test_a_gan_on_another_number_of_devices_in_the_middle_of_an_epoch(tmp_path):
 
 @pytest.mark.parametrize(
     ("victim", "how", "devices", "options"),
-    [(1, signal.SIGKILL, 3, ()), (1, signal.SIGSTOP, 2, ("--patience", 3))],
+    [(1, signal.SIGKILL, 3, ()), (1, signal.SIGSTOP, 2, ("--patience", 12))],
     ids=["killed", "frozen"],
 )
 def test_a_lost_rank_is_named(tmp_path, victim, how, devices, options):
