@@ -241,7 +241,7 @@ def test_perplexity():
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("vector", {"codes": 0}, "codes 0: it must be at least 2"),
+        ("vector", {"codes": 0}, "codes 0: possible are whole numbers above 0"),
         ("vector", {"depth": 0}, "depth 0"),
         ("vector", {"decay": 1.0}, "0 <= decay < 1"),
         ("vector", {"revive": -0.1}, "0 <= revive < 1"),

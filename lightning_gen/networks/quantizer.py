@@ -157,6 +157,7 @@ class VectorQuantizer(Quantizer):
         self, *, codes: int = 256, dim: int = 16, depth: int = 1, decay: float = 0.99, revive: float = 0.05
     ) -> None:
         super().__init__()
+        check_positive("codes", codes)
         if codes < 2:
             raise UserError(f"codes {codes}: it must be at least 2, as a single code says nothing")
         check_positive("dim", dim)
