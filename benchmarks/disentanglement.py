@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 
-from datamodules.shapes import Shapes
-from lightning_gen import cli, fit
-from lightning_gen.checkpoints import load
+from lightning_gen.commands import fit
+from lightning_gen.config import cli
+from lightning_gen.datamodules.shapes import Shapes
 from lightning_gen.metrics.disentanglement import mig_chen
+from lightning_gen.storage.checkpoints import load
 
 SEEDS = (1, 2, 3)
 FIXED = {"shape": 1, "scale": 5, "orientation": 0}

@@ -27,9 +27,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.errors import UserError
-from lightning_gen import exits, fit
-from lightning_gen.checkpoints import read
+from lightning_gen import exits
+from lightning_gen.commands import fit
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.storage.checkpoints import read
 
 MODEL = ["--data", "digits", "--val_every", "50", "--save_every", "5", "--trainer.accelerator", "cpu"]
 PARTS = ("state_dict", "optimizer_states", "lightning_gen")

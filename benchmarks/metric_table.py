@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from datamodules.mnist import MNIST
-from datamodules.sources import Tensors
-from lightning_gen import cli, exits
+from lightning_gen import exits
+from lightning_gen.config import cli
+from lightning_gen.datamodules.mnist import MNIST
+from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.evaluation import quality
 from lightning_gen.evaluation.subject import Subject
 from lightning_gen.metrics.extractors import find_extractor

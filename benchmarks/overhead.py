@@ -42,13 +42,13 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST, VisionDataset
 from torchvision.transforms import ToTensor
 
-from datamodules.base import DataModule
-from datamodules.loader import Position
-from datamodules.sources import Source, Tensors
-from datamodules.spec import DataSpec
-from lightning_gen import fit
+from lightning_gen.commands import fit
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.loader import Position
+from lightning_gen.datamodules.sources import Source, Tensors
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
-from lightning_gen.speed import undisturbed
+from lightning_gen.training.speed import undisturbed
 
 BATCH = 128
 LATENT = 20

@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.outline_shapes import OutlineShapes
-from lightning_gen import fit
+from lightning_gen.commands import fit
+from lightning_gen.datamodules.outline_shapes import OutlineShapes
 from lightning_gen.models.cyclegan import CycleGAN
-from lightning_gen.speed import undisturbed
+from lightning_gen.training.speed import undisturbed
 
 WARMUP = 3  # iterations before the clock starts
 LR, BETAS = 5e-4, (0.5, 0.999)

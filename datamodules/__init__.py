@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.errors import UserError, unknown
-from datamodules.spec import DataSpec
+from .errors import UserError, unknown
+from .spec import DataSpec
 
 __all__ = ["DATASETS", "DataSpec", "Dataset", "UserError", "find"]
 
@@ -25,34 +25,34 @@ class Dataset(NamedTuple):
 
 
 DATASETS: dict[str, Dataset] = {
-    "digits": Dataset("datamodules.digits.Digits", "1,797 handwritten digits 8x8, 10 classes; no download"),
+    "digits": Dataset(f"{__name__}.digits.Digits", "1,797 handwritten digits 8x8, 10 classes; no download"),
     "shapes": Dataset(
-        "datamodules.shapes.Shapes",
+        f"{__name__}.shapes.Shapes",
         "dSprites: 737,280 white shapes 64x64 with 5 known factors; drawn here, no download",
     ),
-    "toy": Dataset("datamodules.toy.Toy", "100,000 points in 2-D: grid25, ring8, swissroll, moons; no download"),
-    "mnist": Dataset("datamodules.mnist.MNIST", "70,000 handwritten digits 28x28, 10 classes; downloads 12 MB"),
-    "fashion-mnist": Dataset("datamodules.mnist.FashionMNIST", "70,000 clothes 28x28, 10 classes; downloads 31 MB"),
+    "toy": Dataset(f"{__name__}.toy.Toy", "100,000 points in 2-D: grid25, ring8, swissroll, moons; no download"),
+    "mnist": Dataset(f"{__name__}.mnist.MNIST", "70,000 handwritten digits 28x28, 10 classes; downloads 12 MB"),
+    "fashion-mnist": Dataset(f"{__name__}.mnist.FashionMNIST", "70,000 clothes 28x28, 10 classes; downloads 31 MB"),
     "stacked-mnist": Dataset(
-        "datamodules.stacked_mnist.StackedMNIST",
+        f"{__name__}.stacked_mnist.StackedMNIST",
         "MNIST digits in threes, as the colours of a 28x28 image: 1000 classes; downloads 12 MB",
     ),
-    "cifar10": Dataset("datamodules.cifar10.CIFAR10", "60,000 colour images 32x32, 10 classes; downloads 170 MB"),
+    "cifar10": Dataset(f"{__name__}.cifar10.CIFAR10", "60,000 colour images 32x32, 10 classes; downloads 170 MB"),
     "outline-shapes": Dataset(
-        "datamodules.outline_shapes.OutlineShapes",
+        f"{__name__}.outline_shapes.OutlineShapes",
         "outlines and filled shapes 32x32: two sides with a known truth; drawn here, no download",
     ),
     "coloured-digits": Dataset(
-        "datamodules.coloured_digits.ColouredDigits",
+        f"{__name__}.coloured_digits.ColouredDigits",
         "digits in six colours 32x32: two sides with a known truth, one-to-one; no download",
     ),
-    "folder": Dataset("datamodules.folder.Folder", "your own images: --data DIRECTORY; subfolders are classes"),
+    "folder": Dataset(f"{__name__}.folder.Folder", "your own images: --data DIRECTORY; subfolders are classes"),
     "unpaired": Dataset(
-        "datamodules.unpaired.Unpaired",
+        f"{__name__}.unpaired.Unpaired",
         "your own images of two kinds: --data.a DIRECTORY --data.b DIRECTORY, or --data.root with trainA, trainB, ...",
     ),
     "paired": Dataset(
-        "datamodules.paired.Paired",
+        f"{__name__}.paired.Paired",
         "your own pairs: --data.root DIRECTORY of side-by-side pictures, or --data.a and --data.b with equal names",
     ),
 }
@@ -73,7 +73,7 @@ def find(name: str) -> tuple[str, dict[str, Any]]:
     if name and path.is_dir():
         return DATASETS["folder"].target, {"root": name}
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return "datamodules.custom.Arrays", {"path": name}
+        return f"{__name__}.custom.Arrays", {"path": name}
     if path.suffix in (".npy", ".npz") or re.search(r"[/\\]", name) or path.exists():
         given = "is neither a directory of images nor a .npy or .npz file" if path.exists() else "does not exist"
         raise UserError(f"--data {name}: {given}; known names: {', '.join(DATASETS)}")

@@ -13,12 +13,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from datamodules import pixels
-from datamodules.errors import UserError, unknown
-from datamodules.loader import EvalLoader, Position, TrainLoader
-from datamodules.order import Batches, Order, mix, rank_slice
-from datamodules.sources import Batch, Source, binarized
-from datamodules.spec import DataSpec
+from . import pixels
+from .errors import UserError, unknown
+from .loader import EvalLoader, Position, TrainLoader
+from .order import Batches, Order, mix, rank_slice
+from .sources import Batch, Source, binarized
+from .spec import DataSpec
 
 EXAMPLES = ("x", "a", "b")  # entries of a batch that hold the examples
 BINARIZE = ("none", "dynamic", "threshold")

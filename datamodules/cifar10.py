@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.base import DataModule
-from datamodules.download import damaged, downloading
-from datamodules.sources import Source, Tensors
-from datamodules.spec import DataSpec
+from .base import DataModule
+from .download import damaged, downloading
+from .sources import Source, Tensors
+from .spec import DataSpec
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.order import mix
-from datamodules.sides import PairData, Sides
-from datamodules.sources import Source, Tensors
-from datamodules.spec import DataSpec
+from .digits import Digits
+from .errors import UserError
+from .order import mix
+from .sides import PairData, Sides
+from .sources import Source, Tensors
+from .spec import DataSpec
 
 COLOURS = ((255, 48, 48), (255, 208, 0), (64, 208, 64), (0, 208, 224), (72, 104, 255), (240, 64, 224))
 TRAIN = 1300 // 2 * len(COLOURS)  # half of the digits for each side, in all colours

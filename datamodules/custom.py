@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule
-from datamodules.errors import UserError
-from datamodules.order import fixed_split
-from datamodules.sources import Batch, Source, Tensors, subsets
-from datamodules.spec import DataSpec
+from .base import DataModule
+from .errors import UserError
+from .order import fixed_split
+from .sources import Batch, Source, Tensors, subsets
+from .spec import DataSpec
 
 FORMS = "images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in [0, 1], or vectors (N, D)"
 X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")

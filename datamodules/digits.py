@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from datamodules.base import DataModule
-from datamodules.order import fixed_split
-from datamodules.sources import Source, Tensors, subsets
-from datamodules.spec import DataSpec
+from .base import DataModule
+from .order import fixed_split
+from .sources import Source, Tensors, subsets
+from .spec import DataSpec
 
 SIZE, VAL, TEST = 1797, 200, 297
 

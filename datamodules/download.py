@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tarfile import TarError
 
-from datamodules.errors import UserError
+from .errors import UserError
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from datamodules.image_files import ImageFiles, list_images, split_by_hash
-from datamodules.sources import Source
-from datamodules.spec import DataSpec
+from .image_files import ImageFiles, list_images, split_by_hash
+from .sources import Source
+from .spec import DataSpec
 
 
 class Folder(ImageFiles):

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from datamodules.base import DataModule
-from datamodules.errors import UserError, unknown
-from datamodules.images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
-from datamodules.order import mix
-from datamodules.sources import Source, Tensors
+from .base import DataModule
+from .errors import UserError, unknown
+from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
+from .order import mix
+from .sources import Source, Tensors
 
 ACCEPTED = ", ".join(SUFFIXES)
 

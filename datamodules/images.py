@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.sources import Batch
+from .errors import UserError
+from .sources import Batch
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 CROPS = ("center", "stretch")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.errors import UserError
-from datamodules.order import Batches, endless, rank_slice
-from datamodules.sources import Batch, Source
+from .errors import UserError
+from .order import Batches, endless, rank_slice
+from .sources import Batch, Source
 
 Note = Callable[[list[tuple[str, str]]], None]
 

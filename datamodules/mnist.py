@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule
-from datamodules.download import damaged, downloading
-from datamodules.sources import Source, Tensors
-from datamodules.spec import DataSpec
+from .base import DataModule
+from .download import damaged, downloading
+from .sources import Source, Tensors
+from .spec import DataSpec
 
 TRAIN, VAL, TEST = 55_000, 5_000, 10_000
 FILES = {  # file -> (bytes of its header, shape)

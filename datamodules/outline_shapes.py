@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError, unknown
-from datamodules.order import mix
-from datamodules.sides import PairData, Sides
-from datamodules.sources import Source, Tensors
-from datamodules.spec import DataSpec
+from .errors import UserError, unknown
+from .order import mix
+from .sides import PairData, Sides
+from .sources import Source, Tensors
+from .spec import DataSpec
 
 COUNTS = {"train": 4000, "val": 200, "test": 200}
 SHAPES = ("circle", "square", "triangle")

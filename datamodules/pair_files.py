@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from datamodules.errors import UserError
-from datamodules.image_files import ImageFiles, list_images, split_by_hash
-from datamodules.images import Look, survey, to_size
-from datamodules.sides import PairData
-from datamodules.spec import DataSpec
+from .errors import UserError
+from .image_files import ImageFiles, list_images, split_by_hash
+from .images import Look, survey, to_size
+from .sides import PairData
+from .spec import DataSpec
 
 Parts = dict[str, list[str]]  # split -> paths
 SPLITS = ("train", "val", "test")

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.image_files import list_images
-from datamodules.images import Look, Reader, opened
-from datamodules.pair_files import PairFiles, Parts, look_at, parts_of, split_folders
-from datamodules.sources import Batch, Source
+from .errors import UserError
+from .image_files import list_images
+from .images import Look, Reader, opened
+from .pair_files import PairFiles, Parts, look_at, parts_of, split_folders
+from .sources import Batch, Source
 
 
 class PairReader(NamedTuple):

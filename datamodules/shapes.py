@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule
-from datamodules.errors import UserError, unknown
-from datamodules.order import fixed_split
-from datamodules.sources import Batch, Source, subsets
-from datamodules.spec import DataSpec
+from .base import DataModule
+from .errors import UserError, unknown
+from .order import fixed_split
+from .sources import Batch, Source, subsets
+from .spec import DataSpec
 
 NAMES = ("shape", "scale", "orientation", "x", "y")
 FACTORS = (3, 6, 40, 32, 32)  # shape (square, ellipse, heart), scale, orientation, x, y

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules import pixels
-from datamodules.base import DataModule
-from datamodules.errors import unknown
-from datamodules.order import Batches, Order, SideOrders
-from datamodules.sources import Batch, Source
-from datamodules.spec import DataSpec
+from . import pixels
+from .base import DataModule
+from .errors import unknown
+from .order import Batches, Order, SideOrders
+from .sources import Batch, Source
+from .spec import DataSpec
 
 DIRECTIONS = ("a2b", "b2a")
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datamodules import pixels
+from . import pixels
 
 Batch = dict[str, Any]
 

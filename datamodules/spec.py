@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datamodules.errors import UserError
+from .errors import UserError
 
 FORMAT = 1
 KINDS = ("image", "audio", "video", "text", "vector", "pair")

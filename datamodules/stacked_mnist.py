@@ -7,11 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule
-from datamodules.mnist import MNIST
-from datamodules.order import mix
-from datamodules.sources import Batch, Source
-from datamodules.spec import DataSpec
+from .base import DataModule
+from .mnist import MNIST
+from .order import mix
+from .sources import Batch, Source
+from .spec import DataSpec
 
 # As in the paper: 128,000 for training, and 26,000, so that as many samples can be compared with the test examples.
 SIZES = {"train": 128_000, "val": 5_000, "test": 26_000}

@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule
-from datamodules.errors import unknown
-from datamodules.order import mix
-from datamodules.sources import Source, Tensors
-from datamodules.spec import DataSpec
+from .base import DataModule
+from .errors import unknown
+from .order import mix
+from .sources import Source, Tensors
+from .spec import DataSpec
 
 SIZES = {"train": 100_000, "val": 10_000, "test": 10_000}
 Points = tuple[Tensor, Tensor | None]  # (N, 2) float32 and (N,) mode, where there are modes

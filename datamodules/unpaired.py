@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.errors import UserError
-from datamodules.pair_files import SPLITS, PairFiles, Parts, look_at, parts_of, split_folders
-from datamodules.sides import Sides
-from datamodules.sources import Source
+from .errors import UserError
+from .pair_files import SPLITS, PairFiles, Parts, look_at, parts_of, split_folders
+from .sides import Sides
+from .sources import Source
 
 
 def side_folders(root: Path, letter: str) -> dict[str, Path]:

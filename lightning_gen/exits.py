@@ -12,16 +12,16 @@ from typing import NoReturn
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.errors import UserError
-from lightning_gen.cluster.launch import detect
+from lightning_gen.datamodules.errors import UserError
 
 
 class Stopped(Exception):
     """A signal stopped the run at an iteration boundary; everything is saved."""
 
-    def __init__(self, signum: int, folder: Path, requeued: bool = False) -> None:
+    def __init__(self, signum: int, folder: Path, requeued: bool = False, status: int | None = None) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum, self.folder, self.requeued = signum, folder, requeued
+        self.status = 128 + signum if status is None else status  # of the process
 
     def next(self) -> str:
         """How the run goes on."""
@@ -63,9 +63,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         if first_rank():  # at once: where the job is in the queue again, Slurm ends this attempt
             print(f"{stop}; everything is saved. {stop.next()}", flush=True)
         leave_group()
-        # torchrun takes any other status for a failure and starts again; and the parent of a child ends it at once
-        kind = detect().kind
-        sys.exit(0 if kind == "torchrun" or (kind == "child" and not first_rank()) else 128 + stop.signum)
+        sys.exit(stop.status)
     except RankLost as error:
         _complain(error)
         os._exit(1)  # what is left of the process group may wait for ever when it is taken down

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, unknown
 
 T = TypeVar("T")
 

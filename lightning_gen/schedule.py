@@ -15,7 +15,7 @@ import math
 import re
 from typing import NamedTuple
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RAMP = re.compile(rf"({_NUMBER})\.\.({_NUMBER})@(?:({_NUMBER}%?)\.\.)?({_NUMBER}%?)(\s+cos)?")

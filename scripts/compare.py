@@ -1,6 +1,6 @@
 """Set runs side by side: ``python scripts/compare.py RUN RUN``."""
 
-from lightning_gen.compare import main
+from lightning_gen.commands.compare import main
 from lightning_gen.exits import run
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compress examples with a trained model: ``python scripts/compress.py encode RUN IMAGE ... --out FILE``."""
 
-from lightning_gen.compress import main
+from lightning_gen.commands.compress import main
 from lightning_gen.exits import run
 
 if __name__ == "__main__":

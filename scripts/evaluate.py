@@ -1,6 +1,6 @@
 """Measure a trained model: ``python scripts/evaluate.py RUN``."""
 
-from lightning_gen.evaluate import main
+from lightning_gen.commands.evaluate import main
 from lightning_gen.exits import run
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
-from lightning_gen.module import GenerativeModule
+from lightning_gen.training.module import GenerativeModule
 
 DIGITS = DataSpec(shape=(1, 8, 8), size=1300, num_classes=10)
 
@@ -31,7 +31,7 @@ def levels(kind, n, shape, values, seed=0):
     drawn = np.random.default_rng(seed).integers(0, top, (n, *shape))
     chosen = {"random": drawn, "black": 0 * drawn, "white": 0 * drawn + top - 1, "grey": 0 * drawn + top // 2}[kind]
     x = torch.from_numpy(chosen.astype(np.uint8)).float()
-    return 2 * x - 1 if values == "binary" else x.div_(127.5).sub_(1)  # as datamodules.pixels.to_float
+    return 2 * x - 1 if values == "binary" else x.div_(127.5).sub_(1)  # as lightning_gen.datamodules.pixels.to_float
 
 
 class Quarters(GenerativeModule):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from datamodules.custom import Arrays
+from lightning_gen.datamodules.custom import Arrays
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lightning_gen.models.vae import VAE
-from lightning_gen.module import GenerativeModule
 from lightning_gen.networks import NETWORKS, Network
-from lightning_gen.noise import numbered
+from lightning_gen.training.module import GenerativeModule
+from lightning_gen.training.noise import numbered
 
 
 class SameOnAllRanks(L.Callback):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT
 from lightning_gen.objectives.codes import Codes
 from lightning_gen.objectives.penalties import (

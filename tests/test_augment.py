@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from datamodules.toy import Toy
-from lightning_gen.augment import AUGMENTATIONS, Augment, Augmentation, color, cutout, translation
+from lightning_gen.adversarial.augment import AUGMENTATIONS, Augment, Augmentation, color, cutout, translation
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.toy import Toy
 
 ALL = {"color": 1.0, "translation": 1.0, "cutout": 1.0}
 SIZES = [(1, 8, 8), (3, 9, 9), (1, 28, 28), (3, 17, 40), (4, 64, 33), (3, 256, 256)]

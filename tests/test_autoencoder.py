@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.autoencoder import AAE, Autoencoder
-from lightning_gen.noise import BatchNoise
 from lightning_gen.objectives.adversarial import ADVERSARIAL
-from lightning_gen.players import freeze_all_but
+from lightning_gen.training.noise import BatchNoise
+from lightning_gen.training.players import freeze_all_but
 
 SMALL = {"latent_dim": 3, "network_args": {"hidden": [16]}}
 

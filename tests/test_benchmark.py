@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
-from datamodules.errors import UserError
-from lightning_gen import runs
-from lightning_gen.benchmark import Benchmark, Budget, fixed_iterations, main, parse_budget, round_down
-from lightning_gen.cells import Processes, config_of, last_error
-from lightning_gen.results import cell_path, markdown, spread, tag_of, write_cell
+from lightning_gen.benchmarking.cells import Processes, config_of, last_error
+from lightning_gen.benchmarking.results import cell_path, markdown, spread, tag_of, write_cell
+from lightning_gen.commands.benchmark import Benchmark, Budget, fixed_iterations, main, parse_budget, round_down
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.storage import runs
 
 ENVIRONMENT = {"torch": "2.15.0", "lightning": "2.6.6", "system": "Linux", "device": "a CPU", "threads": "1"}
 SETTING = {

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 from test_resume import same
 
-from lightning_gen.checkpoints import read
+from lightning_gen.storage.checkpoints import read
 
 pytestmark = pytest.mark.cluster
 SLURM = ROOT / "tests/cluster/slurm.sh"

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from datamodules.errors import UserError
-from lightning_gen import compare, fit
-from lightning_gen.checkpoints import load
-from lightning_gen.compare import best_of, labels_of, read_runs
-from lightning_gen.comparison import draw
+from lightning_gen.commands import compare, fit
+from lightning_gen.commands.compare import best_of, labels_of, read_runs
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.pictures.comparison import draw
+from lightning_gen.storage.checkpoints import load
 
 SETTING = {"checkpoint": "best.ckpt", "iteration": 60, "n": 297, "seed": 0, "data": "digits"}
 SETTING |= {"reference": "test split, 297 examples", "reference_sha256": "a" * 64}

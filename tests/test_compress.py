@@ -6,17 +6,17 @@ import torch
 from compressors import DIGITS, Quarters, levels, vae
 from scipy import stats
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen.compression import codec, container, peers, report
 from lightning_gen.compression.bitsback import RAMP, BitsBack, Grid, blocks
 from lightning_gen.compression.pixels import pixels_of
 from lightning_gen.compression.stack import Stack, ground, library
 from lightning_gen.compression.tokens import TokenCoder
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
 from lightning_gen.names import resolve
-from lightning_gen.objectives import likelihood as likelihoods
+from lightning_gen.objectives import likelihoods
 from lightning_gen.presets import PRESETS, preset
 
 SHAPES = [

@@ -10,18 +10,20 @@ from PIL import Image
 from test_docs import script_calls
 from translators import saved
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from lightning_gen import cli, compress, fit, rate_distortion, runs
+from lightning_gen.commands import compress, fit, rate_distortion
 from lightning_gen.compression import codec, container, stack
 from lightning_gen.compression.pictures import names_of, write_examples
+from lightning_gen.config import cli
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
 from lightning_gen.names import resolve
 from lightning_gen.presets import preset
+from lightning_gen.storage import runs
 
 SIZE = (1, 8, 8)
-DATA = {"class_path": "datamodules.digits.Digits", "init_args": {}}
+DATA = {"class_path": "lightning_gen.datamodules.digits.Digits", "init_args": {}}
 
 
 @pytest.fixture(autouse=True)

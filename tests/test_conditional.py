@@ -4,14 +4,15 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from lightning_gen import fit, reconstruct, views
-from lightning_gen.callbacks.pictures import sampling
-from lightning_gen.checkpoints import load
+from lightning_gen.commands import fit, reconstruct
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
+from lightning_gen.pictures import views
 from lightning_gen.presets import PRESETS
+from lightning_gen.storage.checkpoints import load
+from lightning_gen.training.evaluation_mode import evaluation_mode
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def model():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A cvae that has learned digits a little."""
-    from lightning_gen import cli
+    from lightning_gen.config import cli
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("cvae"))
@@ -53,7 +54,7 @@ def test_a_conditional_model_learns_the_classes(run):
 
     model = load(run)
     y = torch.arange(200) % 10
-    with sampling(model):
+    with evaluation_mode(model):
         samples = model.sample(200, y=y)
     _, log_probs = find_extractor("digits_v1", "digits", model.spec).both(((samples + 1) * 127.5).round().byte())
     assert (log_probs.argmax(1) == y).float().mean() > 0.6  # by chance 0.1
@@ -63,7 +64,7 @@ def test_pictures_have_a_column_for_each_class(run):
     model, data = load(run), Digits()
     data.setup()
     batch = data.examples("val", torch.arange(6))
-    with sampling(model):
+    with evaluation_mode(model):
         shown = dict(views.all_of(model, batch, seed=0))
     assert {"samples", "class_swaps", "reconstructions"} <= set(shown)
     height, width = shown["samples"].shape[1:]
@@ -76,7 +77,7 @@ def test_a_swap_into_its_own_class_is_the_reconstruction(run):
     model, data = load(run), Digits()
     data.setup()
     batch = data.examples("val", torch.arange(1))
-    with sampling(model):
+    with evaluation_mode(model):
         swaps = views.class_swaps(model, batch["x"], batch["y"]).float()
         rebuilt = views.render(model.reconstruct(batch["x"], batch["y"]), model.spec, columns=1).float()
     left = (1 + int(batch["y"])) * (56 + 2) + 2

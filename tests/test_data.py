@@ -16,20 +16,20 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from datamodules import DATASETS, UserError, find
-from datamodules.base import DataModule
-from datamodules.cifar10 import CIFAR10
-from datamodules.custom import Arrays, Custom
-from datamodules.digits import Digits
-from datamodules.folder import Folder, split_by_hash
-from datamodules.images import SUFFIXES
-from datamodules.loader import EvalLoader, Position, TrainLoader
-from datamodules.mnist import MNIST
-from datamodules.order import Order
-from datamodules.shapes import FACTORS, SIZE, Rendered, Shapes, render
-from datamodules.sources import Tensors
-from datamodules.spec import DataSpec
-from datamodules.toy import POINTS, Toy
+from lightning_gen.datamodules import DATASETS, UserError, find
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.cifar10 import CIFAR10
+from lightning_gen.datamodules.custom import Arrays, Custom
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.folder import Folder, split_by_hash
+from lightning_gen.datamodules.images import SUFFIXES
+from lightning_gen.datamodules.loader import EvalLoader, Position, TrainLoader
+from lightning_gen.datamodules.mnist import MNIST
+from lightning_gen.datamodules.order import Order
+from lightning_gen.datamodules.shapes import FACTORS, SIZE, Rendered, Shapes, render
+from lightning_gen.datamodules.sources import Tensors
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.toy import POINTS, Toy
 
 # Lightning 2.6 asks torch's pytree in a way that torch 2.15 calls outdated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -708,7 +708,7 @@ def test_arrays(tmp_path, array, shape, kind, values, suffix):
     else:
         np.savez(path, x=array, y=np.arange(20) % 4)
     target, options = find(str(path))
-    assert target == "datamodules.custom.Arrays"
+    assert target == "lightning_gen.datamodules.custom.Arrays"
     data = Arrays(**options, batch_size=8)
     assert data.spec[:4] == (shape, kind, values, 16)
     assert data.spec.num_classes == (4 if suffix == ".npz" else 0)
@@ -792,8 +792,8 @@ def test_custom_with_its_own_splits_and_odd_examples():
 
 
 def test_find(tmp_path):
-    assert find("mnist") == ("datamodules.mnist.MNIST", {})
-    assert find(str(tmp_path)) == ("datamodules.folder.Folder", {"root": str(tmp_path)})
+    assert find("mnist") == ("lightning_gen.datamodules.mnist.MNIST", {})
+    assert find(str(tmp_path)) == ("lightning_gen.datamodules.folder.Folder", {"root": str(tmp_path)})
     assert find("my_data.Faces") == ("my_data.Faces", {})
     with pytest.raises(UserError, match="did you mean 'mnist'"):
         find("mnits")
@@ -815,7 +815,7 @@ def test_loaders_alone_need_no_datamodule():
 
 ORPHANS = """
 import time
-from datamodules.loader import in_workers
+from lightning_gen.datamodules.loader import in_workers
 
 class Long:
     def fetch(self, index):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lightning_gen.checkpoints import read
+from lightning_gen.storage.checkpoints import read
 
 OPTIONS = ["--model", "vae", "--steps", 40, "--seed", 3, "--trainer.accelerator", "cpu", "--model.terms.kl.weight", 1]
 OPTIONS += ["--model.terms.kl.free_bits", 0.05, "--model.ema.vae", 1000, "--val_every", 15]

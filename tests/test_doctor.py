@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 
-from datamodules.digits import Digits
-from lightning_gen import cli, doctor, fit
-from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.commands import fit
+from lightning_gen.config import cli
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.evaluation import posterior_collapse
 from lightning_gen.models.layered import LayeredVAE
 from lightning_gen.models.vae import VAE
+from lightning_gen.training.evaluation_mode import evaluation_mode
 
 
 def trained(trainer, **options):
@@ -17,8 +19,8 @@ def trained(trainer, **options):
     torch.manual_seed(0)
     model = VAE(data.spec, latent_dim=6, network="mlp", **options)
     trainer(max_steps=300, val_check_interval=300, check_val_every_n_epoch=None).fit(model, data)
-    with sampling(model):
-        return doctor.examine(model, data)
+    with evaluation_mode(model):
+        return posterior_collapse.examine(model, data)
 
 
 def test_a_used_code_is_healthy(trainer):
@@ -45,7 +47,7 @@ def test_fit_warns_and_notes_it_in_the_summary(weight, warned, tmp_path, monkeyp
 
 
 def test_a_model_without_latents_has_no_report():
-    assert doctor.examine(torch.nn.Linear(1, 1), None) is None
+    assert posterior_collapse.examine(torch.nn.Linear(1, 1), None) is None
 
 
 def test_layers_are_judged_by_layer_and_not_mixed_with_dimensions(trainer):
@@ -53,8 +55,8 @@ def test_layers_are_judged_by_layer_and_not_mixed_with_dimensions(trainer):
     torch.manual_seed(0)
     model = LayeredVAE(data.spec, latent_dims=[8, 4], network="mlp")
     trainer(max_steps=100, val_check_interval=100, check_val_every_n_epoch=None).fit(model, data)
-    with sampling(model):
-        found = doctor.examine(model, data)
+    with evaluation_mode(model):
+        found = posterior_collapse.examine(model, data)
         assert found["latents"] == 2 and found["active"] <= 2
         model.kl_per_dimension.copy_(torch.tensor([12.0, 0.0]))
-        assert doctor.examine(model, data)["collapsed"] == 1
+        assert posterior_collapse.examine(model, data)["collapsed"] == 1

@@ -10,8 +10,8 @@ import torch
 from test_latent_metrics import PPCA, linear_vae, normal
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
 from lightning_gen.objectives.estimators import ESTIMATORS
 from lightning_gen.objectives.latent import gaussian_log_density, importance_bound

@@ -17,16 +17,16 @@ from helpers import Painter
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.folder import Folder
-from lightning_gen import evaluate, fit
-from lightning_gen.checkpoints import find, load, read
+from lightning_gen.commands import evaluate, fit
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.folder import Folder
 from lightning_gen.evaluation import pictures, quality
 from lightning_gen.evaluation.report import FILE, Report
 from lightning_gen.evaluation.subject import Subject, share
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import find_extractor
+from lightning_gen.storage.checkpoints import find, load, read
 
 RUN = "tb_logs/vae-digits/version_0"
 QUICK = ["--k", "5", "20", "--draws", "2000"]
@@ -236,7 +236,9 @@ def test_groups_measured_one_by_one_are_a_complete_report(there):
 
 
 def test_a_run_of_somebody_elses_data_set_needs_trust(there):
-    (there / "my_data.py").write_text("from datamodules.digits import Digits\n\nclass Mine(Digits):\n    pass\n")
+    (there / "my_data.py").write_text(
+        "from lightning_gen.datamodules.digits import Digits\n\nclass Mine(Digits):\n    pass\n"
+    )
     with pytest.raises(UserError, match=r"my_data.*--trust my_data"):
         evaluate.main([RUN, "--data", "my_data.Mine", "--metrics", "elbo"])
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.digits import Digits
-from datamodules.outline_shapes import OutlineShapes
-from datamodules.toy import Toy
-from lightning_gen.callbacks.pictures import sampling
-from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.outline_shapes import OutlineShapes
+from lightning_gen.datamodules.toy import Toy
 from lightning_gen.names import resolve
+from lightning_gen.pictures.views import all_of
 from lightning_gen.presets import PRESETS
 from lightning_gen.protocols import (
     Encodes,
@@ -21,7 +20,8 @@ from lightning_gen.protocols import (
     SamplesClasses,
     Translates,
 )
-from lightning_gen.views import all_of
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.training.evaluation_mode import evaluation_mode
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.txt"
 GOLDEN_STEPS = 5
@@ -105,7 +105,7 @@ def test_checkpoint_round_trip(model, data, trainer, tmp_path):
     same = type(model).load_from_checkpoint(path, weights_only=True).eval()
     assert again.iteration == 2
     assert again.spec == model.spec
-    with sampling(model):
+    with evaluation_mode(model):
         for other in (again, same):
             assert all(map(torch.equal, made(other, data), made(model, data)))
 
@@ -113,25 +113,25 @@ def test_checkpoint_round_trip(model, data, trainer, tmp_path):
 def test_samples_or_translations(model, data):
     assert isinstance(model, Samples | Translates)
     if isinstance(model, Translates):
-        with sampling(model):
+        with evaluation_mode(model):
             pictures = made(model, data)
         assert [x.shape[1:] for x in pictures] == [data.spec.shape] * len(pictures)  # both sides have one shape here
         assert all(x.min() >= -1 and x.max() <= 1 for x in pictures)
         return
-    with sampling(model):
+    with evaluation_mode(model):
         whole = model.sample(9, seed=1)
         parts = torch.cat([model.sample(2, seed=1), model.sample(7, seed=1, start=2)])
     assert whole.shape == (9, *data.spec.shape)
     assert data.spec.values == "real" or (whole.min() >= -1 and whole.max() <= 1)
     assert (whole - parts).abs().max() <= 2 / 255  # within one grey level
-    with sampling(model):
+    with evaluation_mode(model):
         assert (model.sample(9, seed=2) - whole).abs().max() > 1e-3
 
 
 def test_capabilities(model, data):
     data.setup()
     batch = data.examples("val", torch.arange(6))
-    with sampling(model):
+    with evaluation_mode(model):
         for name, picture in all_of(model, batch, seed=0):
             assert picture.dtype == torch.uint8 and picture.shape[0] == 3, name
         if isinstance(model, Translates):

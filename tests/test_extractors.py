@@ -10,11 +10,11 @@ from conftest import ROOT
 from torch import nn
 from torchmetrics import Metric
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.mnist import MNIST
-from datamodules.spec import DataSpec
-from lightning_gen import train_extractor
+from lightning_gen.commands import train_extractor
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.mnist import MNIST
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics import extractors
 from lightning_gen.metrics.extractors import EXTRACTORS, RAW, Extractor, find_extractor, load_extractor, sha256_of
 from lightning_gen.networks.classifier import Classifier

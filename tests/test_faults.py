@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 from test_resume import same
 
-from lightning_gen.checkpoints import read
+from lightning_gen.storage.checkpoints import read
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the ranks in Linux' /proc")
 VAE = ["--model", "vae", "--steps", 120, "--val_every", 60, "--save_every", 10, "--trainer.accelerator", "cpu"]

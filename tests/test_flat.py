@@ -9,8 +9,8 @@ import torch
 from conftest import ROOT
 
 from lightning_gen import exits
-from lightning_gen.checkpoints import read
 from lightning_gen.cluster.flat import FlatStrategy
+from lightning_gen.storage.checkpoints import read
 
 TWO_PROCESSES = """
 import json, sys, torch

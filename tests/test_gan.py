@@ -9,18 +9,20 @@ import pytest
 import torch
 from conftest import ROOT
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from datamodules.toy import Toy
-from lightning_gen import cli, fit, standing
-from lightning_gen.callbacks.pictures import sampling
-from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.adversarial import batch_norm_statistics
+from lightning_gen.commands import fit
+from lightning_gen.config import cli
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.toy import Toy
 from lightning_gen.models.gan import GAN
 from lightning_gen.names import resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.penalties import r1
 from lightning_gen.presets import PRESETS
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.training.evaluation_mode import evaluation_mode
 
 DIGITS = Digits().spec
 SMALL = {"latent_dim": 4, "network": "mlp", "network_args": {"hidden": [16]}, "critic_args": {"hidden": [16]}}
@@ -130,7 +132,7 @@ def test_conditions_train_and_reach_the_samples(condition, trainer):
         model = GAN(DIGITS, **base, condition=condition, penalties={"r1": 0.1}, spectral_norm="both")
         losses(model, Digits(batch_size=32), trainer, 2)
         z = torch.zeros(2, 4)
-        with sampling(model):
+        with evaluation_mode(model):
             a, b = model.decode(z, torch.tensor([0, 1]))
             assert not torch.equal(a, b)
             judged = model.judge(torch.zeros(2, *DIGITS.shape), torch.tensor([0, 1]))
@@ -167,7 +169,7 @@ def test_augmentation_is_of_what_the_discriminator_sees(trainer):
     x = torch.rand(32, *DIGITS.shape)
     model.train()
     assert not torch.equal(model.shown(x, "real"), x)
-    with sampling(model):
+    with evaluation_mode(model):
         assert torch.equal(model.judge(x), model.outputs(x, None)[0])
 
 
@@ -183,7 +185,7 @@ def test_prediction_is_samples_in_the_classes_of_the_data(trainer):
     data.setup("test")
     batches = trainer().predict(model, data.test_dataloader())
     y = torch.cat([batch["y"] for batch in data.test_dataloader()])
-    with sampling(model):
+    with evaluation_mode(model):
         assert torch.allclose(torch.cat(batches), model.sample(297, y=y), atol=1e-5)
 
 
@@ -195,13 +197,13 @@ def test_statistics_of_an_averaged_generator_are_its_own(trainer):
     model = GAN(DIGITS, latent_dim=4, network="dcgan", network_args={"width": 4}, ema={"generator": 300})
     trainer(max_steps=10, limit_val_batches=0).fit(model, Digits(batch_size=32))
     before = {name: value.clone() for name, value in model.generator.state_dict().items()}
-    with sampling(model):
+    with evaluation_mode(model):
         model.sample(3)
         averaged = model.network("generator")
         norm = next(m for m in averaged.modules() if isinstance(m, torch.nn.BatchNorm2d))
         seen = []
         handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        for batch in range(standing.BATCHES):
+        for batch in range(batch_norm_statistics.BATCHES):
             model._pass(averaged, batch)
         handle.remove()
     assert torch.allclose(norm.running_mean, torch.cat(seen).mean((0, 2, 3)), atol=1e-4)
@@ -216,14 +218,14 @@ def test_a_checkpoint_holds_the_statistics_of_its_weights(trainer, tmp_path):
         model = GAN(DIGITS, latent_dim=4, network="dcgan", network_args={"width": 4}, ema={"generator": 300})
         run = trainer(max_steps=6, limit_val_batches=1, val_check_interval=every, plugins=AtomicCheckpointIO())
         run.fit(model, Digits(batch_size=32))
-        with sampling(model):
+        with evaluation_mode(model):
             model.sample(1)
         run.save_checkpoint(tmp_path / f"{every}.ckpt")
         saved.append(read(tmp_path / f"{every}.ckpt")["state_dict"])
     assert saved[0].keys() == saved[1].keys()
     assert all(torch.equal(value, saved[1][name]) for name, value in saved[0].items())
     again = load(tmp_path / "5.ckpt")
-    with sampling(model):
+    with evaluation_mode(model):
         assert torch.equal(again.sample(3), model.sample(3))
 
 
@@ -360,7 +362,7 @@ def test_standing_statistics_see_all_classes(trainer):
     model = GAN(DIGITS._replace(num_classes=100), **SMALL, condition="concat").eval()
     seen = []
     model.generator.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[1].tolist()))
-    for batch in range(standing.BATCHES):
+    for batch in range(batch_norm_statistics.BATCHES):
         model._pass(model.generator, batch)
     assert set(seen) == set(range(100))
 

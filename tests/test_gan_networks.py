@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.nn import functional as F
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks import r3gan, resnet
 from lightning_gen.networks.layers import Attention, ClassNorm
 from lightning_gen.networks.projection import Projection

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.hierarchical import HierarchicalVAE
 from lightning_gen.networks.topdown import BOUND, Block
 from lightning_gen.objectives.latent import Step, gaussian_log_density, importance_bound

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from datamodules import UserError
-from datamodules.coloured_digits import COLOURS, ColouredDigits
-from datamodules.outline_shapes import OutlineShapes, draw, paint
+from lightning_gen.datamodules import UserError
+from lightning_gen.datamodules.coloured_digits import COLOURS, ColouredDigits
+from lightning_gen.datamodules.outline_shapes import OutlineShapes, draw, paint
 
 SPLITS = ("train", "val", "test")
 EMBEDDED = (OutlineShapes, ColouredDigits)

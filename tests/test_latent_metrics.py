@@ -13,15 +13,15 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from datamodules.digits import Digits
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
 from lightning_gen.models import latent as bounds_of
 from lightning_gen.models import vae
 from lightning_gen.networks import Network
-from lightning_gen.objectives import likelihood
+from lightning_gen.objectives import likelihoods
 from lightning_gen.objectives.latent import (
     active_units,
     gaussian_log_density,
@@ -29,6 +29,8 @@ from lightning_gen.objectives.latent import (
     kl_normal,
     reparameterise,
 )
+from lightning_gen.objectives.likelihood import Bernoulli
+from lightning_gen.objectives.likelihood_base import Likelihood
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 
@@ -188,9 +190,9 @@ def test_a_linear_model_has_as_many_active_units_as_live_dimensions():
 # Bits per dimension ---------------------------------------------------------------------------------------------------
 
 
-def build(name: str, values: str, scale: float | None = None) -> tuple[likelihood.Likelihood, DataSpec]:
+def build(name: str, values: str, scale: float | None = None) -> tuple[Likelihood, DataSpec]:
     spec = DataSpec((1,), "vector", values)
-    return likelihood.build(name, spec, scale), spec
+    return likelihoods.build(name, spec, scale), spec
 
 
 def test_bits_of_the_uniform_distribution_over_256_levels_are_8():
@@ -217,11 +219,11 @@ def test_binary_data_have_2_levels_without_noise():
     assert "2 levels" in row.how
 
 
-class Mine(likelihood.Bernoulli):
+class Mine(Bernoulli):
     pass
 
 
-class Other(likelihood.Likelihood):
+class Other(Likelihood):
     values = ("uint8",)
     log_prob = mean = sample = lambda self, *_: torch.zeros(1)
 

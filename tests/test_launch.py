@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from datamodules.errors import UserError
-from lightning_gen.cluster import again, preflight
+from lightning_gen.cluster import preflight, restart
 from lightning_gen.cluster.launch import Launch, detect, tasks_per_node
-from lightning_gen.cluster.local import how_it_ended
-from lightning_gen.cluster.lost import is_connection_error
+from lightning_gen.cluster.launcher import how_it_ended
+from lightning_gen.cluster.lost_ranks import is_connection_error
 from lightning_gen.cluster.slurm import SlurmTasks, preempted, requeue
 from lightning_gen.cluster.strategies import choose, environment
+from lightning_gen.datamodules.errors import UserError
 
 STEP = {
     "SLURM_JOB_ID": "12",
@@ -197,7 +197,7 @@ def run_folder(root, version, job, **config):
     folder.mkdir(parents=True)
     whole = {"preset": "vae", "dataset": "digits", "model": {}, "data": {}, "seed": 0, "trainer": {}, **config}
     (folder / "config.yaml").write_text(yaml.safe_dump(whole))
-    again.remember(folder, launch(job=job))
+    restart.remember(folder, launch(job=job))
     return folder, whole
 
 
@@ -207,33 +207,33 @@ def test_a_restarted_job_finds_its_run(tmp_path):
     run_folder(tmp_path, 2, "slurm c 13")  # the same experiment of another job
     (tmp_path / "vae-digits" / "version_3").mkdir()
     (tmp_path / "vae-digits" / "version_3" / "job.json").write_text("{")  # half-written
-    assert again.earlier_attempt(config, launch(again=True), tmp_path) == mine
-    assert again.earlier_attempt({**config, "trainer": {"devices": 2}}, launch(again=True), tmp_path) == mine
-    assert again.earlier_attempt(config, launch(), tmp_path) is None, "not restarted"
-    assert again.earlier_attempt({**config, "seed": 2}, launch(again=True), tmp_path) is None
-    assert again.earlier_attempt(config, launch(job="slurm c 99", again=True), tmp_path) is None
+    assert restart.earlier_attempt(config, launch(again=True), tmp_path) == mine
+    assert restart.earlier_attempt({**config, "trainer": {"devices": 2}}, launch(again=True), tmp_path) == mine
+    assert restart.earlier_attempt(config, launch(), tmp_path) is None, "not restarted"
+    assert restart.earlier_attempt({**config, "seed": 2}, launch(again=True), tmp_path) is None
+    assert restart.earlier_attempt(config, launch(job="slurm c 99", again=True), tmp_path) is None
 
 
 def test_what_goes_on_unasked_takes_a_good_checkpoint(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    assert again.last_good(tmp_path) == (None, "")
+    assert restart.last_good(tmp_path) == (None, "")
     for name in ("last.ckpt", "previous.ckpt"):
         torch.save({"lightning_gen": {"iteration": 1}}, folder / name)
-    assert again.last_good(tmp_path) == (folder / "last.ckpt", "")
+    assert restart.last_good(tmp_path) == (folder / "last.ckpt", "")
     (folder / "last.ckpt").write_bytes(b"half")
-    path, said = again.last_good(tmp_path)
+    path, said = restart.last_good(tmp_path)
     assert path == folder / "previous.ckpt"
     assert "last.ckpt is" in said and "going on from" in said
     (folder / "previous.ckpt").write_bytes(b"half")
     with pytest.raises(UserError, match="no other is good"):
-        again.last_good(tmp_path)
+        restart.last_good(tmp_path)
 
 
 def test_the_note_of_the_job(tmp_path):
-    again.remember(tmp_path, Launch("alone"))
+    restart.remember(tmp_path, Launch("alone"))
     assert not list(tmp_path.iterdir())
-    again.remember(tmp_path, launch())
+    restart.remember(tmp_path, launch())
     assert json.loads((tmp_path / "job.json").read_text()) == {"job": "slurm c 12"}
 
 

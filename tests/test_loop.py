@@ -5,15 +5,15 @@ import pytest
 import torch
 from helpers import Duel
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from datamodules.toy import Toy
-from lightning_gen.checkpoints import AtomicCheckpointIO, load
-from lightning_gen.ema import decay
-from lightning_gen.finite import NonFinite
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.toy import Toy
 from lightning_gen.models.vae import VAE
-from lightning_gen.noise import BatchNoise, numbered
-from lightning_gen.speed import block_size
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load
+from lightning_gen.training.ema import decay
+from lightning_gen.training.finite import NonFinite
+from lightning_gen.training.noise import BatchNoise, numbered
+from lightning_gen.training.speed import block_size
 
 
 @pytest.fixture

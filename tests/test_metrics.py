@@ -13,8 +13,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from datamodules.errors import UserError
-from datamodules.toy import MODES, POINTS
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.toy import MODES, POINTS
 from lightning_gen.metrics import neighbours
 from lightning_gen.metrics.base import Rows
 from lightning_gen.metrics.classes import ClassAccuracy, ClassifierScore

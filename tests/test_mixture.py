@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics.likelihood import discretisation
-from lightning_gen.objectives import likelihood as likelihoods
+from lightning_gen.objectives import likelihoods
 from lightning_gen.objectives.mixture import DiscretizedLogisticMixture as Mixture
 
 LEVELS = torch.arange(256).double() / 127.5 - 1

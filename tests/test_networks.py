@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import plain, resolve, trusting
 from lightning_gen.networks import NETWORKS, Network, layers
 from lightning_gen.networks.dcgan import halvings

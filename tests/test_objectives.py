@@ -12,11 +12,12 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from lightning_gen.objectives import latent, likelihood
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.objectives import latent, likelihood, likelihoods
 from lightning_gen.objectives.latent import Step, kl, kl_normal
-from lightning_gen.objectives.likelihood import LIKELIHOODS, LocationScale
+from lightning_gen.objectives.likelihood import LocationScale
+from lightning_gen.objectives.likelihoods import LIKELIHOODS
 from lightning_gen.objectives.terms import TERMS, Weighted, parse_terms
 
 SHAPE = (3, 4, 5)
@@ -41,14 +42,14 @@ def seeded():
 
 
 def test_bernoulli_is_the_distribution_of_torch():
-    model = likelihood.build("bernoulli", spec("binary"))
+    model = likelihoods.build("bernoulli", spec("binary"))
     x, logits = 2.0 * torch.randint(2, (6, *SHAPE), dtype=torch.float64) - 1, 5 * torch.randn(6, *SHAPE).double()
     expected = D.Bernoulli(logits=logits).log_prob((x + 1) / 2).sum((1, 2, 3))
     torch.testing.assert_close(model.log_prob(x, logits), expected, rtol=1e-12, atol=0)
 
 
 def test_bernoulli_on_grey_is_the_expected_score_of_the_binarised_picture():
-    model = likelihood.build("bernoulli", spec("unit"))
+    model = likelihoods.build("bernoulli", spec("unit"))
     x, logits = picture(1), torch.randn(1, *SHAPE).double()
     t, ones = (x + 1) / 2, torch.ones_like(x)
     per_pixel = t * F.logsigmoid(logits) + (1 - t) * F.logsigmoid(-logits)
@@ -60,7 +61,7 @@ def test_bernoulli_on_grey_is_the_expected_score_of_the_binarised_picture():
 @pytest.mark.parametrize("name, expected", [("gaussian", D.Normal), ("laplace", D.Laplace)])
 @pytest.mark.parametrize("values", ["unit", "real"])
 def test_densities_are_the_distributions_of_torch(name: str, expected: Callable[..., D.Distribution], values: str):
-    model = likelihood.build(name, spec(values), 0.3)
+    model = likelihoods.build(name, spec(values), 0.3)
     x, location = torch.randn(6, *SHAPE).double(), torch.randn(6, *SHAPE).double()
     exact = expected(location, torch.tensor(0.3).double()).log_prob(x).sum((1, 2, 3))
     torch.testing.assert_close(model.log_prob(x, location), exact, rtol=1e-7, atol=0)
@@ -68,7 +69,7 @@ def test_densities_are_the_distributions_of_torch(name: str, expected: Callable[
 
 def all_levels(log_scale: float, locations: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """(N,) locations -> (256, N) log-probabilities of the levels."""
-    model = likelihood.build("discretized_logistic", spec(shape=(1,)), math.exp(log_scale))
+    model = likelihoods.build("discretized_logistic", spec(shape=(1,)), math.exp(log_scale))
     return model.log_prob(LEVELS[:, None, None].to(dtype), locations[None, :, None].to(dtype))
 
 
@@ -103,13 +104,13 @@ def test_discretized_logistic_is_finite_in_float32_with_its_gradient(log_scale: 
 
 @pytest.mark.parametrize("name", SCALED)
 def test_scale_learned_is_one_parameter_per_channel_and_finds_the_scale(name: str):
-    model = likelihood.build(name, spec("uint8"))
+    model = likelihoods.build(name, spec("uint8"))
     assert [tuple(p.shape) for p in model.parameters()] == [(3, 1, 1)]
-    assert [tuple(p.shape) for p in likelihood.build("laplace", spec("real", (7,))).parameters()] == [(1,)]
+    assert [tuple(p.shape) for p in likelihoods.build("laplace", spec("real", (7,))).parameters()] == [(1,)]
     assert model.params() == SHAPE
     wanted = torch.tensor([0.03, 0.1, 0.3])[:, None, None]
     location = torch.zeros(400, *SHAPE)
-    x = likelihood.build(name, spec("uint8"), 1.0)._draw(location, wanted, None).clamp(-1, 1)
+    x = likelihoods.build(name, spec("uint8"), 1.0)._draw(location, wanted, None).clamp(-1, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(200):
         optimizer.zero_grad()
@@ -121,7 +122,7 @@ def test_scale_learned_is_one_parameter_per_channel_and_finds_the_scale(name: st
 
 @pytest.mark.parametrize("name", SCALED)
 def test_scale_pixel_doubles_the_channels(name: str):
-    model = likelihood.build(name, spec("uint8"), "pixel")
+    model = likelihoods.build(name, spec("uint8"), "pixel")
     assert model.params() == (6, 4, 5) and not list(model.parameters())
     out = torch.randn(2, *model.params()).double()
     x = picture(2)
@@ -130,15 +131,15 @@ def test_scale_pixel_doubles_the_channels(name: str):
         for h in range(4):
             for w in range(5):
                 scale = math.exp(F.softplus(out[1, 3 + i, h, w] + 7).item() - 8)
-                fixed = likelihood.build(name, spec("uint8", (1,)), scale)
+                fixed = likelihoods.build(name, spec("uint8", (1,)), scale)
                 one_by_one += fixed.log_prob(x[1, i, h, w].view(1), out[1, i, h, w].view(1)).item()
     assert model.log_prob(x, out)[1].item() == pytest.approx(one_by_one, rel=1e-6)
-    assert likelihood.build("gaussian", spec("real", (7,)), "pixel").params() == (14,)
+    assert likelihoods.build("gaussian", spec("real", (7,)), "pixel").params() == (14,)
 
 
 @pytest.mark.parametrize("raw", [-1e4, 1e4])
 def test_scale_is_bounded_where_it_diverges(raw: float):
-    model = likelihood.build("gaussian", spec("unit", (1,)), "pixel")
+    model = likelihoods.build("gaussian", spec("unit", (1,)), "pixel")
     out = torch.tensor([[0.5, raw]], requires_grad=True)
     log_prob = model.log_prob(torch.tensor([[0.5]]), out)
     log_prob.sum().backward()
@@ -149,7 +150,7 @@ def test_scale_is_bounded_where_it_diverges(raw: float):
 
 @pytest.mark.parametrize("name", ["bernoulli", *SCALED])
 def test_leading_dimensions_broadcast(name: str):
-    model = likelihood.build(name, spec("uint8")).double()
+    model = likelihoods.build(name, spec("uint8")).double()
     x, out = picture(2), torch.randn(5, 2, *model.params()).double()
     log_prob = model.log_prob(x, out)
     assert log_prob.shape == (5, 2)
@@ -160,7 +161,7 @@ def test_leading_dimensions_broadcast(name: str):
 
 @pytest.mark.parametrize("name", ["bernoulli", *SCALED])
 def test_samples_have_the_mean_and_repeat_by_generator(name: str):
-    model = likelihood.build(name, spec("uint8", (6,)), None if name == "bernoulli" else 0.05)
+    model = likelihoods.build(name, spec("uint8", (6,)), None if name == "bernoulli" else 0.05)
     out = torch.tensor([-0.8, -0.4, 0.0, 0.1, 0.5, 0.8])
     draws = model.sample(out.expand(20_000, 6), torch.Generator().manual_seed(1))
     again = model.sample(out.expand(20_000, 6), torch.Generator().manual_seed(1))
@@ -173,20 +174,20 @@ def test_samples_have_the_mean_and_repeat_by_generator(name: str):
 
 @pytest.mark.parametrize("name", ["bernoulli", *SCALED])
 def test_pictures_stay_in_range_and_real_values_do_not(name: str):
-    model = likelihood.build(name, spec("uint8"))
+    model = likelihoods.build(name, spec("uint8"))
     out = 10 * torch.randn(50, *model.params())
     for x in (model.mean(out), model.sample(out)):
         assert x.min() >= -1 and x.max() <= 1
     if "real" in model.values:
-        assert likelihood.build(name, spec("real")).mean(out).max() == out.max() > 1
-        assert likelihood.build(name, spec("real")).sample(out).max() > 1
+        assert likelihoods.build(name, spec("real")).mean(out).max() == out.max() > 1
+        assert likelihoods.build(name, spec("real")).sample(out).max() > 1
 
 
 def test_discretized_samples_are_levels():
-    sharp = likelihood.build("discretized_logistic", spec("uint8", (256,)), 1e-6)
+    sharp = likelihoods.build("discretized_logistic", spec("uint8", (256,)), 1e-6)
     torch.testing.assert_close(sharp.sample(LEVELS + 0.8 / 255), LEVELS)  # within half a bin
     torch.testing.assert_close(sharp.sample(LEVELS - 0.8 / 255), LEVELS)
-    x = likelihood.build("discretized_logistic", spec("uint8")).sample(torch.randn(20, *SHAPE))
+    x = likelihoods.build("discretized_logistic", spec("uint8")).sample(torch.randn(20, *SHAPE))
     levels = 127.5 * x + 127.5
     assert (levels - levels.round()).abs().max() < 1e-3 and levels.unique().numel() > 100
 
@@ -196,16 +197,16 @@ def test_discretized_samples_are_levels():
     [("binary", "bernoulli"), ("unit", "gaussian"), ("uint8", "discretized_logistic"), ("real", "gaussian")],
 )
 def test_auto_fits_the_data(values: str, name: str):
-    assert likelihood.auto(spec(values)) == name
-    assert type(likelihood.build("auto", spec(values))) is LIKELIHOODS[name]
+    assert likelihoods.auto(spec(values)) == name
+    assert type(likelihoods.build("auto", spec(values))) is LIKELIHOODS[name]
 
 
 def test_build_takes_a_class_an_instance_or_a_path():
     ready = likelihood.Laplace(spec("real"), scale=2.0)
-    assert likelihood.build(ready, spec("real")) is ready
-    assert likelihood.build(likelihood.Laplace, spec("real"), 3).scale == 3
+    assert likelihoods.build(ready, spec("real")) is ready
+    assert likelihoods.build(likelihood.Laplace, spec("real"), 3).scale == 3
     path = "lightning_gen.objectives.likelihood.Gaussian"
-    assert type(likelihood.build(path, spec("real"))) is likelihood.Gaussian
+    assert type(likelihoods.build(path, spec("real"))) is likelihood.Gaussian
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_build_takes_a_class_an_instance_or_a_path():
 )
 def test_misfits_are_refused(name: str, values: str, scale: float | str | None, said: str):
     with pytest.raises(UserError, match=said):
-        likelihood.build(name, spec(values), scale)
+        likelihoods.build(name, spec(values), scale)
 
 
 # Latents --------------------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def linear_gaussian(data: int, latents: int, live: int, n: int) -> dict[str, Ten
 
 
 def log_weights(m: dict[str, Tensor], mean: Tensor, log_var: Tensor, k: int) -> Tensor:
-    model = likelihood.build("gaussian", spec("real", (m["x"].shape[1],)), 0.5)
+    model = likelihoods.build("gaussian", spec("real", (m["x"].shape[1],)), 0.5)
     z = latent.reparameterise(mean, log_var, torch.randn(k, *mean.shape).double())
     zeros = torch.zeros_like(z)
     prior, posterior = latent.gaussian_log_density(z, zeros, zeros), latent.gaussian_log_density(z, mean, log_var)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import UserError, pixels
-from datamodules.coloured_digits import ColouredDigits
-from datamodules.order import Order, SideOrders
-from datamodules.outline_shapes import OutlineShapes
-from datamodules.paired import Paired
-from datamodules.sides import Sides
-from datamodules.sources import Tensors
-from datamodules.unpaired import Unpaired
+from lightning_gen.datamodules import UserError, pixels
+from lightning_gen.datamodules.coloured_digits import ColouredDigits
+from lightning_gen.datamodules.order import Order, SideOrders
+from lightning_gen.datamodules.outline_shapes import OutlineShapes
+from lightning_gen.datamodules.paired import Paired
+from lightning_gen.datamodules.sides import Sides
+from lightning_gen.datamodules.sources import Tensors
+from lightning_gen.datamodules.unpaired import Unpaired
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPLITS = ("train", "val", "test")

@@ -10,8 +10,8 @@ import torch
 import torch.distributions as D
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
 from lightning_gen.objectives import priors
 from lightning_gen.objectives.latent import kl_normal, reparameterise

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.quantizer import (
     QUANTIZERS,
     FiniteScalarQuantizer,

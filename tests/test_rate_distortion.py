@@ -8,9 +8,9 @@ import torch
 from compressors import DIGITS, Quarters, levels, vae
 from conftest import ROOT
 
-from datamodules.errors import UserError
-from lightning_gen import fit, rate_distortion
+from lightning_gen.commands import fit, rate_distortion
 from lightning_gen.compression.curves import Point, draw, pictures_of
+from lightning_gen.datamodules.errors import UserError
 
 SMALL = [
     "--betas",

@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
 from lightning_gen.callbacks.checkpoints import Checkpoints
-from lightning_gen.checkpoints import AtomicCheckpointIO, find, load, read, set_aside_last, write_atomically
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.exits import Stopped
 from lightning_gen.models.vae import VAE
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, find, load, read, set_aside_last, write_atomically
 
 STEPS = 30  # of 10 batches an epoch
 VAL_EVERY = 7
@@ -222,7 +222,11 @@ def test_a_checkpoint_runs_nothing(tmp_path):
     )
     arguments = {"run": str(inner), "trust": ["os", "posix"]}
     torch.save(
-        {"lightning_gen": {**entries, "model": "lightning_gen.checkpoints.load"}, "hyper_parameters": arguments}, outer
+        {
+            "lightning_gen": {**entries, "model": "lightning_gen.storage.checkpoints.load"},
+            "hyper_parameters": arguments,
+        },
+        outer,
     )
     for path in (inner, outer):
         with pytest.raises(UserError, match=r"asks to import|is no GenerativeModule"):

@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.custom import Arrays
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.toy import Toy
-from lightning_gen import evaluate, fit, sample
+from lightning_gen.commands import evaluate, fit, sample
+from lightning_gen.datamodules.custom import Arrays
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.toy import Toy
 from lightning_gen.evaluation.report import FILE, PREVIOUS
+from lightning_gen.evaluation.samplers import Normal, attach, codes_of, fit_mixture
 from lightning_gen.models.autoencoder import Autoencoder
 from lightning_gen.models.vae import VAE
-from lightning_gen.samplers import Normal, attach, codes_of, fit_mixture
 
 AE, CVAE = "tb_logs/ae-digits/version_0", "tb_logs/vae-digits/version_0"
 

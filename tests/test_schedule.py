@@ -2,7 +2,7 @@
 
 import pytest
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.schedule import schedule
 
 

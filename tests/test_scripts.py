@@ -15,10 +15,11 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from datamodules.errors import UserError
-from lightning_gen import cli, exits
-from lightning_gen.checkpoints import load, read
+from lightning_gen import exits
+from lightning_gen.config import cli
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.presets import PRESETS
+from lightning_gen.storage.checkpoints import load, read
 
 SHORT = ["--model", "vae", "--steps", 60, "--val_every", 30]
 
@@ -226,7 +227,7 @@ MISTAKES = {
     "--model vae --model.network_args.activation os.path": "is no Module",
     "--model vae --trainer.precision bf16-true": "use 32-true, bf16-mixed or 16-mixed",
     "--model vae --trainer.logger lightning.pytorch.loggers.MLFlowLogger": "the Trainer refuses its options",
-    "--model lightning_gen.module.GenerativeModule": "is a base class",
+    "--model lightning_gen.training.module.GenerativeModule": "is a base class",
     "--model vae --model.clip -1": "clip -1.0",
     "--model vae --resume nowhere --config x": "drop --config",
     "--model vae stray": "unexpected argument 'stray'",
@@ -237,7 +238,7 @@ MISTAKES = {
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_one_line_for_a_mistake(arguments, monkeypatch, tmp_path, capsys):
     """In this process, to be quick; test_exit_status shows that the script does the same."""
-    from lightning_gen.fit import main
+    from lightning_gen.commands.fit import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["fit.py", *arguments.split()])
@@ -313,8 +314,8 @@ def test_malformed_files(tmp_path, text, error):
 
 def test_a_file_names_its_own_class_of_data(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("data: {class_path: datamodules.toy.Toy}\n")
-    assert plan("--model", "vae", "--config", file)["dataset"] == "datamodules.toy.Toy"
+    file.write_text("data: {class_path: lightning_gen.datamodules.toy.Toy}\n")
+    assert plan("--model", "vae", "--config", file)["dataset"] == "lightning_gen.datamodules.toy.Toy"
 
 
 def test_a_file_of_another_model_is_refused(tmp_path):

@@ -8,13 +8,13 @@ import torch
 from helpers import Duel
 from test_resume import same
 
-from datamodules.errors import UserError
-from datamodules.toy import Toy
-from lightning_gen import cli
-from lightning_gen import fit as fitting
-from lightning_gen.checkpoints import AtomicCheckpointIO, load, read
-from lightning_gen.finite import NonFinite
-from lightning_gen.skipping import FIRST, MOST, Norms, Skipping, gradient_norm
+from lightning_gen.commands import fit as fitting
+from lightning_gen.config import cli
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.toy import Toy
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.training.finite import NonFinite
+from lightning_gen.training.skipping import FIRST, MOST, Norms, Skipping, gradient_norm
 
 LIMIT = math.log(5)
 

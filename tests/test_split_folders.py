@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import UserError
-from datamodules.paired import Paired
-from datamodules.unpaired import Unpaired
+from lightning_gen.datamodules import UserError
+from lightning_gen.datamodules.paired import Paired
+from lightning_gen.datamodules.unpaired import Unpaired
 
 
 def fill(folder, count, first=0, size=(16, 16)):

@@ -7,18 +7,19 @@ import pytest
 import torch
 from helpers import Duel
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.toy import Toy
-from lightning_gen import cli, fit
+from lightning_gen.adversarial.stability import VERDICTS, assess, final_over_best, report, summary_line, to_try
 from lightning_gen.callbacks import stability
 from lightning_gen.callbacks.stability import Stability
 from lightning_gen.callbacks.watch import Watch, own_extractor
-from lightning_gen.checkpoints import AtomicCheckpointIO, read
+from lightning_gen.commands import fit
+from lightning_gen.config import cli
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.toy import Toy
 from lightning_gen.metrics.extractors import RAW
 from lightning_gen.presets import PRESETS
 from lightning_gen.protocols import Adversarial
-from lightning_gen.stability import VERDICTS, assess, final_over_best, report, summary_line, to_try
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, read
 
 TOTAL = 100
 FD = "val/fd_raw@100"

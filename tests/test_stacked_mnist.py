@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import Painter
 
-from datamodules import find
-from datamodules.mnist import MNIST
-from datamodules.sources import Tensors
-from datamodules.spec import DataSpec
-from datamodules.stacked_mnist import SIZES, Stack, Stacked, StackedMNIST, joined
+from lightning_gen.datamodules import find
+from lightning_gen.datamodules.mnist import MNIST
+from lightning_gen.datamodules.sources import Tensors
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.stacked_mnist import SIZES, Stack, Stacked, StackedMNIST, joined
 from lightning_gen.evaluation import quality
 from lightning_gen.evaluation.subject import Subject
 
@@ -71,7 +71,7 @@ def test_a_class_has_the_digits_of_the_channels():
 
 
 def test_the_spec_and_the_name():
-    assert find("stacked-mnist") == ("datamodules.stacked_mnist.StackedMNIST", {})
+    assert find("stacked-mnist") == ("lightning_gen.datamodules.stacked_mnist.StackedMNIST", {})
     data = StackedMNIST()
     assert data.spec == DataSpec((3, 28, 28), size=128_000, num_classes=1000)
     assert isinstance(data, Stacked) and not isinstance(MNIST(), Stacked)

@@ -13,15 +13,15 @@ import torch.distributions as D
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.factor import FactorVAE
 from lightning_gen.models.vae import VAE
-from lightning_gen.noise import BatchNoise
 from lightning_gen.objectives.coupled import aggregate_densities, dip, dkl, mi, mmd, tc
 from lightning_gen.objectives.latent import Step, capacity, gaussian_log_density, kl, kl_normal, reparameterise
 from lightning_gen.objectives.terms import TERMS, parse_terms
+from lightning_gen.training.noise import BatchNoise
 
 POINTS = DataSpec((5,), "vector", "real", size=100)
 SMALL: dict[str, Any] = {"latent_dim": 3, "network": "mlp", "network_args": {"hidden": [8]}}

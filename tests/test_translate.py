@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from translators import SPEC, Diverged, Mixing, Unchanged, saved
 
-from datamodules.errors import UserError
-from lightning_gen import translate
+from lightning_gen.commands import translate
+from lightning_gen.commands.translate import Job, of_one_size, padded, result_names
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.models.vae import VAE
 from lightning_gen.presets import preset
-from lightning_gen.translate import Job, of_one_size, padded, result_names
 
 TRUST = ["--trust", "translators"]
 GREY = SPEC._replace(shape=(1, 16, 16))

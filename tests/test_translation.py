@@ -10,19 +10,19 @@ import torch
 from conftest import ROOT
 from test_resume import StopAt, same
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.outline_shapes import OutlineShapes
-from lightning_gen import views
-from lightning_gen.callbacks.pictures import sampling
-from lightning_gen.checkpoints import AtomicCheckpointIO, load, load_weights, read
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.outline_shapes import OutlineShapes
 from lightning_gen.exits import Stopped
 from lightning_gen.models.cut import CUT
 from lightning_gen.models.cyclegan import CycleGAN
 from lightning_gen.models.pix2pix import Pix2Pix
 from lightning_gen.names import resolve
+from lightning_gen.pictures import views
 from lightning_gen.presets.translation import ROWS
 from lightning_gen.protocols import Translates
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, load_weights, read
+from lightning_gen.training.evaluation_mode import evaluation_mode
 
 SMALL = {
     "network": "resnet",
@@ -145,7 +145,7 @@ def test_averaged_weights_translate_outside_of_training(trainer):
     model, data = small("cyclegan", ema={"generators": 100.0})
     trainer(max_steps=3, limit_val_batches=0).fit(model, data)
     x = torch.randn(1, 3, 16, 16)
-    with sampling(model):
+    with evaluation_mode(model):
         averaged = model.translate(x)
         assert torch.equal(averaged, model.averages["generator_ab"](x).tanh())
         assert not torch.equal(averaged, model.generator_ab(x).tanh())
@@ -165,7 +165,7 @@ def test_bfloat16_trains_every_preset(name, trainer):
 def test_translations_lie_in_range_and_keep_any_size(name):
     model, _ = small(name)
     assert isinstance(model, Translates)
-    with sampling(model):
+    with evaluation_mode(model):
         for direction in model.directions:
             out = model.translate(3 * torch.randn(2, 3, 2 * model.stride, 3 * model.stride), direction)
             assert out.shape == (2, 3, 2 * model.stride, 3 * model.stride) and out.abs().max() <= 1
@@ -188,7 +188,7 @@ def test_pictures_show_the_way_there_and_back():
     model, data = small("cyclegan")
     data.setup()
     batch = data.transform(data._splits["val"].fetch(torch.arange(8)))
-    with sampling(model):
+    with evaluation_mode(model):
         shown = dict(views.all_of(model, batch, 0))
     assert set(shown) == {"a2b", "b2a", "identity"}
     rows = {name: (picture.shape[1] - 2) / (picture.shape[2] - 2) * 8 for name, picture in shown.items()}
@@ -231,7 +231,7 @@ def test_a_checkpoint_translates_as_its_model(tmp_path, trainer):
     fit.save_checkpoint(tmp_path / "model.ckpt")
     x = torch.randn(2, 3, 16, 16)
     again = load(tmp_path / "model.ckpt")
-    with sampling(model):
+    with evaluation_mode(model):
         assert torch.equal(again.translate(x), model.translate(x)) and again.spec == model.spec
 
 

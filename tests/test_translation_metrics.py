@@ -25,12 +25,12 @@ from translators import (
     saved,
 )
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.outline_shapes import OutlineShapes
-from datamodules.unpaired import Unpaired
-from lightning_gen import cells, compare, evaluate, results
-from lightning_gen.checkpoints import find
+from lightning_gen.benchmarking import cells, results
+from lightning_gen.commands import compare, evaluate
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.outline_shapes import OutlineShapes
+from lightning_gen.datamodules.unpaired import Unpaired
 from lightning_gen.evaluation import pictures
 from lightning_gen.evaluation.report import FILE, Report
 from lightning_gen.evaluation.translation import segmenters_of, subject_of
@@ -38,6 +38,7 @@ from lightning_gen.metrics import distances, extractors, perceptual
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.metrics.segmentation import confusion, scores
+from lightning_gen.storage.checkpoints import find
 
 ALL = [name for name, metric in evaluate.METRICS.items() if metric.of != evaluate.CODES]
 

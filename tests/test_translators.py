@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.adversarial.image_pool import ImagePool
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics import images
 from lightning_gen.networks.projector import Projector
 from lightning_gen.objectives.contrastive import patch_nce
@@ -22,7 +23,6 @@ from lightning_gen.objectives.translation import (
     l1,
     psnr,
 )
-from lightning_gen.pool import ImagePool
 
 SHAPES = [(3, 32, 32), (1, 16, 48), (3, 64, 32)]
 

@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from datamodules.toy import grid25, moons
-from lightning_gen import plane, sample, views
 from lightning_gen.callbacks.pictures import Pictures, animate
-from lightning_gen.images import save_png
-from lightning_gen.render import to_uint8
+from lightning_gen.commands import sample
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.toy import grid25, moons
+from lightning_gen.drawing import plane
+from lightning_gen.drawing.images import save_png
+from lightning_gen.drawing.render import to_uint8
+from lightning_gen.pictures import views
 
 TILE, LINE = 56, 2  # pixels of a tile of 8 x 8 images, and of the line between two
 IMAGES = DataSpec(shape=(1, 8, 8))

@@ -13,12 +13,10 @@ from conftest import ROOT
 from PIL import Image
 from test_resume import same
 
-from datamodules.digits import Digits
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from lightning_gen import fit, reconstruct
-from lightning_gen.callbacks.pictures import sampling
-from lightning_gen.checkpoints import AtomicCheckpointIO, read
+from lightning_gen.commands import fit, reconstruct
+from lightning_gen.datamodules.digits import Digits
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vqvae import VQVAE
 from lightning_gen.networks.code_map import map_sizes
 from lightning_gen.networks.code_prior import CodePrior, Stream, draw
@@ -26,6 +24,8 @@ from lightning_gen.objectives.deterministic import commitment
 from lightning_gen.objectives.latent import Step
 from lightning_gen.presets import PRESETS
 from lightning_gen.protocols import Decodes, Encodes, Likelihood, Reconstructs, SamplesClasses, Tokenises
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, read
+from lightning_gen.training.evaluation_mode import evaluation_mode
 
 TINY = {"network_args": {"width": 8}, "prior_args": {"width": 16, "depth": 2, "heads": 2}}
 VECTOR = {"quantizer_args": {"codes": 12, "dim": 4}, "terms": {"commitment": 0.25}}
@@ -320,7 +320,7 @@ def test_training_lowers_both_losses(run, trainer):
     assert after["val/loss"] == pytest.approx(after["val/reconstruction"] + after["val/code"], rel=1e-4)
     assert after["val/bits_per_dim"] == pytest.approx(after["val/bits_per_token"] * 16 / 64, rel=1e-4)
     x, y = (Digits().examples("test", torch.arange(150))[key] for key in "xy")
-    with sampling(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         tokens = model.tokens(x)
         told, wrong = model.code_length(tokens, y).mean(), model.code_length(tokens, (y + 1) % 10).mean()
     assert told < wrong - 1  # a nat: the classes are used

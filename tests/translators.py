@@ -5,11 +5,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from datamodules.outline_shapes import OutlineShapes
-from datamodules.sides import PairData, Sides
-from datamodules.sources import Tensors
-from datamodules.spec import DataSpec
-from lightning_gen.module import GenerativeModule
+from lightning_gen.datamodules.outline_shapes import OutlineShapes
+from lightning_gen.datamodules.sides import PairData, Sides
+from lightning_gen.datamodules.sources import Tensors
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.training.module import GenerativeModule
 
 SPEC = DataSpec(shape=(3, 16, 16), kind="pair", size=4000, shape_b=(3, 16, 16), pairs="held_out")  # outline-shapes
 

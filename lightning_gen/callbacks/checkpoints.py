@@ -14,13 +14,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from datamodules.errors import UserError, unknown
-from lightning_gen.checkpoints import BEST, LAST
+from lightning_gen.cluster.launch import detect, status_after
 from lightning_gen.cluster.signals import STOP, WARNING, Signals
 from lightning_gen.cluster.slurm import preempted, requeue
+from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.exits import Stopped
-from lightning_gen.module import GenerativeModule
-from lightning_gen.speed import block_of
+from lightning_gen.storage.checkpoints import BEST, LAST
+from lightning_gen.training.module import GenerativeModule
+from lightning_gen.training.speed import block_of
 
 if TYPE_CHECKING:
     from lightning_gen.callbacks.watch import Watch
@@ -99,7 +100,8 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST)
             self.saved = model.iteration
         if signum:
-            raise Stopped(signum, self.folder.parent, self._requeued(trainer, signum))
+            status = status_after(signum, detect(), trainer.is_global_zero)
+            raise Stopped(signum, self.folder.parent, self._requeued(trainer, signum), status)
 
     # Signals
 

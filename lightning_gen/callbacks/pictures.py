@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -14,10 +13,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_gen import plane, views
-from lightning_gen.images import save_png
-from lightning_gen.module import GenerativeModule
-from lightning_gen.players import size_of
+from lightning_gen.drawing import plane
+from lightning_gen.drawing.images import save_png
+from lightning_gen.pictures import views
+from lightning_gen.training.evaluation_mode import evaluation_mode
+from lightning_gen.training.module import GenerativeModule
+from lightning_gen.training.players import size_of
 
 COLUMNS = ("x", "y", "a", "b")  # of a batch that views look at
 FRAME_MS, LAST_MS = 125, 2000
@@ -62,7 +63,7 @@ class Pictures(Callback):
         if not _draws(trainer) or not self.examples:
             return
         self.chosen = True
-        with sampling(pl_module):
+        with evaluation_mode(pl_module):
             for name, picture in views.all_of(pl_module, self.examples, self.seed):
                 self.show(trainer, name, picture, pl_module.iteration)
 
@@ -113,15 +114,3 @@ def _frame(path: Path) -> Image.Image:
 def _draws(trainer: L.Trainer) -> bool:
     """Whether pictures are drawn of this validation."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
-
-
-@contextmanager
-def sampling(model: GenerativeModule) -> Iterator[None]:
-    """Eval mode without gradients; the mode before is restored."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

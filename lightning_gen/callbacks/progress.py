@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lightning_gen.module import GenerativeModule
+from lightning_gen.training.module import GenerativeModule
 
 LINES = 10  # printed in a run where there is no terminal
 

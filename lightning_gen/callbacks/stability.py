@@ -12,18 +12,18 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from datamodules.base import DataModule
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.adversarial.stability import STOPPING, Verdict, assess, complaint, report
 from lightning_gen.callbacks.watch import Watch
-from lightning_gen.ema import Averages
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.evaluation.subject import AT_ONCE, ORDER, check_finite
-from lightning_gen.finite import NonFinite
 from lightning_gen.metrics.neighbours import nearest
-from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import SamplesClasses
-from lightning_gen.stability import STOPPING, Verdict, assess, complaint, report
+from lightning_gen.training.ema import Averages
+from lightning_gen.training.evaluation_mode import evaluation_mode
+from lightning_gen.training.finite import NonFinite
+from lightning_gen.training.module import GenerativeModule
 
 EXAMPLES = 512  # real ones and samples, at most
 NUMBERS = 2**24  # that these hold together, at most: 64 MiB
@@ -44,7 +44,7 @@ class Stability(Callback):
     - ``val/ema_distance``: |averaged - current| / |current| of the weights that have a moving average.
 
     The samples have fixed numbers of a fixed seed, and of a conditional model all classes in turn; the random numbers
-    of training are untouched. The verdict is that of ``lightning_gen.stability``.
+    of training are untouched. The verdict is that of ``lightning_gen.adversarial.stability``.
 
     Args:
         data: of the run; the validation examples are in a fixed random order.
@@ -111,7 +111,7 @@ class Stability(Callback):
         real, y = self._examples()
         if len(real) < LEAST:
             return {}
-        with sampling(model):
+        with evaluation_mode(model):
             classes = model.classes if isinstance(model, SamplesClasses) else 0
             asked = torch.arange(len(real)) % classes if classes else None
             fake = _sampled(model, len(real), asked, self.seed)

@@ -11,16 +11,16 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from datamodules.base import DataModule
-from datamodules.errors import UserError, unknown
-from lightning_gen.callbacks.pictures import sampling
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.evaluation.quality import FRECHET_DIMS
 from lightning_gen.evaluation.subject import Subject
 from lightning_gen.metrics.base import FeatureMetric
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
 from lightning_gen.metrics.extractors import Extractor, find_extractor
-from lightning_gen.module import GenerativeModule
 from lightning_gen.protocols import Samples
+from lightning_gen.training.evaluation_mode import evaluation_mode
+from lightning_gen.training.module import GenerativeModule
 
 USUAL = 1000  # samples
 WATCHED = ("fd", "kd")
@@ -92,7 +92,7 @@ class Watch(Callback):
             subject.forget_samples()
         values = {}
         for name, (_, n), metric in zip(self.names, self.asked, self.metrics, strict=True):
-            with sampling(pl_module):
+            with evaluation_mode(pl_module):
                 metric.reset()
                 metric.update(self.subjects[n].described("reference").features, real=True)
                 metric.update(self.subjects[n].described("generated").features, real=False)

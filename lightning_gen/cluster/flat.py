@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_gen.cluster.local import LocalLauncher
+from lightning_gen.cluster.launcher import LocalLauncher
 from lightning_gen.exits import leave_group
 
 PATIENCE = 1800  # seconds

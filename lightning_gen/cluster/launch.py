@@ -51,6 +51,14 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     return Launch("alone", (), *job)
 
 
+def status_after(signum: int, launch: Launch, first_rank: bool) -> int:
+    """The exit status of a process that a signal stopped at a boundary: 128 + its number, where that is not misread.
+
+    torchrun takes any status but 0 for a failure and starts again; and the parent of a child ends it at once.
+    """
+    return 0 if launch.kind == "torchrun" or (launch.kind == "child" and not first_rank) else 128 + signum
+
+
 def _slurm_job(environ: Mapping[str, str]) -> tuple[str, bool]:
     if "SLURM_JOB_ID" not in environ:
         return "", False

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from datamodules.errors import UserError
 from lightning_gen.cluster.launch import Launch
 from lightning_gen.cluster.slurm import SlurmTasks
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.exits import error_here
 
 SHELLS = ("bash", "interactive")  # names of jobs that Lightning takes for a shell

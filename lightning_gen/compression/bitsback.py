@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
 from lightning_gen.compression.coder import Coder, Settings, damaged
 from lightning_gen.compression.pixels import Pixels, pixels_of
 from lightning_gen.compression.stack import Stack, library
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Posterior
 

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
 from lightning_gen.compression import container
 from lightning_gen.compression.bitsback import BitsBack
 from lightning_gen.compression.coder import Coder, damaged
 from lightning_gen.compression.container import Header, fingerprint
 from lightning_gen.compression.tokens import TokenCoder
-from lightning_gen.module import GenerativeModule
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.protocols import Tokenises
+from lightning_gen.training.module import GenerativeModule
 
 
 class Encoded(NamedTuple):

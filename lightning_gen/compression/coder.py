@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 
 Settings = dict[str, int]  # what decoding needs besides the words, as plain numbers
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 
 MAGIC = b"\x89LGZ\r\n\x1a\n"  # breaks where a program takes it for text, as PNG's does
 VERSION = 1

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_gen.compression.peers import mosaic
-from lightning_gen.render import to_uint8
+from lightning_gen.drawing.render import to_uint8
 
 COLOURS = {"vae": "#0072B2", "vq-vae": "#D55E00", "JPEG": "#666666", "WebP": "#009E73"}
 ABOVE = ("vae", "WebP")  # whose labels stand to the left

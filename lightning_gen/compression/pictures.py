@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.image_files import list_images
-from datamodules.images import kind_of, opened
-from datamodules.pixels import to_float
-from datamodules.spec import DataSpec
 from lightning_gen.compression.container import is_plain
-from lightning_gen.images import save_png
-from lightning_gen.render import to_uint8
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.image_files import list_images
+from lightning_gen.datamodules.images import kind_of, opened
+from lightning_gen.datamodules.pixels import to_float
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.drawing.images import save_png
+from lightning_gen.drawing.render import to_uint8
 
 ARRAY = "examples.npy"  # of examples without names
 

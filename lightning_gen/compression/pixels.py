@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.pixels import to_float
 from lightning_gen.compression.stack import Stack, library
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic
 from lightning_gen.objectives.likelihood_base import Likelihood
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from lightning_gen.compression.codec import Encoded, coder_of
 from lightning_gen.compression.peers import peers
 from lightning_gen.compression.pictures import stored
-from lightning_gen.module import GenerativeModule
-from lightning_gen.runs import environment
+from lightning_gen.storage.runs import environment
+from lightning_gen.training.module import GenerativeModule
 
 
 class Line(NamedTuple):

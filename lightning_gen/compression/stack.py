@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.errors import UserError
 from lightning_gen.compression.coder import damaged
+from lightning_gen.datamodules.errors import UserError
 
 SEED = 20190115  # of the ground: a part of the format
 MARGIN = 96  # bits: constriction's coder is only reversible while more than its head of 64 bits is full

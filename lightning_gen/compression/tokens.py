@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
 from lightning_gen.compression.coder import Coder, Settings, damaged
 from lightning_gen.compression.stack import library
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.protocols import Tokenises
 
 

@@ -15,10 +15,10 @@ from lightning_gen.evaluation.values import Value, over_examples
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
-from lightning_gen.noise import numbered
 from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments, kl_normal
 from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Likelihood, Reconstructs
+from lightning_gen.training.noise import numbered
 
 FEWEST = 100  # examples of an importance bound, however large k
 BITS_K = 100  # importance samples of the bits per dimension, at most

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_gen import views
+from lightning_gen.drawing.render import render
 from lightning_gen.evaluation.quality import gathered
 from lightning_gen.evaluation.subject import AT_ONCE, TRAIN_ROWS, Subject, order
 from lightning_gen.evaluation.translation import Route
 from lightning_gen.metrics.neighbours import nearest
-from lightning_gen.render import render
+from lightning_gen.pictures import views
 
 SHOWN, PER_CLASS, TRANSLATED = 64, 10, 24
 NEIGHBOURS = 24  # samples that are shown with their nearest training image

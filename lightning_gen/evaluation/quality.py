@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.spec import DataSpec
-from datamodules.stacked_mnist import Stacked, joined
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.stacked_mnist import Stacked, joined
 from lightning_gen.evaluation.subject import Described, Subject
 from lightning_gen.evaluation.values import Value
 from lightning_gen.metrics.base import FeatureMetric, Rows

@@ -11,10 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.errors import UserError
-from lightning_gen.checkpoints import write_atomically
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.evaluation.samplers import described
 from lightning_gen.evaluation.values import Value
-from lightning_gen.samplers import described
+from lightning_gen.storage.checkpoints import write_atomically
 
 FORMAT = 1
 FILE, PREVIOUS = "evaluation.json", "evaluation.previous.json"

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule
-from datamodules.errors import UserError
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.drawing.render import to_uint8
 from lightning_gen.metrics.base import Rows
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor
-from lightning_gen.noise import numbered
 from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import Posterior, Samples, SamplesClasses
-from lightning_gen.render import to_uint8
+from lightning_gen.training.noise import numbered
 
 ORDER = 20131220  # seed of the order in which real examples are taken
 AT_ONCE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits

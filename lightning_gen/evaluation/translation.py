@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.base import DataModule
-from datamodules.errors import UserError, unknown
-from datamodules.pixels import to_float
-from datamodules.sides import PairData
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.pixels import to_float
+from lightning_gen.datamodules.sides import PairData
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.drawing.render import to_uint8
 from lightning_gen.evaluation.quality import FRECHET_DIMS, Measured
 from lightning_gen.evaluation.subject import Subject, check_finite, order
 from lightning_gen.evaluation.values import UNTRANSLATED, Value, over_examples
@@ -24,7 +25,6 @@ from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import RAW, Extractor, find_extractor
 from lightning_gen.metrics.perceptual import lpips
 from lightning_gen.names import resolve
-from lightning_gen.render import to_uint8
 
 SIDES = ("a", "b")
 Network = Callable[[Tensor], Tensor]

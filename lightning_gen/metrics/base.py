@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 
 Extractor = Callable[[Tensor], Tensor]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.metrics.base import Gathered, need
 from lightning_gen.names import at_least_one
 

@@ -21,9 +21,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from datamodules.errors import UserError, unknown
-from datamodules.pixels import to_float
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.pixels import to_float
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.classifier import Classifier
 
 FORMAT = 1

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics.errors import Inapplicable
-from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
+from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic, Gaussian, Laplace
+from lightning_gen.objectives.likelihood_base import Likelihood
 from lightning_gen.objectives.mixture import DiscretizedLogisticMixture
 
 HALF_RANGE = 127.5  # levels in one unit of the data as the model sees them, x = level / 127.5 - 1

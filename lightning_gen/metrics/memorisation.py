@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.metrics.base import Extractor, FeatureSets, need
 from lightning_gen.metrics.neighbours import nearest
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.metrics.base import Gathered, check_finite, need
 from lightning_gen.metrics.classes import count_labels
 from lightning_gen.names import at_least_one

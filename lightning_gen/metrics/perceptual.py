@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import AlexNet_Weights
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import sha256_of
 

@@ -19,17 +19,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError, unknown
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.coded import Coded, Rebuilds
-from lightning_gen.models.conditional import call
 from lightning_gen.names import at_least_one, resolve
+from lightning_gen.networks.condition import call
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.latent import Step, active_units
 from lightning_gen.objectives.terms import CODE_TERMS
 from lightning_gen.schedule import Schedule, schedule
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs
 
 PRIORS = ("normal", "fitted")
 RIDGE = 1e-6  # of the codes' mean variance, added to each: a constant code has none

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from datamodules.errors import UserError, unknown
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.spec import DataSpec
 
 CONDITIONS = ("none", "concat", "projection", "classifier")
 SPECTRAL = {"none": (), "discriminator": ("discriminator",), "both": ("discriminator", "generator")}  # whose weights

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.spec import DataSpec
-from lightning_gen.models.conditional import Conditional, call
-from lightning_gen.module import GenerativeModule
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.models.conditional import Conditional
+from lightning_gen.networks.condition import call
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import Term, parse_terms
 from lightning_gen.schedule import schedule
-from lightning_gen.validation import Logs
+from lightning_gen.training.module import GenerativeModule
+from lightning_gen.training.validation import Logs
 
 
 class Coded(Conditional, GenerativeModule):

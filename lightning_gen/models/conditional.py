@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from lightning_gen.noise import numbered
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.protocols import DrawsCodes
+from lightning_gen.training.noise import numbered
 
 
 class Conditional:
@@ -92,8 +91,3 @@ class Conditional:
         source: Any = self.sampler or self
         noise = numbered(range(start, start + n), (source.draw_dim,), seed, "sample").to(self.device)  # type: ignore[attr-defined]
         return self.decode(source.draw(noise), self.asked(n, y, start))
-
-
-def call(network: Callable[..., Tensor], x: Tensor, c: Tensor | None) -> Tensor:
-    """A network of x or z, told the condition where there is one."""
-    return network(x) if c is None else network(x, c)

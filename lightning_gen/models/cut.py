@@ -18,15 +18,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.translation import Translation
 from lightning_gen.names import at_least_one
 from lightning_gen.networks.projector import Projector
 from lightning_gen.objectives.contrastive import patch_nce
 from lightning_gen.objectives.translation import Exchange
 from lightning_gen.schedule import schedule
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs
 
 
 class CUT(Translation):

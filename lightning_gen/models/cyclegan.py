@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.adversarial.image_pool import ImagePool
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.translation import Translation
 from lightning_gen.objectives.coupled import over_ranks
 from lightning_gen.objectives.translation import Exchange
-from lightning_gen.pool import ImagePool
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs
 
 
 class CycleGAN(Translation):

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import TERMS
 from lightning_gen.schedule import schedule
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs
 
 CRITIC = {"hidden": [256, 256, 256], "activation": "leaky_relu"}
 JOINT, FACTORISED = 0, 1  # the critic's classes: q(z), and the product of its marginals

@@ -20,24 +20,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.adversarial.base import Contest
+from lightning_gen.adversarial.batch_norm_statistics import StandingStatistics
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.choices import SPECTRAL, check_choices
-from lightning_gen.models.conditional import Conditional, call
-from lightning_gen.models.contest import Contest
-from lightning_gen.module import GenerativeModule
+from lightning_gen.models.conditional import Conditional
 from lightning_gen.names import at_least_one, check_arguments
+from lightning_gen.networks.condition import call
 from lightning_gen.networks.projection import Projection
 from lightning_gen.networks.spectral import spectral_norm_
-from lightning_gen.noise import numbered
 from lightning_gen.objectives.adversarial import described
 from lightning_gen.objectives.codes import Codes
 from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.schedule import schedule
-from lightning_gen.standing import StandingStatistics
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.module import GenerativeModule
+from lightning_gen.training.noise import numbered
+from lightning_gen.training.validation import Batch, Logs
 
 
 class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.layered import Layered, Level
 from lightning_gen.names import at_least_one
 from lightning_gen.networks.dcgan import LARGEST, SMALLEST, fits, halvings

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.coded import Coded
 from lightning_gen.names import at_least_one, resolve
-from lightning_gen.noise import numbered
-from lightning_gen.objectives import likelihood as likelihoods
+from lightning_gen.objectives import likelihoods
 from lightning_gen.objectives.estimators import ESTIMATORS, Estimator, square_weights
 from lightning_gen.objectives.latent import Step, importance_bound
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.noise import numbered
+from lightning_gen.training.validation import Batch, Logs
 
 DRAWN_AT_ONCE = 2**24  # numbers of noise: 64 MiB
 DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound

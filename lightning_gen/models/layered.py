@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.coded import GaussianCode, gaussian
 from lightning_gen.models.latent import Draws, LatentModel
 from lightning_gen.names import at_least_one

@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError, unknown
-from datamodules.spec import DataSpec
 from lightning_gen import networks
-from lightning_gen.models.contest import Contest
-from lightning_gen.module import GenerativeModule
+from lightning_gen.adversarial.base import Contest
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.spectral import spectral_norm_
 from lightning_gen.objectives.adversarial import described
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.objectives.translation import EXCHANGE_TERMS, Exchange, check_exchange, distance, psnr
 from lightning_gen.schedule import schedule
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.module import GenerativeModule
+from lightning_gen.training.validation import Batch, Logs
 
 SPECTRAL = ("none", "discriminator", "both")
 SIDES = {"a2b": ("a", "b"), "b2a": ("b", "a")}  # direction -> source, target

@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.coded import GaussianCode
-from lightning_gen.models.conditional import call
 from lightning_gen.models.latent import Draws, LatentModel
 from lightning_gen.names import at_least_one
+from lightning_gen.networks.condition import call
 from lightning_gen.objectives import priors
 from lightning_gen.objectives.latent import (
     Step,
@@ -34,7 +34,7 @@ from lightning_gen.objectives.latent import (
     reparameterise,
 )
 from lightning_gen.objectives.terms import TERMS
-from lightning_gen.validation import Logs
+from lightning_gen.training.validation import Logs
 
 
 class VAE(GaussianCode, LatentModel):

@@ -16,17 +16,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
 from lightning_gen import networks
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.coded import Coded, GaussianCode
-from lightning_gen.models.conditional import call
 from lightning_gen.names import at_least_one, resolve
+from lightning_gen.networks.condition import call
 from lightning_gen.objectives.adversarial import ADVERSARIAL, Pair
 from lightning_gen.objectives.latent import Step, active_units, kl_normal, reparameterise
 from lightning_gen.objectives.terms import TERMS
 from lightning_gen.schedule import schedule
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs
 
 
 class VAEGAN(GaussianCode, Coded):

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.autoencoder import LOSSES
 from lightning_gen.models.coded import Coded
 from lightning_gen.names import check_arguments, resolve
@@ -33,7 +33,7 @@ from lightning_gen.networks.quantizer import QUANTIZERS, Quantized, perplexity
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import QUANTIZED_TERMS
 from lightning_gen.schedule import Schedule, schedule
-from lightning_gen.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs
 
 CODERS: dict[str, Network] = {"conv": Network(MapEncoder, MapDecoder), "mlp": Network(RowEncoder, RowDecoder)}
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import check_arguments, resolve
 from lightning_gen.networks import dcgan, mlp, patchgan, r3gan, resnet, resnet_translator, unet
 

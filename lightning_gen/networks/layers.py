@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.names import expect_class, resolve
 
 Name = str | Callable[..., nn.Module]  # of a table below, an import path, or the class itself

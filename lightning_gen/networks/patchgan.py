@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.layers import Name, channels_of, check_positive, norm_2d, normal_, width_of
 
 LEAST = 3  # places that the last halving leaves, of which the two last convolutions take one each

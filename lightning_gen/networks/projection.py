@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 
 START = 0.1  # of the size of a usual linear layer's weights; spectral norm, where it is used, divides by the size
 

@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.layers import check_positive
-from lightning_gen.noise import numbered
 from lightning_gen.objectives.coupled import over_ranks
+from lightning_gen.training.noise import numbered
 
 LLOYD = 10  # passes of k-means at the start
 TINY = 1e-6  # vectors that a code has seen, below which their mean is not computed

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.dcgan import SMALLEST, halvings
 from lightning_gen.networks.layers import Condition, channels_of, check_positive
 

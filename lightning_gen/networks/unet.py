@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.layers import Name, channels_of, fit_stride, norm_2d, normal_, width_of
 
 DEEPEST = 8  # halvings of the paper, for 256 pixels

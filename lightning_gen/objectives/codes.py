@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 
 
 class Codes:

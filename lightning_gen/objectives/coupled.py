@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.objectives.latent import Step, gaussian_log_density, needed
 
 

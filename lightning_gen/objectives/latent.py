@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 
 ACTIVE = 0.01  # variance over the data of a posterior mean, above which it is active (Burda et al. 2016, section 4)
 

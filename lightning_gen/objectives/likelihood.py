@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import abstractmethod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
-from lightning_gen.names import expect_class, resolve
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.objectives.likelihood_base import Likelihood, bounded, draw_level, log_mass_of_level
-from lightning_gen.objectives.mixture import DiscretizedLogisticMixture
 
 PACE = 10.0  # a learned scale has several units to travel, a weight a fraction of one: at equal learning rates it lags
 
@@ -138,49 +134,6 @@ class DiscretizedLogistic(LocationScale):
 
     def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
         return draw_level(location, scale, generator)
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "gaussian": Gaussian,
-    "laplace": Laplace,
-    "discretized_logistic": DiscretizedLogistic,
-    "discretized_logistic_mixture": DiscretizedLogisticMixture,
-}
-_AUTO = {"binary": "bernoulli", "unit": "gaussian", "uint8": "discretized_logistic", "real": "gaussian"}
-
-
-def auto(spec: DataSpec) -> str:
-    """The likelihood that fits the data's values: binary Bernoulli, unit and real Gaussian, uint8 discretized logistic.
-
-    Raises:
-        UserError: for data that no likelihood fits yet.
-    """
-    if spec.values not in _AUTO:
-        raise UserError(f"no likelihood fits data of values {spec.values!r}: possible are {', '.join(_AUTO)}")
-    return _AUTO[spec.values]
-
-
-def build(name: Any, spec: DataSpec, scale: float | str | None = None) -> Likelihood:
-    """The likelihood of a model.
-
-    Args:
-        name: "auto", a name of ``LIKELIHOODS``, an import path, a class, or a ready likelihood.
-        spec: what one example looks like.
-        scale: "learned", "pixel" or a number > 0, where the likelihood has a scale; None for its default.
-
-    Raises:
-        UserError: for an unknown name, a misfit, or a scale given to a likelihood that has none.
-    """
-    likelihood: Any = resolve(auto(spec) if name == "auto" else name, LIKELIHOODS, "likelihood")
-    if not isinstance(likelihood, Likelihood):
-        expect_class(likelihood, Likelihood, f"likelihood {name!r}")
-    if scale is None:
-        return likelihood if isinstance(likelihood, Likelihood) else likelihood(spec)
-    if isinstance(likelihood, Likelihood) or "scale" not in inspect.signature(likelihood).parameters:
-        scaled = ", ".join(n for n, c in LIKELIHOODS.items() if issubclass(c, LocationScale))
-        raise UserError(f"likelihood {name!r} takes no scale, but {scale!r} was given: those with one are {scaled}")
-    return likelihood(spec, scale=scale)
 
 
 def _per_channel(shape: tuple[int, ...]) -> tuple[int, ...]:

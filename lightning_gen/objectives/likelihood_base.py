@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 
 HALF = 1 / 255  # half the distance of two levels in [-1, 1]
 
@@ -33,15 +33,14 @@ class Likelihood(nn.Module, ABC):
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
         if spec.values not in self.values:
-            from lightning_gen.objectives.likelihood import LIKELIHOODS  # here: the table is made of subclasses
-
-            fitting = [name for name, other in LIKELIHOODS.items() if spec.values in other.values]
-            raise UserError(
-                f"likelihood {type(self).__name__} does not fit data of values {spec.values!r}, "
-                f"but {', '.join(self.values)}: for these data take one of: {', '.join(fitting) or '(none yet)'}"
-            )
+            raise UserError(self.misfit(spec))
         self.shape = tuple(spec.shape)
         self.bounded = spec.values != "real"
+
+    @classmethod
+    def misfit(cls, spec: DataSpec) -> str:
+        """The text of the error for data whose values it does not fit."""
+        return f"likelihood {cls.__name__} does not fit data of values {spec.values!r}, but {', '.join(cls.values)}"
 
     def params(self) -> tuple[int, ...]:
         """Shape of the decoder's output for one example."""

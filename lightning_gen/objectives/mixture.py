@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import at_least_one
 from lightning_gen.objectives.likelihood_base import Likelihood, bounded, draw_level, log_mass_of_level
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.names import at_least_one
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.spec import DataSpec
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import at_least_one, check_arguments, expect_class, resolve
 from lightning_gen.objectives.latent import gaussian_log_density, kl_normal
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.names import check_arguments, joined, resolve
 from lightning_gen.objectives import coupled, deterministic, latent
 from lightning_gen.schedule import Schedule, schedule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.errors import unknown
+from lightning_gen.datamodules.errors import unknown
 from lightning_gen.presets import gan, translation, vae, vq
 from lightning_gen.presets.row import Preset
 

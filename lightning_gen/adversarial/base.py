@@ -1,0 +1,125 @@
+"""What all models share in which a discriminator judges: pair of losses, penalties, augmentation, LeCam's anchors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gen.adversarial.augment import Augment
+from lightning_gen.adversarial.penalty_schedule import Penalties
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.names import resolve
+from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair
+from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
+from lightning_gen.objectives.terms import Weighted
+from lightning_gen.schedule import Schedule
+from lightning_gen.training.skipping import gradient_norm
+from lightning_gen.training.validation import Logs
+
+ANCHORED = 0.99  # share of LeCam's anchors that stays in an iteration
+Judge = Callable[[Tensor], tuple[Tensor, Any]]  # x -> logits (B,), and anything else
+
+
+class Contest:
+    """Mixed into a GenerativeModule: how its discriminators learn."""
+
+    schedules: dict[str, Schedule]
+    terms: dict[str, Weighted]
+
+    def know_contest(
+        self, adversarial: str, penalties: Mapping[str, Any] | None, augment: Mapping[str, Any] | None, spec: DataSpec
+    ) -> None:
+        """Read the choices; ``spec`` is what a discriminator judges.
+
+        Raises:
+            UserError: an unknown name or option.
+        """
+        self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
+        if not isinstance(self.pair, Pair):
+            raise UserError(f"adversarial {adversarial!r} is no Pair, see lightning_gen.objectives.adversarial")
+        self.penalties = Penalties(penalties or {}, spec.shape)
+        self.augment = Augment(augment or {})
+        if self.augment.numbers:
+            self.augment.check(spec)
+        self.schedules |= self.penalties.schedules
+        self.schedules |= {f"augment.{name}": chance for name, chance in self.augment.schedules.items()}
+
+    def check_contest(self, discriminator: nn.Module, constrained: bool) -> None:
+        """Refuse a penalty that cannot be taken of a discriminator; warn of a game without a bound."""
+        if self.penalties.uses(*NEEDS_GRADIENT):
+            check_penalisable(discriminator)
+        elif self.pair in NEEDS_CONSTRAINT and not constrained:
+            warnings.warn(
+                "adversarial wasserstein without a constraint on the discriminator diverges: add "
+                "--model.penalties.gp 10, --model.spectral_norm discriminator or --model.weight_clip 0.01",
+                stacklevel=2,
+            )
+
+    def notes(self, batch: int) -> list[str]:
+        """What is to be known at the start of a run with this global batch."""
+        return self.penalties.notes(batch)
+
+    def augmented(self, x: Tensor, source: str) -> Tensor:
+        """x (B, C, H, W) as a discriminator sees it; ``source`` names the noise."""
+        if not self.augment.numbers:
+            return x
+        chances = {name: self.weight(chance) for name, chance in self.augment.schedules.items()}  # type: ignore[attr-defined]
+        noise = self.noise((len(x), self.augment.numbers), f"augment_{source}")  # type: ignore[attr-defined]
+        return self.augment(x, noise, chances)
+
+    def with_terms(self, loss: Tensor, logs: Logs, s: Any) -> tuple[Tensor, Logs]:
+        """The loss of the player that is judged, with its weighted terms for what its move produced."""
+        for name, term in self.terms.items():
+            logs[name] = term(s, self.weight).mean()  # type: ignore[attr-defined]
+            loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]  # type: ignore[attr-defined]
+        return loss, logs
+
+    def gradient_norm_of(self, player: str) -> dict[str, float]:
+        """The norm of a player's gradient, where this iteration is logged."""
+        at_log = (self.iteration + 1) % self.log_every == 0  # type: ignore[attr-defined]
+        return {f"{player}/gradient_norm": gradient_norm(self._owned[player])} if at_log else {}  # type: ignore[attr-defined]
+
+    def contest(
+        self, judge: Judge, real: Tensor, fake: Tensor, batch: int, anchors: Tensor, stream: str = "penalty"
+    ) -> tuple[tuple[Tensor, Any], tuple[Tensor, Any], Tensor | float, Logs]:
+        """What a discriminator says of real and of fake (B, *shape), the weighted penalties and the mean of each.
+
+        Args:
+            judge: the discriminator, with all conditions bound in it.
+            real: as the discriminator sees them.
+            fake: likewise, without a graph.
+            batch: number of examples of this device's part, of which the global batch follows.
+            anchors: (2,) LeCam's, which follow.
+            stream: of the noise.
+        """
+        iteration: int = self.iteration  # type: ignore[attr-defined]
+        # in mixed precision a gradient is computed for itself, in float32
+        alone = torch.is_autocast_enabled(real.device.type)
+        slopes = set() if alone else self.penalties.at_inputs(iteration)
+        of_real, at_real = with_gradient(judge, real) if "r1" in slopes else (judge(real), None)
+        of_fake, at_fake = with_gradient(judge, fake) if "r2" in slopes else (judge(fake), None)
+
+        def game() -> Game:
+            numbers = self.penalties.random * (1 + real[0].numel())
+            noise = self.noise((len(real), numbers), stream)  # type: ignore[attr-defined]
+            judged = (of_real[0], of_fake[0], anchors.clone(), at_real, at_fake)
+            return Game(lambda seen: judge(seen)[0], real, fake, noise, *judged)
+
+        world = batch * self._noise.parts  # type: ignore[attr-defined]
+        penalty, values = self.penalties.loss(game, iteration, world, self.weight)  # type: ignore[attr-defined]
+        self._follow(anchors, of_real[0], of_fake[0])
+        return of_real, of_fake, penalty, values
+
+    @torch.no_grad()
+    def _follow(self, anchors: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Move LeCam's anchors to the mean logits of all ranks (Tseng et al. 2021, eq. 3)."""
+        if self.penalties.uses(lecam):
+            here = torch.stack([real_logits.mean(), fake_logits.mean()])
+            means = self.trainer.strategy.reduce(here, reduce_op="mean")  # type: ignore[attr-defined]
+            kept = ANCHORED ** (1 / self.accumulate) if self.iteration else 0.0  # type: ignore[attr-defined]
+            anchors.lerp_(torch.as_tensor(means), 1 - kept)

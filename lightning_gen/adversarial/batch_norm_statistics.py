@@ -1,0 +1,76 @@
+"""Standing statistics: the batch norms of an averaged generator are measured before it is used or saved.
+
+Brock et al. 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
+https://arxiv.org/abs/1809.11096, section 3: averaged weights never saw a batch in training, so what the batch norms
+remember belongs to other weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_gen.networks.condition import call
+from lightning_gen.training.ema import Averages
+from lightning_gen.training.noise import numbered
+
+BATCHES, SIZE = 16, 64
+
+
+class StandingStatistics:
+    """Measures the average of the submodule "generator"; mixed into a GenerativeModule that draws codes.
+
+    They are a function of the weights, so a checkpoint holds the same ones whenever the run was interrupted before.
+    """
+
+    classes: int
+    _measured = -1  # iteration whose weights were measured
+
+    def settle(self) -> None:
+        """Measure, unless it has been done for these weights."""
+        averages = self._modules.get("averages")  # type: ignore[attr-defined]
+        if isinstance(averages, Averages) and "generator" in averages and self._measured != self.iteration:  # type: ignore[attr-defined]
+            self._measured = self.iteration  # type: ignore[attr-defined]
+            measure(averages["generator"], lambda batch: self._pass(averages["generator"], batch))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()  # type: ignore[misc]
+        self.settle()  # on all ranks alike: later the first one may draw samples alone
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        self.settle()  # in place, so that the checkpoint, which holds the same tensors, has them
+
+    def _pass(self: Any, generator: nn.Module, batch: int) -> Tensor:
+        """Batch number ``batch`` of fixed codes, in all classes in turn."""
+        numbers = range(batch * SIZE, (batch + 1) * SIZE)
+        z = self.draw(numbered(numbers, (self.draw_dim,), self.seed, "standing").to(self.device))
+        y = torch.tensor(numbers, device=self.device) % self.classes if self.classes else None
+        return call(generator, z, y)
+
+
+@torch.no_grad()
+def measure(network: nn.Module, run: Callable[[int], object]) -> None:
+    """Set the running statistics of a network in eval mode to the means over ``BATCHES`` batches.
+
+    Args:
+        network: whose batch norms are measured; nothing else in it changes.
+        run: passes batch number k through it.
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+        norm.train()
+    try:
+        for batch in range(BATCHES if norms else 0):
+            run(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

@@ -1,0 +1,115 @@
+"""A discriminator's penalties as options: their weights, how often each is computed, and the rule for gamma."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.names import joined
+from lightning_gen.objectives.penalties import PENALTIES, Game, auto_gamma, lecam, r1, r2
+from lightning_gen.objectives.terms import LEAVES, parse_terms
+from lightning_gen.schedule import Schedule, schedule
+
+AUTO = ("r1", "r2")  # whose weight the rule knows
+BY_RULE = "auto"
+
+
+class Penalties:
+    """Several penalties, each with its weight and interval.
+
+    Args:
+        given: penalty -> weight, ramp, or {weight, every, **arguments}. ``every`` n computes it in each n-th iteration
+            alone, with n times the weight (Karras et al. 2020, section 3.1). The weight "auto" of r1 and r2 is half of
+            ``auto_gamma``.
+        shape: of one example, for the rule.
+
+    Raises:
+        UserError: an unknown penalty or argument, an interval below 1, a weight "auto" of another penalty.
+    """
+
+    def __init__(self, given: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.every: dict[str, int] = {}
+        self.by_rule: set[str] = set()
+        plain: dict[str, Any] = {}
+        for name, value in joined(given, PENALTIES, LEAVES):
+            options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+            self.every[name] = _interval(name, options.pop("every", 1))
+            if options.get("weight") == BY_RULE:
+                self._check_rule(name)
+                options["weight"] = 1.0
+                self.by_rule.add(name)
+            plain[name] = None if value is None else options
+        self.terms = parse_terms(plain, PENALTIES)
+        self.weights = {name: _not_negative(name, schedule(term.weight)) for name, term in self.terms.items()}
+        for name, weight in list(self.weights.items()):
+            if weight.first == weight.end == 0:  # as if it were not there: its gradient is not looked for either
+                del self.terms[name], self.weights[name]
+        self.random = any(
+            term.term not in (r1, r2, lecam) for term in self.terms.values()
+        )  # whether noise is looked at
+        self.schedules: dict[str, Schedule] = {}
+        for name, term in self.terms.items():
+            self.schedules |= term.schedules(name, "penalties")
+
+    def _check_rule(self, name: str) -> None:
+        if name not in AUTO:
+            raise UserError(f"penalties.{name} auto: a rule is known for {' and '.join(AUTO)}; give a number")
+        auto_gamma(self.shape, 1)
+
+    def uses(self, *functions: Callable[..., Tensor]) -> bool:
+        """Whether one of these is among them, by whatever name."""
+        return any(term.term in functions for term in self.terms.values())
+
+    def due(self, iteration: int) -> list[str]:
+        """Those that are computed in this iteration."""
+        return [name for name in self.terms if (iteration + 1) % self.every[name] == 0]
+
+    def at_inputs(self, iteration: int) -> set[str]:
+        """Those due whose gradient may come with the logits, as it is taken where they are: r1 and r2."""
+        return {name for name in self.due(iteration) if name in AUTO and not self.terms[name].arguments.get("eager")}
+
+    def loss(
+        self, game: Callable[[], Game], iteration: int, batch: int, now: Callable[[Schedule], float]
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The weighted sum of those that are due, and the mean of each.
+
+        Args:
+            game: makes what they look at; called only if one is due.
+            iteration: of the run.
+            batch: the global one, for the rule.
+            now: what a ramp is at this iteration.
+        """
+        due = self.due(iteration)
+        seen = game() if due else None
+        values = {name: self.terms[name](seen, now).mean() for name in due}
+        return sum((self.weight(name, batch, now) * value for name, value in values.items()), start=0.0), values
+
+    def weight(self, name: str, batch: int, now: Callable[[Schedule], float]) -> float:
+        """Of a penalty in an iteration in which it is computed."""
+        weight = auto_gamma(self.shape, batch) / 2 if name in self.by_rule else now(self.weights[name])
+        return weight * self.every[name]
+
+    def notes(self, batch: int) -> list[str]:
+        """What the rule gives, in words."""
+        size = " x ".join(map(str, self.shape[1:]))
+        gamma = auto_gamma(self.shape, batch) if self.by_rule else 0.0
+        return [
+            f"penalty {name}: weight {gamma / 2:.4g} = gamma / 2, gamma = 0.0002 x {size} / {batch} (auto)"
+            for name in sorted(self.by_rule)
+        ]
+
+
+def _not_negative(name: str, weight: Schedule) -> Schedule:
+    if not (weight.first >= 0 and weight.end >= 0):
+        raise UserError(f"penalties.{name} {weight.first:g} to {weight.end:g}: a weight must not be negative")
+    return weight
+
+
+def _interval(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"penalties.{name}.every {value!r}: give a number of iterations, at least 1")
+    return value

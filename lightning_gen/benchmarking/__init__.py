@@ -1,0 +1,1 @@
+"""Models under one budget: cells and the table of their results."""

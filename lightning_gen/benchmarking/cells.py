@@ -1,0 +1,399 @@
+"""A cell of a benchmark: one model, trained under a budget with one seed, and evaluated.
+
+Both are done by processes of their own, so that a crash harms no other cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning_gen.benchmarking import results
+from lightning_gen.benchmarking.results import duration, read_cell, stability, write_cell
+from lightning_gen.config import cli
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.evaluation import report
+from lightning_gen.storage import runs
+from lightning_gen.storage.checkpoints import find, read
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+LOGS = runs.ROOT / "benchmark"
+LOCAL = ("data.root", "data.num_workers")  # where and how the data are read, which moves no result
+OWN_FILES = ("folder", "paired", "unpaired")  # data that are what their root says
+MEASURE = "evaluate."  # options so named are evaluate.py's
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit status of a script that was told to stop
+KEPT = ("value", "n", "k", "std", "floor", "better", "likelihood")  # of a value of evaluation.json
+
+Call = Callable[[list[str], Path], int]
+
+
+class Cell(NamedTuple):
+    """A model with a seed, and the length of its run."""
+
+    model: str
+    seed: int
+    iterations: int
+
+
+class Outcome(NamedTuple):
+    """What became of a cell, in words."""
+
+    text: str
+    failed: bool = False
+
+
+class CellFailed(Exception):
+    """A script failed; the text is its last error."""
+
+
+class Interrupted(Exception):
+    """A script was told to stop."""
+
+
+class Processes:
+    """Runs commands, also side by side, and can stop them."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[bytes]] = set()
+
+    def __call__(self, command: list[str], log: Path) -> int:
+        """Run a command on one thread, unless the user says otherwise; its output goes to the log's end."""
+        with log.open("ab") as file:
+            environment = {"OMP_NUM_THREADS": "1", **os.environ}
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        self.running.add(process)
+        try:
+            return process.wait()
+        finally:
+            self.running.discard(process)
+
+    @contextlib.contextmanager
+    def stopping(self) -> Iterator[None]:
+        """A SIGTERM reaches the commands too; a Ctrl-C does so by itself."""
+
+        def stop(*_: Any) -> None:
+            for process in list(self.running):
+                process.terminate()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+@dataclass
+class Benchmark:
+    """What the cells of one call share.
+
+    Args:
+        data: name of the data.
+        budget: of each cell, as it was written.
+        call: runs a command, appends its output to a log, gives its exit status.
+        arguments: further ones of fit.py.
+        only: groups of metrics; None for all.
+        trust: modules of the user's own that a checkpoint may import.
+        folder: of the cells' files.
+    """
+
+    data: str
+    budget: str
+    call: Call
+    arguments: Sequence[str] = ()
+    only: list[str] | None = None
+    trust: Sequence[str] = ()
+    folder: Path = results.FOLDER
+
+    @cached_property
+    def options(self) -> dict[str, str]:
+        """Those of the arguments that may move results."""
+        pairs = sorted(pairs_of(self.arguments).items())
+        return {name: value for name, value in pairs if name not in LOCAL or self.data in OWN_FILES}
+
+    @property
+    def measured(self) -> list[str]:
+        """evaluate.py's arguments: those written --evaluate.NAME, several values with commas."""
+        own = {name: value for name, value in self.options.items() if name.startswith(MEASURE)}
+        return [w for name, value in own.items() for w in (_flag(name.removeprefix(MEASURE)), *value.split(","))]
+
+    @property
+    def name(self) -> str:
+        """The end of the run folders' names."""
+        trained = {name: value for name, value in self.options.items() if not name.startswith(MEASURE)}
+        words = ["benchmark", self.budget, *results.tag_of(trained)]
+        return re.sub(r"[^\w-]+", "_", "-".join(words)).lower()
+
+    def path(self, model: str, seed: int) -> Path:
+        """The cell's file."""
+        return results.cell_path(self.folder, self.data, model, self.budget, self.options, seed)
+
+    def identity(self, model: str, seed: int) -> dict[str, Any]:
+        """What tells a cell from all others."""
+        shared = {"data": self.data, "budget": self.budget, "options": self.options}
+        return {"model": model, **shared, "seed": seed}
+
+    def known(self, model: str, seed: int) -> dict[str, Any] | None:
+        """The cell's file, if there is one.
+
+        Raises:
+            UserError: it is damaged, or another cell's whose name looks the same.
+        """
+        path, asked = self.path(model, seed), self.identity(model, seed)
+        cell = read_cell(path) if path.exists() else None
+        if cell and {key: cell[key] for key in asked} != asked:
+            other = f"--models {cell['model']} --data {cell['data']}"
+            raise UserError(f"{path} is the file of {other} already: give another folder, --results FOLDER")
+        return cell
+
+    def fit(self, cell: Cell, **more: Any) -> list[str]:
+        """fit.py's arguments for a cell's run; ``more`` are options that the user's own stand over."""
+        given = [
+            f"--{name}={value}" for name, value in pairs_of(self.arguments).items() if not name.startswith(MEASURE)
+        ]
+        own = {"model": cell.model, "data": self.data, "steps": cell.iterations, "seed": cell.seed, "name": self.name}
+        return [*(word for key, value in (own | more).items() for word in (f"--{key}", str(value))), *given]
+
+    def command(self, cell: Cell) -> str:
+        """What a user types to get a cell's result again."""
+        length = ["--steps", str(cell.iterations), "--seed", str(cell.seed)]
+        options = [f"--{name}={value}" for name, value in self.options.items() if not name.startswith(MEASURE)]
+        train = ["python", "scripts/fit.py", "--model", cell.model, "--data", self.data, *length, *options]
+        only = [*self.measured, *(["--metrics", *self.only] if self.only else [])]
+        return f"{shlex.join(train)} && {shlex.join(['python', 'scripts/evaluate.py', 'RUN', *only])}"
+
+
+def _flag(name: str) -> str:
+    return f"-{name}" if len(name) == 1 and name != "k" else f"--{name}"
+
+
+def pairs_of(arguments: Sequence[str]) -> dict[str, str]:
+    """``--a.b value`` and ``--a.b=value`` -> {a.b: value}."""
+    pairs, words = {}, iter(arguments)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        pairs[name] = value if equals else next(words, "")
+    return pairs
+
+
+# Running
+
+
+def run_cell(b: Benchmark, cell: Cell) -> Outcome:
+    """Train and evaluate one cell, as far as this is not done, and write its file."""
+    known = b.known(cell.model, cell.seed)
+    if known and known.get("iterations") not in (None, cell.iterations):
+        known = None  # of another length
+    if known and "failed" not in known and _covers(known["only"], b.only):
+        return Outcome("finished before, nothing to do")
+    commit = _commit()
+    start = {**b.identity(cell.model, cell.seed), "iterations": cell.iterations, "only": b.only, "commit": commit}
+    record = {**start, **(known or {"failed": "not finished"}), "iterations": cell.iterations}
+    write_cell(b.path(cell.model, cell.seed), record)
+    try:
+        folder, goes_on = train(b, cell, known is not None)
+        began = time.perf_counter()
+        only = _both(record["only"], b.only) if "evaluation" in record else b.only
+        evaluation, reason = evaluate(b, cell, folder, only)
+    except Interrupted:
+        return Outcome("stopped before it was finished", failed=True)
+    except CellFailed as error:
+        return record_failure(b, record, str(error))
+    summary = summary_of(folder)
+    evaluation["values"] |= stability(summary)
+    finished = {
+        **start,
+        "only": only,
+        **{key: summary[key] for key in ("images", "seconds", "images_per_second")},
+        "evaluation": evaluation,
+        "environment": summary["environment"],
+        "commit": _joined(record["commit"], commit) if goes_on else commit,
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": b.command(cell),
+    }
+    if reason:
+        return record_failure(b, finished, reason)
+    write_cell(b.path(cell.model, cell.seed), finished)
+    trained = f"trained {cell.iterations:,} iterations in {duration(summary['seconds'])}"
+    return Outcome(f"{trained}, evaluated in {duration(time.perf_counter() - began)}")
+
+
+def record_failure(b: Benchmark, record: dict[str, Any], reason: str) -> Outcome:
+    """Write a cell's file with the reason why the next call has to try again."""
+    path = b.path(record["model"], record["seed"])
+    write_cell(path, {**record, "failed": reason})
+    return Outcome(f"failed: {reason} ({_log(path)})", failed=True)
+
+
+def _covers(done: list[str] | None, asked: list[str] | None) -> bool:
+    return done is None or (asked is not None and set(asked) <= set(done))
+
+
+def _both(one: list[str] | None, two: list[str] | None) -> list[str] | None:
+    return None if one is None or two is None else list(dict.fromkeys([*one, *two]))
+
+
+def _joined(before: str | None, now: str | None) -> str | None:
+    """The commits that a cell was made by, one after the other."""
+    return ", ".join(dict.fromkeys(filter(None, [*(before or "").split(", "), now]))) or None
+
+
+def train(b: Benchmark, cell: Cell, goes_on: bool) -> tuple[Path, bool]:
+    """Train a cell, from where an earlier call left off if there is something to go on with.
+
+    Args:
+        b: the benchmark.
+        cell: the cell.
+        goes_on: whether an earlier call began it.
+
+    Returns:
+        the run's folder, and whether it is the earlier call's.
+
+    Raises:
+        CellFailed: it does not train.
+        Interrupted: it was told to stop.
+    """
+    arguments = b.fit(cell)
+    folder = _run_folder(arguments) if goes_on else None
+    if folder and (folder / runs.SUMMARY).exists():
+        return folder, True
+    if folder and _can_go_on(folder, cell.iterations):
+        stage(b, cell, "fit", ["--resume", str(folder)])
+        return folder, True
+    return fit(b, cell, arguments), False
+
+
+def fit(b: Benchmark, cell: Cell, arguments: list[str]) -> Path:
+    """Run fit.py for a cell; returns the run's folder.
+
+    Raises:
+        CellFailed: it does not train.
+        Interrupted: it was told to stop.
+    """
+    stage(b, cell, "fit", arguments)
+    folder = _run_folder(arguments)
+    if folder is None or not (folder / runs.SUMMARY).exists():
+        raise CellFailed(f"its run is not below {runs.ROOT}: did the program change meanwhile?")
+    return folder
+
+
+def config_of(arguments: list[str]) -> dict[str, Any]:
+    """The configuration that fit.py makes of its arguments.
+
+    Raises:
+        UserError: an unknown model, data set or option.
+    """
+    return cli.plan(*cli.pre_parse(arguments)).config
+
+
+def _run_folder(arguments: list[str]) -> Path | None:
+    """The latest run that fit.py began with these arguments."""
+    config, found = config_of(arguments), []
+    for folder in runs.ROOT.glob(f"*-{config['name']}/version_*"):
+        with contextlib.suppress(UserError):  # killed before it wrote its configuration
+            if runs.dump(runs.read_config(folder)) == runs.dump(config):
+                found.append(folder)
+    return max(found, key=lambda folder: int(folder.name.removeprefix("version_")), default=None)
+
+
+def _can_go_on(folder: Path, iterations: int) -> bool:
+    """Whether there is a whole checkpoint of fewer iterations."""
+    try:
+        return read(find(folder, "last"))["lightning_gen"]["iteration"] < iterations
+    except UserError:
+        return False
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """summary.json of a finished run."""
+    return json.loads((folder / runs.SUMMARY).read_text(encoding="utf-8"))
+
+
+def evaluate(b: Benchmark, cell: Cell, folder: Path, only: list[str] | None) -> tuple[dict[str, Any], str]:
+    """Evaluate a cell's run.
+
+    Returns:
+        what its file keeps of evaluation.json, and the reason why some groups of metrics are missing, else nothing.
+
+    Raises:
+        CellFailed: nothing could be measured.
+        Interrupted: it was told to stop.
+    """
+    options = {"metrics": only or [], "trust": b.trust}
+    words = [word for name, values in options.items() if values for word in (f"--{name}", *values)] + b.measured
+    reason = ""
+    try:
+        stage(b, cell, "evaluate", [str(folder), *words])
+    except CellFailed as error:
+        if not (folder / report.FILE).exists():
+            raise
+        reason = str(error)
+    content = report.read(folder / report.FILE)
+    missing = {
+        kind: {group: without_paths(text) for group, text in content[kind].items()}
+        for kind in ("inapplicable", "failed")
+    }
+    values = {name: {key: value.get(key) for key in KEPT} for name, value in content["values"].items()}
+    reasons = "; ".join(f"{group}: {text}" for group, text in missing["failed"].items())
+    return {"setting": content["setting"], "values": values, **missing}, reasons or reason
+
+
+def stage(b: Benchmark, cell: Cell, script: str, arguments: list[str]) -> None:
+    """Run a script of a cell; what it prints goes to the cell's log."""
+    log = _log(b.path(cell.model, cell.seed))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ python scripts/{script}.py {shlex.join(arguments)}\n")
+    start = log.stat().st_size
+    status = b.call([sys.executable, str(SCRIPTS / f"{script}.py"), *arguments], log)
+    if status in STOPPED:
+        raise Interrupted("stopped before it was finished")
+    if status:
+        raise CellFailed(last_error(log.read_bytes()[start:].decode(errors="replace"), status))
+
+
+def _log(path: Path) -> Path:
+    return LOGS / f"{path.stem}.log"
+
+
+def last_error(output: str, status: int) -> str:
+    """The last error in a script's output, in one line and without the paths of this machine."""
+    if status < 0:
+        hint = " (out of memory?)" if status == -getattr(signal, "SIGKILL", 9) else ""
+        return f"killed by {signal.Signals(-status).name}{hint}"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"error: |[\w.]+(Error|Exception)\b", line)]
+    text = next(reversed(errors or lines), f"exit status {status}").removeprefix("error: ")
+    return without_paths(text)[:300]
+
+
+def without_paths(text: str) -> str:
+    """A text in which absolute paths are cut down to their last part, to be kept with the results."""
+    return re.sub(r"(?<![\w/:.])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\'\"]+[\\/])+", "", text)
+
+
+def _commit() -> str | None:
+    """The commit of this program; with a "+" where files other than results have changed; None outside git."""
+    git = ["git", "-C", str(SCRIPTS.parent)]
+    others = [".", *(f":(exclude){path.as_posix()}" for path in (results.FOLDER, results.PAGE))]
+    try:
+        head, changes = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *others])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changes else "")

@@ -1,0 +1,65 @@
+"""A job that is started again by its scheduler goes on with its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_gen.cluster.launch import Launch
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.storage import runs
+from lightning_gen.storage.checkpoints import LAST, PREVIOUS, read, write_atomically
+
+JOB = "job.json"
+PLACE = tuple(f"data.init_args.{name}" for name in ("root", "a", "b", "num_workers"))  # where a run finds its data
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], free: Collection[str]) -> list[str]:
+    """What makes two configurations different experiments ("seed: 0 -> 1"), for which a run's place does not count."""
+    old, new = runs.flat(dict(before)), runs.flat(dict(after))
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    bound = [key for key in changed if key not in (*PLACE, *free) and not key.startswith("trainer.")]
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in bound]
+
+
+def remember(folder: Path, launch: Launch) -> None:
+    """Note in a run's folder which job it belongs to."""
+    if launch.job:
+        write_atomically(folder / JOB, json.dumps({"job": launch.job}).encode())
+
+
+def earlier_attempt(config: Mapping[str, Any], launch: Launch, root: Path = runs.ROOT) -> Path | None:
+    """The run folder of this job's earlier attempt at the same experiment, if the job was started again."""
+    if not launch.job or not launch.again:
+        return None
+    found = [path.parent for path in root.glob(f"*/*/{JOB}") if _is_of(path, launch.job, config)]
+    return max(found, key=lambda folder: (folder / JOB).stat().st_mtime, default=None)
+
+
+def _is_of(path: Path, job: str, config: Mapping[str, Any]) -> bool:
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        return noted["job"] == job and not changes(runs.read_config(path.parent), config, ("patience",))
+    except (OSError, ValueError, LookupError, TypeError):  # half-written, or of another program
+        return False
+
+
+def last_good(folder: Path) -> tuple[Path | None, str]:
+    """The checkpoint to go on from unasked: the last one, or where it is damaged the one before; and a line about that.
+
+    Raises:
+        UserError: all are damaged.
+    """
+    candidates = [folder / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    complaint = ""
+    for path in (path for path in candidates if path.exists()):
+        try:
+            read(path)
+            return path, f"{complaint}; going on from {path}" if complaint else ""
+        except UserError as error:
+            complaint = complaint or str(error).partition(";")[0]
+    if complaint:
+        raise UserError(f"{complaint}, and no other is good: start a new run")
+    return None, ""

@@ -1,0 +1,295 @@
+"""Set runs side by side, in options, values, samples and curves: what scripts/compare.py does."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_gen.config.cli import Parser
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.drawing.images import save_png
+from lightning_gen.evaluation import report
+from lightning_gen.evaluation.ranking import best_of, format_number
+from lightning_gen.pictures.comparison import draw, figure
+from lightning_gen.storage.checkpoints import find, write_atomically
+from lightning_gen.storage.runs import ROOT, SUMMARY, flat, folder_of, read_config
+
+PAGE, PICTURE = "comparison.md", "comparison.png"
+MISSING, BEST = "-", " *"
+HANDLING = ("data.batch_size", "data.num_workers", "data.memory", "data.flip")  # what is modelled stays the same
+
+
+class Run(NamedTuple):
+    """What a run's folder says; what is missing there is empty."""
+
+    label: str  # short, and of no other run of the comparison
+    folder: Path  # as it was given
+    checkpoint: Path  # that samples are drawn from
+    options: dict[str, Any]  # with the keys of the command line, such as model.terms.kl
+    summary: dict[str, Any]
+    evaluation: dict[str, Any]
+    curves: dict[str, dict[int, float]]  # of each scalar tag the value at each iteration
+
+
+class Table(NamedTuple):
+    """A table of text; every row is as long as the head."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    caption: str
+
+
+def main(argv: list[str]) -> None:
+    """Parse, read the runs, draw samples of each, print and save."""
+    parser = Parser(prog="python scripts/compare.py", description="Set runs side by side.")
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="two or more run folders or checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder (default comparison)")
+    parser.add_argument("-n", type=int, default=16, help="samples of each run (default 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples, the same for all runs (default 0)")
+    curve = "a scalar to plot, such as val/loss; may be repeated (default: train/loss and what all runs validate)"
+    parser.add_argument("--curve", metavar="TAG", action="append", help=curve)
+    parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoints may import")
+    given = parser.parse_intermixed_args(argv)
+    if given.n < 1:
+        raise UserError(f"-n {given.n}: draw at least 1 sample of each run")
+    runs = read_runs(given.runs)
+    tags = chosen_curves(runs, given.curve)
+    sheets = [draw(run.label, run.checkpoint, given.n, given.seed, given.trust) for run in runs]
+    across = across_data(runs)
+    values, unlike = evaluation_table(runs, ranked=not across)
+    tables = [options_table(runs), values, summary_table(runs)]
+    notes = [*across, *unlike, *_notes(runs, tags)]
+    sources = json.dumps({sheet.label: sheet.source for sheet in sheets})
+    curves = {run.label: run.curves for run in runs}
+    save_png(figure(sheets, curves, tags, given.seed), given.out / PICTURE, {"seed": given.seed, "runs": sources})
+    write_atomically(given.out / PAGE, markdown(runs, tables, notes).encode())
+    show(tables, notes)
+    print(f"\ntables: {given.out / PAGE}   samples and curves: {given.out / PICTURE}")
+
+
+def read_runs(paths: Sequence[str]) -> list[Run]:
+    """All that the folders of the runs say.
+
+    Raises:
+        UserError: fewer than two, one that is no run or is given twice, or a damaged file of a run.
+    """
+    if len(paths) < 2:
+        raise UserError(f"a comparison takes two runs or more, not {len(paths)}; your runs are below {ROOT}/")
+    folders = [folder_of(path) for path in paths]
+    places = [folder.resolve() for folder in folders]
+    for k, place in enumerate(places):
+        if place in places[:k]:
+            raise UserError(f"{paths[k]} is the same run as {paths[places.index(place)]}: give different runs")
+    return [
+        Run(label, at, find(path), _options(at), _read_json(at / SUMMARY), read_evaluation(at), _curves(at))
+        for label, at, path in zip(labels_of(places), folders, paths, strict=True)
+    ]
+
+
+def labels_of(folders: Sequence[Path]) -> list[str]:
+    """Short unique names: of tb_logs/vae-digits/version_0 "vae-digits", else "version_0", else longer ends."""
+    depths = range(1, 1 + max(len(folder.parts) for folder in folders))
+    ends = [["/".join(folder.parts[-k:]) for folder in folders] for k in depths]
+    tags = [folder.parent.name if folder.name.startswith("version_") else folder.name for folder in folders]
+    return next(choice for choice in (tags, *ends) if len(set(choice)) == len(folders))
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    return {key.replace(".init_args", ""): value for key, value in flat(read_config(folder)).items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A file's mapping; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: remove it, then write it anew")
+    return content
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """A run's evaluation.json, the values as floats; empty without one.
+
+    Raises:
+        UserError: it is damaged, or of another format.
+    """
+    path = folder / report.FILE
+    content = report.read(path) if path.exists() else {"setting": {}, "values": {}, "failed": {}}
+    return {**content, "values": {n: {**v, "value": float(v["value"])} for n, v in content["values"].items()}}
+
+
+def _curves(folder: Path) -> dict[str, dict[int, float]]:
+    """The scalars of all event files; where a resumed run has written an iteration again, its later value."""
+    curves: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1}).Reload()  # 0: all
+        for tag in events.Tags()["scalars"]:
+            curves.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
+    return curves
+
+
+def chosen_curves(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]:
+    """The tags to plot: those asked for, else train/loss and what the validations of all runs with curves share.
+
+    Raises:
+        UserError: no run has logged a tag that was asked for.
+    """
+    logged = [run.curves for run in runs if run.curves]
+    known = _union(logged)
+    for tag in (tag for tag in asked or () if tag not in known):
+        raise unknown("--curve", tag, known) if known else UserError(f"--curve {tag}: no run has event files")
+    shared = [tag for tag in known if tag.startswith("val/") and all(tag in curves for curves in logged)]
+    return _union([asked]) if asked else [tag for tag in ("train/loss", *shared) if tag in known]
+
+
+def _union(groups: Iterable[Iterable[str]]) -> list[str]:
+    """The names of all groups, each once, in order."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(groups)))
+
+
+def options_table(runs: Sequence[Run]) -> Table:
+    """The options of config.yaml in which the runs differ."""
+    rows = [[key, *texts] for key, texts in _option_texts(runs).items() if len(set(texts)) > 1]
+    return Table("Options that differ", ["option", *(run.label for run in runs)], rows, "" if rows else "none")
+
+
+def _option_texts(runs: Sequence[Run]) -> dict[str, list[str]]:
+    return {key: [str(run.options.get(key, MISSING)) for run in runs] for key in _union(run.options for run in runs)}
+
+
+def across_data(runs: Sequence[Run]) -> list[str]:
+    """A note where the runs' data differ."""
+    texts = _option_texts(runs)
+    keys = [key for key in texts if key.startswith("data.") and key not in HANDLING]
+    apart = "; ".join(filter(None, [_differ(key, runs, texts[key]) for key in keys]))
+    names = _differ("data", runs, texts["dataset"])
+    return [f"A comparison across data sets, so no winners: {names or apart}."] if apart else []
+
+
+def evaluation_table(runs: Sequence[Run], ranked: bool = True) -> tuple[Table, list[str]]:
+    """Every value of the evaluations, the best marked if ``ranked``; and notes on what is not comparable."""
+    settings = [run.evaluation["setting"] for run in runs]
+    of = [_checkpoint(setting) if setting else MISSING for setting in settings]
+    rows = [["checkpoint, iteration", MISSING, MISSING, *of]] if any(settings) else []
+    unlike: dict[str, list[str]] = {}
+    for name in _union(run.evaluation["values"] for run in runs):
+        having = [run for run in runs if name in run.evaluation["values"]]
+        entries = {run.label: run.evaluation["values"][name] for run in having}
+        if apart := _unlike(having, list(entries.values())):
+            unlike.setdefault(apart, []).append(name)
+        better = entries[having[0].label].get("better")
+        values = {label: entry["value"] for label, entry in entries.items()}
+        best = best_of(values, better if ranked and not apart else None)
+        texts = {label: _cell(entry) + BEST * (label in best) for label, entry in entries.items()}
+        floors = {format_number(entry.get("floor")) for entry in entries.values()}
+        rows.append([name, better or MISSING, floors.pop() if len(floors) == 1 else MISSING])
+        rows[-1] += [texts.get(run.label, MISSING) for run in runs]
+    notes = [f"Not comparable, so no winner: {', '.join(names)}: {apart}." for apart, names in unlike.items()]
+    head = ["value", "better", "real data", *(run.label for run in runs)]
+    return Table("Evaluation", head, rows, "marked *: the best of comparable values" if rows else "none"), notes
+
+
+def _checkpoint(setting: Mapping[str, Any]) -> str:
+    return f"{Path(setting.get('checkpoint', '')).stem}, {format_number(setting.get('iteration'))}"
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    """A value, with its standard deviation where it has one."""
+    spread = "" if entry.get("std") is None else f" ± {format_number(entry['std'], 2)}"
+    return format_number(entry["value"]) + spread
+
+
+def _unlike(runs: Sequence[Run], entries: Sequence[dict[str, Any]]) -> str:
+    """What keeps these values of one name from being compared; empty where nothing does."""
+    found = [
+        _differ(key, runs, [str(entry.get(key)) for entry in entries]) for key in ("n", "k", "better", "likelihood")
+    ]
+    for key in ("extractor", "reference"):
+        settings = [run.evaluation["setting"] for run in runs]
+        takes = [entry.get(key, "the setting's") is not None for entry in entries]  # likelihoods take no extractor
+        hashes = [str(s.get(f"{key}_sha256")) if own else "None" for s, own in zip(settings, takes, strict=True)]
+        shown = [f"{s.get(key)} [{own[:8]}]" for s, own in zip(settings, hashes, strict=True)]
+        found.append(_differ(key, runs, hashes, shown))
+    if any(entry.get("extractor", "the setting's") is not None for entry in entries):  # values of samples
+        drawn = [s.get("sampler", "prior") + f" {s.get('components', '')}".rstrip() for s in settings]
+        found.append(_differ("sampler", runs, drawn))
+    return "; ".join(filter(None, found))
+
+
+def _differ(what: str, runs: Sequence[Run], values: Sequence[str], shown: Sequence[str] | None = None) -> str:
+    """The values, each with the runs that have it, as "n 297 (a, b), 500 (c)"; empty where all are equal."""
+    groups: dict[str, list[str]] = {}
+    for run, text in zip(runs, shown or values, strict=True):
+        groups.setdefault(text, []).append(run.label)
+    told = ", ".join(f"{text} ({', '.join(group)})" for text, group in groups.items())
+    return f"{what} {told}" if len(set(values)) > 1 else ""
+
+
+def summary_table(runs: Sequence[Run]) -> Table:
+    """What the runs had reached at their end."""
+    names = {"iterations": "iterations", "seconds": "seconds", "images_per_second": "images/s"}
+    finals = [run.summary.get("final", {}) for run in runs]
+    rows = [[name, *(format_number(run.summary.get(key)) for run in runs)] for key, name in names.items()]
+    rows += [[name, *(format_number(final.get(name)) for final in finals)] for name in _union(finals)]
+    caption = "of the last iteration; no winners, because runs may minimise different losses"
+    return Table("End of training", ["value", *(run.label for run in runs)], rows, caption)
+
+
+def _notes(runs: Sequence[Run], tags: Sequence[str]) -> Iterator[str]:
+    """What is missing, and what else a reader must know."""
+    for run in runs:
+        command, setting = f"`python scripts/evaluate.py {run.folder}`", run.evaluation["setting"]
+        if "complete" not in run.evaluation:
+            yield f"{run.label} has no {report.FILE}: {command} would add its values."
+        elif not run.evaluation["complete"]:
+            yield f"The evaluation of {run.label} is incomplete, values may be missing: {command} goes on."
+        file = run.folder / "checkpoints" / str(setting.get("checkpoint"))
+        if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != setting.get("checkpoint_sha256"):
+            yield f"{run.label} was evaluated before its {file.name} was last written: {command} evaluates it anew."
+        yield from (f"{run.label}: {group} failed: {why}" for group, why in run.evaluation["failed"].items())
+        if not run.summary:
+            yield f"{run.label} has no {SUMMARY}: it has not finished."
+        if absent := [f"curve of {tag}" for tag in tags if tag not in run.curves] if run.curves else ["event files"]:
+            yield f"{run.label} has no {', no '.join(absent)}: left out of the plot."
+    ended = [run for run in runs if run.summary]
+    places = [run.summary.get("environment", {}) for run in ended]
+    apart = [_differ(key, ended, [str(place.get(key, MISSING)) for place in places]) for key in _union(places)]
+    if any(apart):
+        yield f"Trained in different environments, which moves times and last digits: {'; '.join(filter(None, apart))}."
+
+
+def markdown(runs: Sequence[Run], tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """The page."""
+    parts = [f"# {', '.join(run.label for run in runs)}", f"![samples and curves]({PICTURE})"]
+    for table in tables:
+        lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows] if table.rows else []
+        drawn = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
+        parts += [f"## {table.title}", "\n".join(f"| {line} |" for line in drawn), table.caption]
+    parts += ["## Notes" if notes else "", "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def show(tables: Sequence[Table], notes: Sequence[str]) -> None:
+    """Tables and notes on the terminal."""
+    console = Console(highlight=False)
+    for title, head, rows, caption in tables:
+        drawn = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for k, name in enumerate(head):
+            drawn.add_column(Text(name), justify="right" if k else "left", overflow="fold", no_wrap=not k)
+        for row in rows:
+            drawn.add_row(*(Text(cell, "bold green" if cell.endswith(BEST) else "") for cell in row))
+        console.print(drawn if rows else f"{title}: ", caption, sep="", end="\n\n" if caption else "\n")
+    console.print("\n".join(f"- {note}" for note in notes), markup=False, soft_wrap=True)

@@ -1,0 +1,172 @@
+"""Draw new examples from a trained model: what scripts/sample.py does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_gen.config import cli
+from lightning_gen.config.run_data import data_of, parse_with_data
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.drawing.images import save_png
+from lightning_gen.drawing.render import render, to_uint8
+from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach, described
+from lightning_gen.pictures import views
+from lightning_gen.protocols import Decodes, Encodes, HasCodes, Samples, SamplesClasses
+from lightning_gen.storage.checkpoints import find
+from lightning_gen.storage.loaded import load_on, provenance, samples_of
+from lightning_gen.training.module import GenerativeModule
+
+
+def main(argv: list[str]) -> None:
+    """Parse, load, draw, save."""
+    given, rest = _parse(argv)
+    path = find(given.run, given.which)
+    model = load_on(path, given.device, given.trust)
+    if not isinstance(model, Samples):
+        raise UserError(f"{type(model).__name__} cannot make new examples")
+    y = _asked(model, given.classes, given.n)
+    drawn_from = attach(model, given.sampler, _data(given, rest), given.components)
+    source = provenance(model, path) | {"seed": given.seed} | drawn_from
+    out = given.out or _folder(path, given)
+    with torch.inference_mode():
+        samples = samples_of(model, given.n, given.seed, y)
+        save_png(render(samples, model.spec, columns=_columns(y, given.classes, model)), out / "grid.png", source)
+        if given.interpolate or given.traverse:
+            _save_views(model, samples.to(given.device), y, out, source, given)
+    if model.spec.kind == "image":
+        for number, picture in enumerate(to_uint8(samples)):
+            asked = {} if y is None else {"class": int(y[number])}
+            save_png(picture, out / f"{number:05d}.png", source | {"number": number} | asked)
+    else:
+        np.save(out / "samples.npy", samples.numpy())
+    print(f"{given.n} examples of {path}{f', codes by {described(drawn_from)},' if drawn_from else ''} in {out}")
+
+
+def _parse(argv: list[str]) -> tuple[Any, list[str]]:
+    parser = cli.Parser(
+        prog="python scripts/sample.py",
+        description="Draw new examples from a trained model.",
+        epilog="options of the run's data, for --sampler gmm: --data.root FOLDER, ...",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
+    parser.add_argument("-n", type=int, default=64, help="number of examples (default 64)")
+    parser.add_argument("--seed", type=int, default=0, help="example k of a seed is always the same (default 0)")
+    parser.add_argument(
+        "--class", type=int, nargs="+", dest="classes", metavar="ID", help="of these classes in turn (default: all)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for the files (default: samples/seed_S beside the checkpoints)"
+    )
+    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
+    parser.add_argument("--interpolate", action="store_true", help="also lines between pairs of codes")
+    parser.add_argument(
+        "--traverse",
+        action="store_true",
+        help="also a row for each latent dimension, or what infogan's codes stand for",
+    )
+    add_sampler(parser)
+    parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm to other data than the run's")
+    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
+    given, rest = parse_with_data(parser, argv)
+    if given.n < 1:
+        raise UserError(f"-n {given.n}: draw at least 1 example")
+    if (rest or given.data) and given.sampler not in FITTED:
+        raise UserError(f"{' '.join(rest) or '--data'}: only --sampler {', '.join(FITTED)} takes data")
+    return given, rest
+
+
+def _data(given: Any, rest: list[str]) -> DataModule | None:
+    """The data that the sampler is fitted to, if it is."""
+    if given.sampler not in FITTED:
+        return None
+    data, _ = data_of(given.run, rest, given.trust, given.data)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _folder(path: Path, given: Any) -> Path:
+    """Where the files go by default: examples that differ do not overwrite each other."""
+    words = [f"seed_{given.seed}", *([given.sampler] if given.sampler != "prior" else [])]
+    words += [str(word) for word in (given.components, given.data and Path(given.data).name) if word]
+    words += [given.which] if given.which != "best" else []
+    words += ["class", *map(str, given.classes)] if given.classes else []
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    return folder / "samples" / "_".join(words)
+
+
+def _asked(model: Samples, ids: Sequence[int] | None, n: int) -> torch.Tensor | None:
+    """The classes (n,) of the examples: those that were asked for in turn, else all that the model knows.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    known = model.classes if isinstance(model, SamplesClasses) else 0
+    if ids and not known:
+        raise UserError(f"--class {ids[0]}: this model knows no classes: take a conditional one, such as cvae or cgan")
+    for asked in ids or ():
+        if not 0 <= asked < known:
+            raise UserError(f"--class {asked}: possible are 0 to {known - 1}")
+    classes = torch.tensor(ids or range(known))
+    return classes[torch.arange(n) % len(classes)] if len(classes) else None
+
+
+def _columns(y: torch.Tensor | None, ids: Sequence[int] | None, model: Any) -> int | None:
+    """Columns of about a square grid such that each holds one class; None where classes do not matter."""
+    count = 0 if y is None else len(ids or range(model.classes))
+    if y is None or len(y) < count:
+        return None
+    return count * math.ceil(math.sqrt(len(y)) / count)
+
+
+def _save_views(
+    model: GenerativeModule,
+    samples: torch.Tensor,
+    y: torch.Tensor | None,
+    out: Path,
+    source: dict[str, Any],
+    given: Any,
+) -> None:
+    if model.spec.kind != "image" or not isinstance(model, Encodes | Decodes):
+        raise UserError(f"{type(model).__name__} on {model.spec.kind} data has no code to traverse or interpolate")
+    y = None if y is None else y.to(samples.device)
+    if given.traverse:
+        save_png(_traversals(model, samples, y, given), out / "traversals.png", source)
+    if given.interpolate:
+        save_png(_interpolations(model, samples, y, given), out / "interpolations.png", source)
+
+
+def _traversals(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given: Any) -> torch.Tensor:
+    """A row for each dimension of a sample's code; of a model that cannot encode, what its codes stand for."""
+    if isinstance(model, Encodes):
+        first = None if y is None else y[:1]
+        return views.traversals(model, samples[:1], first, rows=model.encode(samples[:1], first).shape[1])
+    if isinstance(model, HasCodes) and model.codes:
+        return views.code_traversals(model, given.seed, _rows(given.classes))
+    raise UserError(
+        f"--traverse: {type(model).__name__} has neither an encoder nor codes that stand for something, which infogan "
+        "has: try --interpolate"
+    )
+
+
+def _interpolations(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given: Any) -> torch.Tensor:
+    """Lines between the codes of samples; of a model that cannot encode, between codes that it draws."""
+    if not isinstance(model, Encodes):
+        return views.drawn_interpolations(model, given.seed, _rows(given.classes))
+    if len(samples) < 2:
+        raise UserError("--interpolate needs at least -n 2")
+    first = None if y is None else y[0::2][:8]
+    return views.interpolations(model, samples[0::2][:8], samples[1::2][:8], first)
+
+
+def _rows(ids: Sequence[int] | None) -> torch.Tensor | None:
+    """The classes that were asked for, in turn, one for each row."""
+    return None if not ids else torch.tensor(ids)[torch.arange(max(views.LINES, len(ids))) % len(ids)]

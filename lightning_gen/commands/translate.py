@@ -1,0 +1,354 @@
+"""Translate a user's own pictures with a trained model: what scripts/translate.py does."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+
+from lightning_gen.config.cli import Parser
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.image_files import ACCEPTED, list_images
+from lightning_gen.datamodules.images import SUFFIXES, Reader, attempt, opened
+from lightning_gen.drawing.images import save_png
+from lightning_gen.drawing.render import to_uint8
+from lightning_gen.pictures.views import blocks
+from lightning_gen.protocols import Translates
+from lightning_gen.storage.checkpoints import find
+from lightning_gen.storage.loaded import load_on, provenance
+
+GRID, SHOWN = "grid.png", 16
+TILE = 256  # pixels of a picture in the grid, at most
+SIZES = 8  # sizes of which pictures may wait for others of their size
+FAR = 2  # times larger or smaller than in training
+LEAST = 4  # strides of the smallest picture that a network is given: inside it is smaller, and reflected again
+TRAINING = "train"  # --size
+
+
+class Job(NamedTuple):
+    """A picture to translate: its file, its name below the input and that of the result, with forward slashes."""
+
+    path: Path
+    name: str
+    result: str
+
+
+class Whole(NamedTuple):
+    """Reads a picture at its own size: ``reader(path) -> (C, H, W)`` uint8."""
+
+    channels: int
+
+    def __call__(self, path: str | Path) -> np.ndarray:
+        """Read one file; raises whatever Pillow raises on a broken one."""
+        image = opened(path).convert("L" if self.channels == 1 else "RGB")
+        return np.array(image, np.uint8).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
+
+
+def main(argv: list[str]) -> None:
+    """Parse, check what would be written, load, translate, save."""
+    given = _parse(argv)
+    jobs = jobs_of(given.pictures, given.out)
+    sheet = _grid_name(jobs) if given.grid else ""
+    check_free(jobs, given.out, sheet, given.force)
+    path = find(given.run, given.which)
+    model = load_on(path, given.device, given.trust)
+    direction = _direction(model, given.direction)
+    source = provenance(model, path) | {"direction": direction}
+    shape = model.spec.shape if direction.startswith("a") else model.spec.shape_b
+    size = shape[1:] if given.size == TRAINING else given.size
+    reader = Reader(size[0], size[1], shape[0], "center") if size else Whole(shape[0])
+    broken: dict[str, str] = {}
+    pictures = _read(jobs, reader, broken, None if size else shape[1:])
+    first, shown = {job.name for job in jobs[:SHOWN]}, {}
+    with torch.inference_mode():
+        for job, x, made in translations(model, pictures, direction, given.batch):
+            save_whole(made, given.out / job.result, source | {"original": job.name})
+            if sheet and job.name in first:
+                shown[job.name] = (x, made)
+    for name, reason in broken.items():
+        print(f"cannot read {name}: {reason}", file=sys.stderr)
+    if len(broken) == len(jobs):
+        raise UserError(f"none of {len(jobs)} pictures in {given.pictures} could be read")
+    missing, says = f", {len(broken)} could not be read" if broken else "", ""
+    if shown:
+        tiles = [shown[job.name] for job in jobs if job.name in shown]
+        save_whole(_sheet(tiles, min(TILE, max(shape[1:]))), given.out / sheet, source)
+        says = f"; {sheet} shows {'some' if len(jobs) > SHOWN else 'each'} below its original"
+    done = len(jobs) - len(broken)
+    print(f"{done} of {len(jobs)} pictures translated {direction} by {path} in {given.out}{missing}{says}")
+
+
+def _direction(model: Any, given: str | None) -> str:
+    """The direction that was asked for, or the first that the model knows."""
+    if not isinstance(model, Translates):
+        raise UserError(f"{type(model).__name__} does not translate pictures: cyclegan, pix2pix and cut do")
+    if given is not None and given not in model.directions:
+        raise unknown(f"--direction of this {type(model).__name__}", given, model.directions)
+    return given or model.directions[0]
+
+
+def _parse(argv: list[str]) -> Any:
+    parser = Parser(
+        prog="python scripts/translate.py",
+        description="Translate pictures of any size with a trained model.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
+    parser.add_argument(
+        "pictures", metavar="IN", help='a picture, a folder of them, nested or not, or "a pattern*.jpg"'
+    )
+    parser.add_argument("rest", metavar="OUT", nargs="*", help="folder for the results; the same as --out")
+    parser.add_argument("--out", type=Path, help="folder for the results, which keep names and sub-folders, as .png")
+    parser.add_argument("--direction", metavar="a2b|b2a", help="default: the first that the model knows")
+    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
+    parser.add_argument(
+        "--size",
+        help=f"cut and resize the pictures to so many pixels first: 256, 256x320 (height x width), or {TRAINING}, the "
+        "size of training (default: each keeps its own size)",
+    )
+    parser.add_argument("--batch", type=int, default=8, help="pictures of one size in one pass (default 8)")
+    parser.add_argument("--force", action="store_true", help="write over results that are there")
+    parser.add_argument(
+        "--grid", action=argparse.BooleanOptionalAction, default=True, help=f"{GRID} of the first {SHOWN} (default yes)"
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
+    given = parser.parse_intermixed_args(argv)
+    if len(given.rest) > 1:
+        raise UserError(f'{len(given.rest) + 1} paths after the run: a pattern is written in quotes, "photos/*.jpg"')
+    if bool(given.rest) == (given.out is not None):
+        raise UserError("where do the results go? give one folder: --out OUT" + (", or OUT" if given.rest else ""))
+    given.out = given.out or Path(given.rest[0])
+    if given.batch < 1:
+        raise UserError(f"--batch {given.batch}: at least 1 picture in one pass")
+    given.size = _size(given.size)
+    return given
+
+
+def _size(text: str | None) -> Any:
+    """None, "train", or (H, W)."""
+    if text is None or text == TRAINING:
+        return text
+    numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if numbers is None:
+        raise UserError(f"--size {text}: give the height in pixels, such as 256, or 256x320, or {TRAINING}")
+    return int(numbers[1]), int(numbers[2] or numbers[1])
+
+
+# Which files
+
+
+def jobs_of(given: str, out: Path) -> list[Job]:
+    """The pictures that a file, a folder or a pattern stands for, and the names of their results.
+
+    What lies in ``out`` is no input, so that a folder of results may lie in the folder of the pictures.
+
+    Raises:
+        UserError: there is none.
+    """
+    path, results = Path(given), out.resolve()
+    if path.is_dir():
+        root, names = path, list_images(path)
+    elif path.is_file():
+        root, names = path.parent, [path.name]
+    elif glob.has_magic(given):
+        root, names = _matching(given)
+    else:
+        raise UserError(f"no picture and no folder at {given}")
+    if path.is_dir() and path.resolve() == results:
+        raise UserError(f"{given} holds the pictures: give another folder for the results, --out OUT")
+    if root.resolve() in results.parents:
+        names = [name for name in names if results not in (root / name).resolve().parents]
+    if not names:
+        raise UserError(f"no picture in {given} that is not a result in {out}")
+    return [Job(root / name, name, result) for name, result in zip(names, result_names(names), strict=True)]
+
+
+def _matching(pattern: str) -> tuple[Path, list[str]]:
+    """The folder before the first wildcard, and the pictures that match, relative to it."""
+    parts = Path(pattern).parts
+    fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
+    if ".." in parts[fixed:]:
+        raise UserError(f"{pattern}: '..' behind a wildcard leads out of the folder whose names are kept")
+    root = Path(*parts[:fixed])
+    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    names = {p.relative_to(root).as_posix() for p in found if p.suffix.lower() in SUFFIXES and p.is_file()}
+    if not names:
+        raise UserError(f"no picture matches {pattern}: looked for {ACCEPTED}")
+    return root, sorted(names)
+
+
+def result_names(names: Sequence[str]) -> list[str]:
+    """Each name with the suffix .png; those that would be equal keep their own before it, and if need be get a number.
+
+    Names that differ by case alone are the same on some systems.
+    """
+    plain = [PurePosixPath(name).with_suffix(".png").as_posix() for name in names]
+    count: dict[str, int] = {}
+    for name in plain:
+        count[name.lower()] = count.get(name.lower(), 0) + 1
+    taken = {name.lower() for name in plain if count[name.lower()] == 1}
+    taken |= {parent.as_posix().lower() for name in plain for parent in PurePosixPath(name).parents}
+    return [own if count[own.lower()] == 1 else _free(name, taken) for name, own in zip(names, plain, strict=True)]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """name.png, or the first of name_2.png, name_3.png, ... that is not taken; it is then."""
+    number, free = 1, f"{name}.png"
+    while free.lower() in taken:
+        number += 1
+        free = f"{name}_{number}.png"
+    taken.add(free.lower())
+    return free
+
+
+def _grid_name(jobs: Sequence[Job]) -> str:
+    """A name that no result has."""
+    taken = {job.result.lower() for job in jobs}
+    taken |= {parent.as_posix().lower() for job in jobs for parent in PurePosixPath(job.result).parents}
+    return GRID if GRID not in taken else _free("grid", taken)
+
+
+def check_free(jobs: Sequence[Job], out: Path, sheet: str, force: bool) -> None:
+    """Refuse to write over anything, before there is anything to write.
+
+    Args:
+        jobs: the pictures.
+        out: folder of the results.
+        sheet: name of the grid, if there will be one.
+        force: results may be written over, but never the pictures.
+
+    Raises:
+        UserError: that names what is in the way.
+    """
+    paths = [out / name for name in (*(job.result for job in jobs), sheet) if name]
+    originals = {job.path.resolve() for job in jobs}
+    for path in paths:
+        if path.resolve() in originals:
+            raise UserError(f"{path} is one of the pictures to translate: give another folder, --out OUT")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, where a result would be written: give another one, --out OUT")
+    for folder in {parent for path in paths for parent in path.parents}:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file, where a folder of results is needed: give another one, --out OUT")
+    there = [path.relative_to(out).as_posix() for path in paths if path.exists()]
+    if there and not force:
+        some = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
+        raise UserError(f"{out} holds results already ({some}): give another folder, or --force to write over them")
+
+
+# Pictures
+
+
+def _read(
+    jobs: Sequence[Job], reader: Reader | Whole, broken: dict[str, str], training: tuple[int, ...] | None
+) -> Iterator[tuple[Job, Tensor]]:
+    """Each picture (C, H, W) uint8; those that cannot be read are noted. One far from the training size is told."""
+    for job in track(jobs, "translating", disable=not sys.stdout.isatty(), transient=True):
+        image = attempt(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
+        if isinstance(image, str):
+            broken[job.name] = image
+            continue
+        own = image.shape[1:]
+        if training and any(max(n / m, m / n) > FAR for n, m in zip(own, training, strict=True)):
+            sizes = " and ".join(f"{height} x {width}" for height, width in (own, training))
+            print(
+                f"warning: {job.name} and training differ in size, {sizes} pixels: such pictures may come out worse; "
+                f"--size {TRAINING} resizes all of them",
+                file=sys.stderr,
+            )
+            training = None  # said once
+        yield job, torch.from_numpy(image.copy())
+
+
+def of_one_size(pictures: Iterable[tuple[Job, Tensor]], most: int) -> Iterator[list[tuple[Job, Tensor]]]:
+    """Batches of at most ``most`` pictures of one size; a size that finds no more partners goes alone."""
+    waiting: dict[tuple[int, ...], list[tuple[Job, Tensor]]] = {}
+    for job, x in pictures:
+        same = waiting.setdefault(tuple(x.shape), [])
+        same.append((job, x))
+        if len(same) == most:
+            yield waiting.pop(tuple(x.shape))
+        elif len(waiting) > SIZES:  # so that no more than so many batches are in memory
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
+
+
+def translations(
+    model: Any, pictures: Iterable[tuple[Job, Tensor]], direction: str, batch: int
+) -> Iterator[tuple[Job, Tensor, Tensor]]:
+    """Each picture (C, H, W) uint8 with its translation (C', H, W) uint8.
+
+    Raises:
+        UserError: the model has diverged.
+    """
+    for part in of_one_size(pictures, batch):
+        made = translated(model, torch.stack([x for _, x in part]), direction)
+        yield from ((job, x, y) for (job, x), y in zip(part, made, strict=True))
+
+
+def translated(model: Any, pictures: Tensor, direction: str) -> Tensor:
+    """Pictures (B, C, H, W) uint8 of any size -> their translations (B, C', H, W) uint8, of the same size.
+
+    Raises:
+        UserError: the model has diverged.
+    """
+    height, width = pictures.shape[2:]
+    least = min(LEAST * model.stride, *model.spec.shape[1:])
+    x = padded(pictures.to(model.device).float() / 127.5 - 1, model.stride, least)
+    made = model.translate(x, direction)[:, :, :height, :width]
+    if not made.isfinite().all():
+        raise UserError("the translations are not finite: has the model diverged?")
+    return to_uint8(made)
+
+
+def padded(x: Tensor, stride: int, least: int = 1) -> Tensor:
+    """Pictures (B, C, H, W) that go on mirrored to the right and below, up to a multiple of the stride.
+
+    Where there is too little to mirror, the border is repeated.
+
+    Args:
+        x: the pictures.
+        stride: of which the sides become multiples.
+        least: pixels that a side has in the end at least.
+    """
+    for axis, pads in ((3, lambda n: (0, n, 0, 0)), (2, lambda n: (0, 0, 0, n))):
+        size = x.shape[axis]
+        more = math.ceil(max(size, least) / stride) * stride - size
+        x = F.pad(x, pads(more), mode="reflect" if more < size else "replicate")
+    return x
+
+
+def save_whole(picture: Tensor, path: Path, source: dict[str, Any]) -> None:
+    """Write a picture such that its name always stands for a whole one."""
+    part = path.with_name(f".{path.stem}.part.png")
+    try:
+        save_png(picture.cpu(), part, source)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _sheet(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
+    """Originals above their translations, uint8 (C, H, W) each, made small enough for one grid."""
+
+    def tile(picture: Tensor) -> Tensor:
+        image = Image.fromarray(picture.expand(3, -1, -1).permute(1, 2, 0).numpy())
+        return torch.from_numpy(np.array(ImageOps.pad(image, (size, size), color="white"))).permute(2, 0, 1)
+
+    columns = [torch.stack([tile(picture) for picture in column]) for column in zip(*pairs, strict=True)]
+    return blocks(*(column.float() / 127.5 - 1 for column in columns))

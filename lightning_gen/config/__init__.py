@@ -1,0 +1,1 @@
+"""Layers of configuration, options from signatures, the help."""

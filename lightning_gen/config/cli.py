@@ -1,0 +1,371 @@
+"""The command line shared by the scripts: short names on top, jsonargparse and Lightning's own parser underneath.
+
+A configuration is built in layers: the class's defaults < the preset < ``--config FILE`` < the command line. Dicts such
+as ``terms`` merge key by key; null removes a key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import lightning as L
+import yaml
+from jsonargparse import ActionConfigFile, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_gen import datamodules
+from lightning_gen.config.options import INSTEAD, check_known, options_of, type_error
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.names import expect_class, resolve
+from lightning_gen.presets import PRESETS, preset
+from lightning_gen.training.module import GenerativeModule
+
+SECTIONS = ("model", "data", "trainer")
+# options that stand as they are
+OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse", "patience")
+TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
+SHORT = {
+    "model": (str, "NAME", "a model of the list, or an import path of your own class"),
+    "data": (str, "NAME", "a data set of the list, a folder of images, a .npy file, or an import path"),
+    "steps": (int, "N", "length of the run in iterations"),
+    "epochs": (int, "N", "length of the run in passes over the training data"),
+    "seed": (int, "N", "seed of weights, noise and data order (default 0)"),
+    "name": (str, "TAG", "tag added to the run's folder"),
+    "config": (str, "FILE", "options from a file, such as a run's config.yaml"),
+    "resume": (str, "RUN", "go on with a stopped run in its folder; with a larger --steps extend it"),
+    "init": (str, "CHECKPOINT", "start from the weights of a checkpoint"),
+    "val_every": (int, "N", "iterations between validations (default: 20 in a run)"),
+    "save_every": (int, "N", "iterations between checkpoints (default 500)"),
+    "watch": (str, "METRIC@N", "measure N samples at each validation: fd@1000, kd@1000, both with a comma, or none"),
+    "best_by": (
+        str,
+        "VALUE",
+        "choose best.ckpt by this value (default val/loss): the lowest, or of max:VALUE the highest",
+    ),
+    "on_collapse": (str, "warn|stop", "what to do when a GAN collapses or diverges (default warn)"),
+    "patience": (int, "SECONDS", "how long the devices wait for one of them that is silent (default 1800)"),
+}
+ON_COLLAPSE = ("warn", "stop")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our way of failing."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+class Plan(NamedTuple):
+    """What the command line asks for, checked and resolved."""
+
+    config: dict[str, Any]  # plain values, as in config.yaml
+    parsed: Namespace  # for instantiation
+
+
+def pre_parse(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take the short options out of the arguments.
+
+    Returns:
+        the short options that were given, and the remaining ``--section.option`` arguments.
+    """
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for name, (kind, _, _) in SHORT.items():
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--print_config", action="store_true")
+    parser.add_argument("--help", "-h", nargs="?", const="short", choices=["short", "all"])
+    given, rest = parser.parse_known_args(argv)
+    for token in rest:
+        option = token.split("=")[0]
+        if token.startswith("-") and not re.match(r"-?\d", token[1:]) and option[2:].split(".")[0] not in SECTIONS:
+            raise unknown("option", option, [f"--{name}" for name in SHORT] + [f"--{s}.OPTION" for s in SECTIONS])
+    return {name: value for name, value in vars(given).items() if value is not None and value is not False}, rest
+
+
+def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None = None) -> Plan:
+    """Merge the layers and check every option.
+
+    Args:
+        given: short options, from ``pre_parse``.
+        rest: arguments of the form ``--section.option value``.
+        base: a resolved configuration to start from, when a run is resumed.
+
+    Raises:
+        UserError: an unknown name or option, or a value of the wrong type.
+    """
+    pairs = _pairs(rest)
+    layer = _layer(given, base, {key: dict(pairs).get(f"model.{key}") for key in ("network", "critic")})
+    classes = {section: _class(section, layer[section]["class_path"]) for section in ("model", "data")}
+    passed = _take_dict_entries(pairs, layer, classes)
+    for section, cls in classes.items():
+        arguments = layer[section]["init_args"]
+        check_known(section, cls, arguments)
+        if "seed" in options_of(cls):
+            arguments["seed"] = layer["seed"]
+    parsed = _parse(layer, passed, classes)
+    return Plan(_plain_config(layer, parsed), parsed)
+
+
+def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> dict[str, Any]:
+    """The preset, below the configuration file (or the resumed run's), below the short options.
+
+    ``networks`` are those that the command line asks for: the preset's options of others are dropped.
+    """
+    file = dict(base) if base is not None else read_config(given["config"]) if "config" in given else {}
+    for option, key in (("model", "preset"), ("data", "dataset")):
+        if option in given and file.get(key) not in (None, given[option]):
+            raise UserError(
+                f"--{option} {given[option]} contradicts {file[key]!r} of the configuration: drop one of them"
+            )
+    name = given.get("model", file.get("preset", file.get("model", {}).get("class_path", "vae")))
+    row = preset(name) if "." not in name else None
+    layer: dict[str, Any] = {"preset": name, "seed": 0, "save_every": 500, "trainer": {}}
+    layer["model"] = {"class_path": row.model if row else name, "init_args": dict(row.arguments) if row else {}}
+    own = file.get("data", {}).get("class_path", row.data if row else "digits")
+    dataset = given.get("data", file.get("dataset", own))
+    path, arguments = datamodules.find(dataset)
+    if row and dataset == row.data:
+        arguments = {**arguments, **row.data_arguments}
+    layer |= {
+        "dataset": dataset,
+        "data": {"class_path": path, "init_args": arguments},
+        "steps": row.steps if row else None,
+    }
+    layer = _over(layer, file)
+    _drop_options(layer["model"]["init_args"], networks)
+    return _checked(layer | _plain_options(given))
+
+
+def _plain_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The short options that are entries of the configuration as they stand."""
+    if "steps" in given and "epochs" in given:
+        raise UserError("give --steps or --epochs, not both")
+    length = {"steps": given.get("steps"), "epochs": given.get("epochs")} if {"steps", "epochs"} & set(given) else {}
+    return length | {key: given[key] for key in OPTIONS if key in given}
+
+
+def _checked(layer: dict[str, Any]) -> dict[str, Any]:
+    for key in ("steps", "epochs", "val_every", "save_every", "patience", "seed"):
+        value, least = layer.get(key), 0 if key == "seed" else 1
+        if value is not None and not (isinstance(value, int) and least <= value < 2**32):
+            raise UserError(f"--{key} {value}: it must be a whole number, at least {least} and below 2^32")
+    if layer.get("on_collapse") not in (None, *ON_COLLAPSE):
+        raise unknown("choice of --on_collapse", str(layer["on_collapse"]), ON_COLLAPSE)
+    return layer
+
+
+def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
+    """A configuration file over the preset; a section with its class is whole and replaces the preset's."""
+    for section in ("model", "data"):
+        if "class_path" in (file.get(section) or {}):
+            layer[section] = {"class_path": file[section]["class_path"], "init_args": {}}
+    ours, theirs = layer["model"]["init_args"], (file.get("model") or {}).get("init_args") or {}
+    _drop_options(ours, theirs)
+    return merge(layer, file)
+
+
+def _drop_options(ours: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Without the preset's options of networks in whose place others are asked for; a critic None is the network."""
+    known = {"network": ours.get("network"), "critic": ours.get("critic") or ours.get("network")}
+    changed = [key for key in known if asked.get(key) not in (None, known[key])]
+    follows = "network" in changed and "critic" in ours and ours["critic"] is None
+    ours.update({f"{key}_args": {} for key in (*changed, *(["critic"] if follows else []))})
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """``high`` over ``low``, key by key; arguments of another class are dropped."""
+    if "class_path" in low and high.get("class_path", low["class_path"]) != low["class_path"]:
+        return dict(high)
+    merged = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """A configuration file.
+
+    Raises:
+        UserError: it is missing, or no mapping.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration {path} is no YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"the configuration {path} is no mapping of options: see --print_config for its form")
+    _check_shape(path, config)
+    return config
+
+
+def _check_shape(path: str, config: dict[str, Any]) -> None:
+    for key, value in config.items():
+        if key not in (*TOP, *SECTIONS):
+            raise unknown("key of the configuration", key, (*TOP, *SECTIONS))
+        if key in SECTIONS and not isinstance(value, dict):
+            raise UserError(f"{key} in {path} must be a mapping, not {value!r}: see --print_config for its form")
+        if key in ("preset", "dataset") and not isinstance(value, str):
+            raise UserError(f"{key} in {path} must be a name, not {value!r}")
+    for section in ("model", "data"):
+        entries = config.get(section, {})
+        if not isinstance(entries.get("init_args", {}), dict) or not {"class_path", "init_args"} >= set(entries):
+            raise UserError(f"{section} in {path} holds class_path and init_args: see --print_config for its form")
+    for name in config.get("trainer", {}):
+        if f"trainer.{name}" in INSTEAD:
+            raise UserError(f"trainer.{name} in {path} is not used here: use {INSTEAD[f'trainer.{name}']}")
+
+
+def _class(section: str, path: str) -> type:
+    cls: Any = resolve(path, {}, "model class" if section == "model" else "data set")
+    base = GenerativeModule if section == "model" else L.LightningDataModule
+    expect_class(cls, base, f"--{section} {path}")
+    if inspect.isabstract(cls) or (section == "model" and not hasattr(cls, "players")):
+        raise UserError(f"--{section} {path} is a base class: name one of its models or sets")
+    return cls
+
+
+def _pairs(rest: list[str]) -> list[tuple[str, str]]:
+    """``--a.b value`` and ``--a.b=value`` -> (a.b, value)."""
+    pairs, tokens = [], iter(rest)
+    for token in tokens:
+        if not token.startswith("--"):
+            raise UserError(f"unexpected argument {token!r}: options are written --model.latent_dim 32")
+        key, equals, value = token[2:].partition("=")
+        if not equals:
+            value = next(tokens, "--")
+            if value.startswith("--"):
+                raise UserError(f"--{key} needs a value")
+        if key in INSTEAD:
+            raise UserError(f"--{key} is not used here: use {INSTEAD[key]}")
+        pairs.append((key, value))
+    return pairs
+
+
+def _take_dict_entries(pairs: list[tuple[str, str]], layer: dict[str, Any], classes: dict[str, type]) -> list[str]:
+    """Merge the entries of dict options into the layer; the rest in jsonargparse's spelling."""
+    passed = []
+    for key, value in pairs:
+        section, *path = key.split(".")
+        if not path:
+            raise UserError(f"--{key} {value}: write --{section}.OPTION")
+        if section == "trainer":
+            check_known("trainer", L.Trainer, [path[0]])  # type: ignore[arg-type]
+            passed.append(f"--{key}={value}")
+            continue
+        check_known(section, classes[section], [path[0]])  # type: ignore[arg-type]
+        if len(path) > 1 and options_of(classes[section])[path[0]].is_dict:
+            entry: Any = _value(value)
+            for name in reversed(path):
+                entry = {name: entry}
+            _lift_weights(layer[section]["init_args"], entry)
+            layer[section]["init_args"] = merge(layer[section]["init_args"], entry)
+        else:
+            passed.append(f"--{section}.init_args.{'.'.join(path)}={value}")
+    return passed
+
+
+def _lift_weights(low: dict[str, Any], high: Mapping[str, Any]) -> None:
+    """What is written as its weight alone becomes {"weight": weight} when one of its arguments is set."""
+    for key in ("terms", "penalties"):
+        known = low.get(key) or {}
+        for name, entry in (high.get(key) or {}).items():
+            if isinstance(entry, Mapping) and isinstance(known.get(name), (int, float, str)):
+                low[key] = {**(low.get(key) or {}), name: {"weight": known[name]}}
+
+
+def _value(text: str) -> Any:
+    """The value of a dict's entry; YAML, but 1e-3 is a number."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _parser() -> LightningArgumentParser:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile)
+    for name in TOP:
+        parser.add_argument(f"--{name}", type=(SHORT[name][0] if name in SHORT else str) | None)
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    parser.add_subclass_arguments(GenerativeModule, "model", fail_untyped=False, skip={"spec"})
+    parser.add_subclass_arguments(L.LightningDataModule, "data", fail_untyped=False)
+    return parser
+
+
+def _parse(layer: dict[str, Any], passed: list[str], classes: dict[str, type]) -> Namespace:
+    try:
+        return _parser().parse_args([f"--config={json.dumps(layer)}", *passed])
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise _clear(str(error), classes | {"trainer": L.Trainer}) from error
+
+
+def _clear(text: str, classes: Mapping[str, type]) -> UserError:
+    """jsonargparse's error as one line that names the option, its type and its default."""
+    keys = re.findall(r'Parser key "([\w.]+)"', text)
+    value = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", text)
+    given = value.group(1) if value else "this value"
+    for key in reversed(keys):
+        for section, cls in classes.items():
+            name = key.removeprefix(f"{section}.").removeprefix("init_args.").split(".")[0]
+            if name in options_of(cls) and (keys[0].startswith(section)):
+                return type_error(section, cls, name, given)
+    if keys and keys[0] in SHORT:
+        return UserError(f"{keys[0]} takes {SHORT[keys[0]][0].__name__}, not {given}")
+    return UserError(" ".join(text.split())[:500])
+
+
+def _plain_config(layer: dict[str, Any], parsed: Namespace) -> dict[str, Any]:
+    """The resolved configuration as plain values: what config.yaml holds."""
+    plain = json.loads(json.dumps(parsed.as_dict(), default=str))
+    defaults = {name: option.default for name, option in options_of(L.Trainer).items()}
+    config = {key: plain.get(key) for key in TOP}
+    for section in ("model", "data"):
+        arguments = {k: v for k, v in plain[section]["init_args"].items() if k not in ("spec", "seed")}
+        config[section] = {"class_path": plain[section]["class_path"], "init_args": arguments}
+    config["trainer"] = {k: v for k, v in plain["trainer"].items() if v != defaults.get(k)}
+    return config
+
+
+def listing() -> str:
+    """The models and data sets, as fit.py without arguments prints them."""
+    rows = ["models (--model NAME)"]
+    rows += [f"  {name:<15}{row.about}; {row.steps:,} iterations on {row.data}" for name, row in PRESETS.items()]
+    rows += ["data (--data NAME, or a folder of images, or a .npy file)"]
+    rows += [f"  {name:<15}{row.about}" for name, row in datamodules.DATASETS.items()]
+    return "\n".join(rows)
+
+
+def instantiate(plan: Plan) -> tuple[GenerativeModule, L.LightningDataModule]:
+    """The model and its data; the data first, because the model takes their spec."""
+    model, made = plan.parsed.model, instantiate_data(plan)
+    return resolve(model.class_path, {}, "model class")(made.spec, **build(model.init_args.as_dict())), made
+
+
+def instantiate_data(plan: Plan) -> Any:
+    """The data alone."""
+    data = plan.parsed.data
+    return resolve(data.class_path, {}, "data set")(**build(data.init_args.as_dict()))
+
+
+def build(value: Any) -> Any:
+    """Make the objects that are written as {class_path, init_args}, at any depth."""
+    if isinstance(value, list):
+        return [build(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" in value:
+        return resolve(value["class_path"], {}, "class")(**build(value.get("init_args") or {}))
+    return {name: build(entry) for name, entry in value.items()}

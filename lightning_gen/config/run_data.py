@@ -1,0 +1,56 @@
+"""The data of a run, for the commands that go back to them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_gen.config import cli
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.names import trusting
+from lightning_gen.storage import runs
+
+
+def parse_with_data(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Any, list[str]]:
+    """The parser's own options, and the rest, which are options of the data.
+
+    Raises:
+        UserError: an unknown option.
+    """
+    given, rest = parser.parse_known_args(argv)
+    for word in (word.partition("=")[0] for word in rest):
+        if word.startswith("-") and not word.startswith("--data."):
+            raise unknown("option", word, [flag for a in parser._actions for flag in a.option_strings])
+    return given, rest
+
+
+def data_of(run: str, rest: list[str], trust: Sequence[str], name: str | None) -> tuple[DataModule, dict[str, Any]]:
+    """The data of a run, or others by name, not yet prepared; and the configuration that says which.
+
+    Args:
+        run: a run folder or one of its checkpoints.
+        rest: options of the data, ``--data.root FOLDER``.
+        trust: modules that the configuration may import.
+        name: of other data than the run's.
+
+    Raises:
+        UserError: the run's data are not known, or are a DataModule of another kind.
+    """
+    with trusting(trust):  # a run's folder may be somebody else's
+        plan = cli.plan({"model": "vae", "data": name}, rest) if name else cli.plan({}, rest, _saved_config(run))
+        data = cli.instantiate_data(plan)
+    if not isinstance(data, DataModule):
+        raise UserError(
+            f"{type(data).__name__} is a DataModule of another kind: wrap its Dataset in "
+            "lightning_gen.datamodules.custom.Custom"
+        )
+    return data, plan.config
+
+
+def _saved_config(run: str) -> dict[str, Any]:
+    try:
+        return runs.read_config(run)
+    except UserError as error:
+        raise UserError(f"{error}. Of a checkpoint that fit.py did not write, name the data: --data NAME") from None

@@ -1,0 +1,1 @@
+"""Grids, points in the plane, PNG files; knows no model."""

@@ -1,0 +1,53 @@
+"""METRICS: the groups of numbers that are measured together, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lightning_gen.evaluation import codes, quality, translation
+from lightning_gen.evaluation.quality import Measured
+from lightning_gen.evaluation.subject import Subject
+
+VERSION = 1  # of the metrics: raised when the same model gets other values
+SAMPLES, CODES, TRANSLATIONS = "samples", "codes", "translations"
+
+
+class Metric(NamedTuple):
+    """A group of numbers that are measured together.
+
+    Args:
+        measure: gives them, or raises ``Inapplicable``.
+        about: one line for the help.
+        of: what they are about: what a translator makes counts as samples, and other models are not asked for
+            translations unless these are named.
+    """
+
+    measure: Callable[[Subject], Measured]
+    about: str
+    of: str = SAMPLES
+
+
+METRICS: dict[str, Metric] = {
+    "modes": Metric(quality.modes, "modes found, share of good samples, reverse KL (Gaussian toy data)"),
+    "fd": Metric(translation.with_untranslated(quality.frechet), "Frechet distance"),
+    "kd": Metric(translation.with_untranslated(quality.kernel), "kernel distance"),
+    "cs": Metric(quality.classifier_score, "inception-type classifier score"),
+    "pr": Metric(quality.precision_recall, "precision and recall"),
+    "dc": Metric(quality.density_coverage, "density and coverage, coverage per class"),
+    "memorisation": Metric(quality.memorisation, "authenticity and nearest-neighbour ratio: is it a copy?"),
+    "classes": Metric(quality.classes, "classes that a classifier sees; accuracy on requested classes"),
+    "elbo": Metric(codes.elbo, "evidence lower bound, reconstruction and KL", CODES),
+    "reconstruction": Metric(codes.reconstructions, "PSNR and SSIM of reconstructions", CODES),
+    "latents": Metric(codes.latent, "active units, mutual information, posterior collapse", CODES),
+    "mig": Metric(codes.gaps, "mutual information gap, by Chen's convention and by histograms", CODES),
+    "factor_vae": Metric(codes.factor_vae, "FactorVAE score", CODES),
+    "dci": Metric(codes.dci, "disentanglement, completeness, informativeness", CODES),
+    "bits": Metric(codes.bits, "bits per dimension", CODES),
+    "nll": Metric(codes.importance, "importance-sampled negative log-likelihood for each k", CODES),
+    "cycle": Metric(translation.cycle, "error of a translation there and back", TRANSLATIONS),
+    "identity": Metric(translation.identity, "what a translation changes in pictures of the target", TRANSLATIONS),
+    "pairs": Metric(translation.pairs, "PSNR, SSIM and L1 against the truth, of paired data", TRANSLATIONS),
+    "lpips": Metric(translation.perceptual, "LPIPS against the truth, of paired data", TRANSLATIONS),
+    "segmentation": Metric(translation.segments, "segments against the truth's, with --segmenter", TRANSLATIONS),
+}

@@ -1,0 +1,55 @@
+"""The collapse doctor: looks at a trained model's latents and says what is wrong, and what to try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.metrics.latents import collapse_report, mutual_information
+from lightning_gen.objectives.latent import reparameterise
+from lightning_gen.protocols import Posterior, RanksLatents
+from lightning_gen.training.module import GenerativeModule
+from lightning_gen.training.noise import numbered
+
+EXAMPLES = 1000  # of the validation set
+AT_ONCE = 256
+
+
+def examine(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
+    """How much the latents carry, by the KL of the last validation and the codes of validation examples.
+
+    Args:
+        model: after a validation, in eval mode.
+        data: that it was trained on.
+
+    Returns:
+        What ``collapse_report`` says; of a model with a Gaussian code also mutual_information, in nats, at most the log
+        of the number of examples. None for a model without latents, or before a validation.
+    """
+    if not isinstance(model, RanksLatents) or not model.kl_per_dimension.any():
+        return None
+    kl = model.kl_per_dimension.double().cpu()
+    if not (isinstance(model, Posterior) and isinstance(data, DataModule)):
+        return collapse_report(kl)
+    z, mean, log_var = _codes(model, data)
+    information = float(mutual_information(z, mean, log_var))
+    by_dimension = len(kl) == mean.shape[1]  # of several layers the KL is by layer, and the code is the lowest
+    variance = mean.double().var(0, correction=0) if by_dimension else None
+    return {**collapse_report(kl, variance), "mutual_information": information}
+
+
+def _codes(model: Any, data: DataModule) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws, means and log-variances (n, Z) of q(z|x) of the first validation examples, on the CPU."""
+    parts = []
+    for rows in torch.arange(min(EXAMPLES, data.size("val"))).split(AT_ONCE):
+        batch = {name: value.to(model.device) for name, value in data.examples("val", rows).items()}
+        if not len(batch["x"]):  # none could be read
+            continue
+        mean, log_var = (part.cpu() for part in model.posterior(batch["x"], batch.get("y")))
+        noise = numbered(batch["index"].tolist(), tuple(mean.shape[1:]), model.seed, "code")
+        parts.append((reparameterise(mean, log_var, noise), mean, log_var))
+    z, mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
+    return z, mean, log_var

@@ -1,0 +1,251 @@
+"""Checkpoint files: written atomically, read without unpickling objects, and turned back into a model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import shutil
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.names import expect_class, resolve, trusting
+from lightning_gen.training.module import GenerativeModule
+
+Model = TypeVar("Model", bound=GenerativeModule)
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """At every moment there is a whole checkpoint on the disk; the one before ``last.ckpt`` is kept too."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = write_part(path, buffer.getbuffer())  # first, so that the two before it are there until it is whole
+            if path.name == LAST and path.exists():
+                write_atomically(path.with_name(PREVIOUS), copy_of=path)
+            os.replace(part, path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise UserError(
+                f"could not save {path}: {error.strerror}. The checkpoint before it is whole: make room, then go on "
+                f"with --resume {path.parent.parent}"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return read(Path(path))
+
+
+def write_atomically(path: Path, content: bytes | memoryview = b"", copy_of: Path | None = None) -> None:
+    """Write a file so that its name always stands for a whole one, also after a power cut."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        if copy_of is not None:
+            part.unlink(missing_ok=True)
+            try:
+                os.link(copy_of, part)
+            except OSError:  # no hard links here
+                shutil.copyfile(copy_of, part)
+        else:
+            write_part(path, content)
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_part(path: Path, content: bytes | memoryview) -> Path:
+    """Write what is to become a file beside it, to the disk; nothing is left of it where that fails."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def set_aside_last(path: Path) -> None:
+    """Where a run goes on from ``previous.ckpt``: out of the way with ``last.ckpt``, which the next save would keep."""
+    last = path.with_name(LAST)
+    if path.name == PREVIOUS and last.exists():
+        os.replace(last, last.with_suffix(".ckpt.aside"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content.
+
+    Raises:
+        UserError: there is none, it is truncated or changed, or another program wrote it; names a good one beside it.
+    """
+    try:
+        return _read(path)
+    except UserError as error:
+        raise UserError(f"{error}{_good_one_beside(path)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        whole = _is_whole(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path}") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise UserError(f"{path} is damaged, or holds pickled objects, which are not loaded for safety") from None
+        raise UserError(f"{path} is no checkpoint, or a damaged one") from None
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError):
+        raise UserError(f"{path} is truncated, damaged or no checkpoint") from None
+    if not whole:
+        raise UserError(f"{path} is damaged: its checksum does not hold")
+    if not isinstance(checkpoint, dict) or "lightning_gen" not in checkpoint:
+        raise UserError(f"{path} was not written by this program")
+    return checkpoint
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the checksums in the file hold, at which torch.load does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except FileNotFoundError:
+        raise
+    except Exception:  # damage breaks a reader anywhere, in many ways
+        return False
+
+
+def _good_one_beside(path: Path) -> str:
+    for name in (LAST, PREVIOUS, BEST):
+        other = path.with_name(name)
+        if other != path and other.exists():
+            with contextlib.suppress(UserError):
+                _read(other)
+                return f"; this one is good: {other}"
+    return ""
+
+
+def find(run: str | Path, which: str = "best") -> Path:
+    """The checkpoint that a run folder or a file stands for: the "best" or "last" one, the other if it is missing.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(run)
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        names = [f"{which}.ckpt", LAST, PREVIOUS, BEST]
+        others = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)  # of other Trainers
+        found = next((folder / name for name in names if (folder / name).exists()), next(iter(others), None))
+        if found is None:
+            raise UserError(f"no checkpoint in {path}: a run folder holds checkpoints/{LAST}, see tb_logs/")
+        return found
+    if not path.exists():
+        raise UserError(f"no run folder or checkpoint at {path}: your runs are below tb_logs/")
+    return path
+
+
+def load(
+    run: str | Path,
+    which: str = "best",
+    *,
+    trust: Sequence[str] = (),
+    model: type[Model] | None = None,
+    **overrides: Any,
+) -> GenerativeModule:
+    """A trained model, ready to sample: in eval mode, on the CPU, with the averaged weights where there are any.
+
+    Args:
+        run: a run folder or a checkpoint.
+        which: "best" or "last", for a folder.
+        trust: modules of your own that the checkpoint may import by name, for example ["my_nets"].
+        model: the class, where it is your own; instead of trusting its name.
+        **overrides: arguments of the class that stand over the checkpoint's, for example a network given as an object.
+
+    Raises:
+        UserError: missing, damaged or foreign file, or a name that is not trusted.
+    """
+    path = find(run, which)
+    checkpoint = read(path)
+    arguments = {**checkpoint["hyper_parameters"], **overrides}
+    for name, value in arguments.items():
+        if isinstance(value, str) and value.startswith("<instance of "):
+            raise UserError(f"{path} was trained with {name} = {value}, which no file can hold: load(..., {name}=...)")
+    with trusting(trust):
+        name = checkpoint["lightning_gen"]["model"]
+        cls = model or resolve(name, {}, "model class")
+        expect_class(cls, GenerativeModule, f"{path}: {name}")
+        loaded = cls(**arguments)
+    load_weights(loaded, path, checkpoint)
+    loaded.count_from(checkpoint)
+    return loaded.eval()
+
+
+def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any], memory: bool = True) -> None:
+    """Give a checkpoint's weights to a model, the averaged ones where there are any.
+
+    Args:
+        model: of the same architecture.
+        path: of the checkpoint, for the error's text.
+        checkpoint: what is in it.
+        memory: also what the model remembers of its run, such as the typical norms of its gradients.
+
+    Raises:
+        UserError: they are of another architecture.
+    """
+    state = checkpoint["state_dict"]
+    averaged = {name.removeprefix("averages."): value for name, value in state.items() if name.startswith("averages.")}
+    own = {name: value for name, value in state.items() if not name.startswith("averages.")}
+    if not memory:
+        own = {name: value for name, value in own.items() if not name.startswith(model.memories)}
+        own |= {name: value for name, value in model.state_dict().items() if name.startswith(model.memories)}
+    try:
+        model.load_state_dict({**own, **averaged})
+    except RuntimeError as error:
+        reason = str(error).split("\n\t")[1:3]
+        raise UserError(f"{path} holds the weights of another architecture: {' '.join(reason)}") from None
+
+
+def foreign_modules(model: GenerativeModule) -> list[str]:
+    """Modules of the user's own that a model's checkpoint refers to by name: what ``load`` must be told to trust."""
+    names: set[str] = {f"{type(model).__module__}.{type(model).__qualname__}"}
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            names.update(value)
+            for key, entry in value.items():
+                if isinstance(entry, dict):  # an import path may arrive as nested keys
+                    names.update(f"{key}.{name}" for name in entry)
+                walk(entry)
+        elif isinstance(value, str):
+            names.add(value)
+
+    walk(dict(model.hparams))
+    paths = [name.split(".") for name in names if "." in name]
+    modules = {path[0] for path in paths if all(part.isidentifier() for part in path)}
+    return sorted(module for module in modules if module in sys.modules and module != "lightning_gen")

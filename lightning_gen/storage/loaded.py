@@ -1,0 +1,47 @@
+"""A trained model for the commands that use it: on a device, with its examples and their provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.protocols import Samples
+from lightning_gen.storage.checkpoints import load
+from lightning_gen.training.module import GenerativeModule
+
+AT_ONCE = 256  # examples in one pass
+
+
+def samples_of(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:
+    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU; y (n,) are the classes, of a model that takes them."""
+    parts = []
+    for start in range(0, n, AT_ONCE):
+        asked = {} if y is None else {"y": y[start : start + AT_ONCE].to(model.device)}  # type: ignore[attr-defined]
+        parts.append(model.sample(min(AT_ONCE, n - start), seed=seed, start=start, **asked).cpu())
+    return torch.cat(parts)
+
+
+def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:
+    """A checkpoint's model on a device.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    try:
+        return load(path, trust=trust).to(torch.device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}; cpu always works") from None
+
+
+def provenance(model: GenerativeModule, path: Path) -> dict[str, Any]:
+    """What a file says about where it comes from."""
+    return {
+        "software": f"Lightning-Gen {version('lightning-gen')}",
+        "model": type(model).__name__,
+        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }

@@ -1,0 +1,131 @@
+"""Run folders: tb_logs/<model>-<data>[-<name>]/version_<k>/ with config.yaml, checkpoints/ and summary.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.storage.checkpoints import write_atomically
+
+ROOT = Path("tb_logs")
+CONFIG, SUMMARY = "config.yaml", "summary.json"
+TRANSLATIONS = "translations.png"  # of held-out pictures, at the end of a translator's run
+
+
+def new_folder(config: Mapping[str, Any], root: Path = ROOT) -> Path:
+    """Make the next free version folder of this model and data."""
+    words = [
+        _word(config["preset"]),
+        _word(config["dataset"]),
+        re.sub(r"[^\w-]+", "_", config.get("name") or "").lower(),
+    ]
+    tag = "-".join(filter(None, words))
+    parent = root / tag
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(found.group(1)) for p in parent.iterdir() if (found := re.fullmatch(r"version_(\d+)", p.name))]
+        number = max(taken, default=-1) + 1
+        while True:
+            try:
+                (parent / f"version_{number}").mkdir()
+                return parent / f"version_{number}"
+            except FileExistsError:  # another run was faster
+                number += 1
+    except OSError as error:
+        raise UserError(f"cannot make a run folder in {parent}: {error.strerror}") from error
+
+
+def _word(name: str) -> str:
+    """A model's or data set's name as part of a folder's name: of a path its last part."""
+    last = (
+        name.rsplit(".", 1)[-1]
+        if "/" not in name and "\\" not in name and not Path(name).exists()
+        else Path(name).resolve().stem
+    )
+    return re.sub(r"[^\w-]+", "_", last).lower() or "data"
+
+
+def write_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Save the resolved configuration beside the checkpoints."""
+    write_atomically(folder / CONFIG, dump(config).encode())
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """The resolved configuration of a run.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder_of(str(run)) / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict) or not {"preset", "dataset", "model", "data"} <= set(config):
+        raise UserError(f"{path} is damaged: it is not what a run wrote")
+    return config
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """A configuration as YAML, in the form that ``--config`` takes."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """A nested configuration as {"model.init_args.latent_dim": 16, ...}."""
+    if not isinstance(value, dict):
+        return {key: value}
+    entries: dict[str, Any] = {}
+    for name, entry in value.items():
+        entries |= flat(entry, f"{key}.{name}" if key else str(name))
+    return entries
+
+
+def folder_of(run: str) -> Path:
+    """The folder of a run that is given as a folder or as one of its checkpoints.
+
+    Raises:
+        UserError: it holds no config.yaml.
+    """
+    path = Path(run)
+    for folder in (path, path.parent, path.parent.parent):
+        if path.exists() and (folder / CONFIG).exists():
+            return folder
+    raise UserError(f"{run} is no run folder: there is no {CONFIG} in it; your runs are below {ROOT}/")
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Save summary.json."""
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+
+
+def _processor() -> str:
+    """The CPU's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M):
+            return found.group(1)
+    return platform.processor() or platform.machine()
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware, as every result states them."""
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else _processor()
+    packages = {name: version(name) for name in ("lightning-gen", "torch", "lightning")}
+    return {
+        **packages,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+    }

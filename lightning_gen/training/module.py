@@ -1,0 +1,250 @@
+"""GenerativeModule: players take turns. The only training loop of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.names import at_least_one, plain
+from lightning_gen.schedule import Schedule
+from lightning_gen.training.ema import Averages, decay, half_lives
+from lightning_gen.training.finite import AT_ONCE, FiniteCheck, NonFinite
+from lightning_gen.training.noise import BatchNoise, numbered, seed_default_generators
+from lightning_gen.training.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
+from lightning_gen.training.skipping import EveryStep, Skipping
+from lightning_gen.training.speed import block_of, nobody_listens
+from lightning_gen.training.validation import Batch, Validated
+
+
+class GenerativeModule(Validated):
+    """A few networks owned by players; a player is one optimizer and the submodules that it updates.
+
+    A family defines ``players``, builds the named submodules in its constructor and writes one
+    ``loss_<player>(batch, shared) -> (scalar, dict of scalars)`` per player; ``shared`` is a dict that lives for one
+    iteration, in which a move leaves what a later one can use. The rest (turns, freezing, accumulation, clipping,
+    averages, schedules, counters, noise, the check for NaN) is here.
+
+    Args:
+        spec: the data's spec, or the dict that a checkpoint holds.
+        optimizers: player -> {lr, betas, eps, weight_decay, l1}: AdamW; lr may be a ramp; l1 is the weight of sum |w|.
+        lr: learning rate of all players, a number or a ramp; stands over ``optimizers``.
+        ema: player -> half-life in images of the moving average of its networks, used for validation and sampling.
+        clip: largest norm of a player's gradient.
+        skip: a step whose gradient's norm is more than ``skip`` times the typical one is left out, see skipping.py.
+        accumulate: number of chunks in which a batch is computed, to save memory.
+        log_every: iterations between two logged points.
+        seed: seed of the training noise.
+    """
+
+    players: ClassVar[dict[str, tuple[str, ...]]]
+    memories: ClassVar[tuple[str, ...]] = ("skipping.",)  # state of a run that another one from its weights starts anew
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        optimizers: dict[str, dict[str, Any]] | None = None,
+        lr: float | str | None = None,
+        ema: dict[str, float] | None = None,
+        clip: float | None = None,
+        skip: float | None = None,
+        accumulate: int = 1,
+        log_every: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.spec = DataSpec.of(spec)
+        self.save_hyperparameters(ignore=["spec"])  # the constructor's arguments, the subclass's included
+        arguments = {name: plain(value) for name, value in self.hparams.items()}
+        self.save_hyperparameters({**arguments, "spec": self.spec.to_dict()})
+        self.options = optimizer_options(self.players, optimizers or {}, lr)
+        self.half_life = half_lives(self.players, ema or {})
+        assert all(hasattr(self, f"loss_{player}") for player in self.players), "each player needs a loss_<player>"
+        self.schedules = {f"lr_{player}": options["lr"] for player, options in self.options.items()}
+        at_least_one(accumulate=accumulate, log_every=log_every)
+        if clip is not None and clip <= 0:
+            raise UserError(f"clip {clip}: the largest norm of a gradient must be above 0")
+        self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
+        self.batch_multiple = accumulate  # what the batch of a device must be a multiple of
+        self.iteration, self.images = 0, 0
+        self.total: int | None = None  # iterations of the run
+        self.latest: dict[str, float] = {}  # the last logged values
+        self.finite = FiniteCheck()
+        self.skipping: EveryStep | Skipping = EveryStep() if skip is None else Skipping(self.players, skip)
+
+    # What a family may override
+
+    def update_order(self, iteration: int) -> tuple[str, ...]:
+        """Who moves in this iteration, in order."""
+        return tuple(self.players)
+
+    def after_step(self, player: str) -> dict[str, float] | None:
+        """Called after each move of a player: weight clipping, codebooks, augmentation; may return values to log."""
+
+    # What a family uses
+
+    def network(self, name: str) -> Any:
+        """A submodule; outside training its moving average where there is one."""
+        averages = None if self.training else self._modules.get("averages")
+        return averages[name] if isinstance(averages, Averages) and name in averages else getattr(self, name)
+
+    def noise(self, shape: tuple[int, ...], stream: str = "z") -> Tensor:
+        """Standard normal noise (B, ...), see noise.py; in validation it depends on the example alone."""
+        if self.training:
+            return self._noise(shape, stream)
+        return numbered(self.numbers, shape[1:], self.seed, "validation", stream).to(self.device)
+
+    def weight(self, value: Schedule) -> float:
+        """A scheduled value now; validation uses the end of the ramp, so that it compares like with like."""
+        return value(self.iteration, self.total) if self.training else value.end
+
+    # The loop
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One AdamW (Adam where there is no weight decay) for each player."""
+        scaled = self.trainer.precision == "16-mixed"  # a fused step would hide the scale from clipping
+        self.skipping.check(scaled)
+        fused = self.device.type in ("cpu", "cuda") and not scaled
+        return [adamw(self.trainable(player), options, fused) for player, options in self.options.items()]
+
+    def on_train_start(self) -> None:
+        trainer, epochs = self.trainer, self.trainer.max_epochs or -1
+        limits = trainer.max_steps, epochs * trainer.num_training_batches
+        self.total = int(min((n for n in limits if n > 0), default=0)) or None
+        self._noise = BatchNoise(self.seed, self.device)
+        self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
+        self._block = block_of(trainer)
+        self._direct = nobody_listens(self)
+        self._share = getattr(trainer.strategy, "average_gradients", None)  # of FlatStrategy
+        self._owned = {player: self.trainable(player) for player in self.players}
+        self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """The iterations of a batch: one, or as many as fit.py asked the data to hand out at once."""
+        for part in chunks(batch, self._block):
+            self._iterate(part)
+
+    def _iterate(self, batch: Batch) -> None:
+        """One iteration: the players of this turn move, then the counters do."""
+        rank, world = self.global_rank, self.trainer.world_size
+        seed_default_generators(self.seed, "default", self.iteration, rank)
+        parts = list(chunks(batch, self.accumulate))
+        shared: list[dict[str, Any]] = [{} for _ in parts]
+        images = world * size_of(batch)
+        log_now = (self.iteration + 1) % self.log_every == 0
+        logged: dict[str, Tensor | float] = {}
+        for move, player in enumerate(self.update_order(self.iteration)):
+            freeze_all_but(player, self._owned)
+            self._moves[player].zero_grad()
+            for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
+                self._noise.at(self.iteration, move, rank * len(parts) + part, world * len(parts))
+                loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
+                total = loss + l1_norm(self._owned[player], l1) if (l1 := self.options[player]["l1"]) else loss
+                total = total / len(parts) if len(parts) > 1 else total
+                total.backward() if self._direct else self.manual_backward(total)
+                self.finite.add(player, self.iteration, loss.detach(), logs)
+                if log_now:
+                    several = len(self.players) > 1  # whose terms may have the same names
+                    named = {f"{player}/{key}" if several else key: value for key, value in logs.items()}
+                    for key, value in {f"loss_{player}" if several else "loss": loss, **named}.items():
+                        logged[key] = logged.get(key, 0.0) * (part > 0) + value.detach() / len(parts)
+            logged.update(self._step(player))
+            logged.update(self.after_step(player) or {})
+        self._average(images)
+        self._count(images)
+        if log_now or len(self.finite.seen) >= AT_ONCE:
+            self.check_finite()
+        if log_now:
+            mean = self.trainer.strategy.reduce  # over the ranks
+            self.latest = {f"train/{name}": float(mean(value, reduce_op="mean")) for name, value in logged.items()}
+            self.write(self.latest)
+            if not getattr(self.trainer.progress_bar_callback, "reads_latest", False):
+                self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
+
+    def _step(self, player: str) -> dict[str, float]:
+        """Clip and step, or skip; returns the learning rate where it is scheduled, and the number of skips if any."""
+        optimizer, lr = self._moves[player], self.options[player]["lr"]
+        for group in optimizer.param_groups:
+            group["lr"] = lr(self.iteration, self.total)
+        if self._share:
+            self._share(self._owned[player])
+        taken = self.skipping.takes(player, self._owned[player])
+        if taken and self._direct:
+            self.on_before_optimizer_step(optimizer)
+            optimizer.step()
+        elif taken:  # not through LightningOptimizer.step, which would count each player's move as a step of the run
+            self.trainer.strategy.optimizer_step(optimizer, lambda: None)
+        return self.skipping.count(player) | ({} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]})
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.clip:  # here, not earlier: gradients of float16 are scaled until now
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
+
+    def _average(self, images: int) -> None:
+        for player, half_life in self.half_life.items():
+            self.averages.follow(self._networks([player]), decay(images, self.images, half_life))
+
+    def check_finite(self, parameters: Iterable[Tensor] = ()) -> None:
+        """Look for NaN, on all ranks together: when one has met it, all stop.
+
+        Raises:
+            NonFinite: a loss, a term or one of the parameters is not finite.
+        """
+        trouble = self.finite.find(parameters)
+        if self.trainer.world_size > 1:
+            fine = self.trainer.strategy.reduce_boolean_decision(trouble is None, all=True)
+            trouble = trouble or (None if fine else NonFinite("another rank met a NaN or infinite value"))
+        if trouble:
+            raise trouble
+
+    def _count(self, images: int) -> None:
+        self.iteration += 1
+        self.images += images
+        self._progress.increment_ready()  # so that the Trainer's max_steps counts iterations
+        self._progress.increment_completed()
+
+    # Averages, ownership and checkpoints
+
+    def _networks(self, players: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, getattr(self, name)) for player in players for name in self.players[player])
+
+    def parameters_of(self, player: str) -> list[nn.Parameter]:
+        """All parameters of a player's submodules."""
+        return [p for _, network in self._networks([player]) for p in network.parameters()]
+
+    def trainable(self, player: str) -> list[nn.Parameter]:
+        """Those that are not frozen for good."""
+        return [p for p in self.parameters_of(player) if p.requires_grad]
+
+    def make_averages(self) -> None:
+        """Create the moving averages as copies of the networks; once."""
+        if self.half_life and "averages" not in self._modules:
+            self.averages = Averages(self._networks(list(self.half_life)))
+
+    def setup(self, stage: str) -> None:
+        self.make_averages()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_finite(self.parameters())
+        checkpoint["lightning_gen"] = {
+            "format": 1,
+            "model": f"{type(self).__module__}.{type(self).__qualname__}",
+            "iteration": self.iteration,
+            "images": self.images,
+            "total": self.total,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.make_averages()
+        self.count_from(checkpoint)
+
+    def count_from(self, checkpoint: dict[str, Any]) -> None:
+        """Take over a checkpoint's counters."""
+        counters = checkpoint["lightning_gen"]
+        self.iteration, self.images = counters["iteration"], counters["images"]
