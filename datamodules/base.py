@@ -29,7 +29,7 @@ class DataModule(L.LightningDataModule, ABC):
     """A data set in three fixed splits, as batches ``{"x", "index"}`` and, where known, ``y`` and ``factors``.
 
     ``x`` (B, *shape) travels as stored (images as uint8) and becomes float32 on the device: images in [-1, 1]. Data of
-    two sides (kind "pair") have ``a`` (B, *shape) and ``b`` (B, *shape_b) in its place. Images that are stored larger
+    two sides have ``a`` (B, *shape) and ``b`` (B, *shape_b) in its place. Images that are stored larger
     than the spec says are cropped, at a random place in training and at the centre otherwise.
 
     ``y`` (B,) int64 class ids, ``factors`` (B, F) int64, ``index`` (B,) int64 position in the split. The position in
@@ -84,11 +84,11 @@ class DataModule(L.LightningDataModule, ABC):
     def spec(self) -> DataSpec:
         """What one example looks like; available before ``setup``."""
         kind, values = self.stored.kind, self.stored.values
-        if self.flip and kind not in ("image", "pair"):
+        if self.flip and kind != "image":
             raise UserError(f"flip needs images; {type(self).__name__} holds examples of kind {kind!r}")
         if self.binarize == "none":
             return self.stored
-        if kind != "image" or values not in ("binary", "unit", "uint8"):
+        if kind != "image" or self.stored.has_two_sides or values not in ("binary", "unit", "uint8"):
             raise UserError(
                 f"binarize needs images of uint8 or of floats in [0, 1]; these are {kind}s of {values!r} values"
             )
@@ -165,7 +165,7 @@ class DataModule(L.LightningDataModule, ABC):
     def _seen(self, x: Tensor, name: str, training: bool) -> Tensor:
         """One entry of a batch as the model sees it."""
         side = "" if name == "x" or self.stored.pairs == "all" else name  # the sides of a pair move alike
-        if self.stored.kind in ("image", "pair"):
+        if self.stored.kind == "image":
             height, width = (self.stored.shape_b if name == "b" else self.stored.shape)[-2:]
             larger = tuple(x.shape[-2:]) != (height, width)
             place = self._noise("crop" + side, (2,), x.device) if training and larger else None

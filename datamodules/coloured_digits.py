@@ -65,7 +65,7 @@ class ColouredDigits(PairData):
         """Two sides (3, size, size) uint8."""
         shape = (3, self.side_length, self.side_length)
         pairs = "all" if self.paired else "held_out"
-        return DataSpec(shape=shape, kind="pair", size=TRAIN, shape_b=shape, pairs=pairs)
+        return DataSpec(shape=shape, size=TRAIN, shape_b=shape, pairs=pairs)
 
     def splits(self) -> dict[str, Source]:
         """Colour the digits of each split."""

@@ -116,7 +116,7 @@ class OutlineShapes(PairData):
         """Two sides (3, size, size) uint8."""
         shape = (3, self.side_length, self.side_length)
         pairs = "all" if self.paired else "held_out"
-        return DataSpec(shape=shape, kind="pair", size=COUNTS["train"], shape_b=shape, pairs=pairs)
+        return DataSpec(shape=shape, size=COUNTS["train"], shape_b=shape, pairs=pairs)
 
     def splits(self) -> dict[str, Source]:
         """Draw them."""

@@ -108,7 +108,7 @@ class PairFiles(ImageFiles, PairData):
         """Two sides (C, H, W) uint8; ``size`` counts the training files of the longer one, readable or not."""
         shape = (self.reader.channels, self.height, self.width)
         size = max(len(side["train"]) for side in self.parts)
-        return DataSpec(shape=shape, kind="pair", size=size, shape_b=shape, pairs="all" if self.together else "none")
+        return DataSpec(shape=shape, size=size, shape_b=shape, pairs="all" if self.together else "none")
 
     def report(self) -> str | None:
         """How many images were converted, and how many could not be read."""

@@ -204,6 +204,6 @@ def test_mistakes(data, options, error):
 
 def test_other_mistakes(data):
     with pytest.raises(UserError, match="not tokens"):
-        Autoencoder(DataSpec((10,), "text", "tokens", vocab=5))
+        Autoencoder(DataSpec((10,), "text", "tokens", vocab=tuple("abcde")))
     with pytest.raises(UserError, match="take prior normal, not fitted"):
         AAE(data.spec, prior="fitted")

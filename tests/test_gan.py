@@ -325,7 +325,7 @@ MISTAKES = [
     ({"augment": {"color": 1}}, DataSpec((2,), "vector", "real"), "image"),
     ({"network": "dcgan"}, DataSpec((1, 5, 5)), "8 to 256"),
     ({"network": "r3gan", "network_args": {"group_size": 7}}, DIGITS, "group_size 7"),
-    ({}, DataSpec((12,), "text", "tokens", vocab=5), "tokens"),
+    ({}, DataSpec((12,), "text", "tokens", vocab=tuple("abcde")), "tokens"),
     ({"ema": {"critic": 100}}, DIGITS, "unknown player of ema"),
 ]
 

@@ -190,7 +190,7 @@ def test_unpaired_sides_are_flipped_each_for_itself():
 
 def test_splits_of_unpaired_data(two):
     data = Unpaired(**two, size=[16, 12], batch_size=8)
-    assert data.spec.pairs == "none" and data.spec.kind == "pair" and not data._splits
+    assert data.spec.pairs == "none" and data.spec.has_two_sides and not data._splits
     data.setup()
     assert data.spec.size == data.size("train") == max(data.side(s).size("train") for s in "ab")
     for name, count in (("a", 40), ("b", 25)):

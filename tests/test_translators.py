@@ -142,7 +142,7 @@ def test_what_was_computed_in_one_pass_is_used():
     assert torch.allclose(identity(s), torch.full((4,), 3.0))
 
 
-PAIRS = DataSpec((3, 8, 8), kind="pair", shape_b=(3, 8, 8), pairs="all")
+PAIRS = DataSpec((3, 8, 8), shape_b=(3, 8, 8), pairs="all")
 
 
 @pytest.mark.parametrize(

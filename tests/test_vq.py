@@ -444,7 +444,7 @@ def test_mistakes_are_named(options, text):
 
 def test_data_that_do_not_go():
     with pytest.raises(UserError, match="tokens of numbers"):
-        made(DataSpec(shape=(16,), kind="text", values="tokens", vocab=9))
+        made(DataSpec(shape=(16,), kind="text", values="tokens", vocab=tuple("abcdefghi")))
     with pytest.raises(UserError, match="needs images"):
         made(DataSpec(shape=(16,), kind="vector", values="real"), network="conv")
 

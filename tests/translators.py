@@ -11,7 +11,7 @@ from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.training.module import GenerativeModule
 
-SPEC = DataSpec(shape=(3, 16, 16), kind="pair", size=4000, shape_b=(3, 16, 16), pairs="held_out")  # outline-shapes
+SPEC = DataSpec(shape=(3, 16, 16), size=4000, shape_b=(3, 16, 16), pairs="held_out")  # outline-shapes
 
 
 def saved(model, folder, name="best"):
@@ -86,7 +86,7 @@ class GreyAndColour(PairData):
     """Pairs of a grey and a coloured picture 8x8."""
 
     def describe(self):
-        return DataSpec(shape=(1, 8, 8), kind="pair", size=20, shape_b=(3, 8, 8), pairs="all")
+        return DataSpec(shape=(1, 8, 8), size=20, shape_b=(3, 8, 8), pairs="all")
 
     def splits(self):
         generator = torch.Generator().manual_seed(0)

@@ -118,7 +118,7 @@ def _rows(given: Any, rest: list[str]) -> Tensor:
     data, _ = data_of(given.run, rest, given.trust, given.data)
     data.prepare_data()
     data.setup()
-    if data.spec.kind == "pair":
+    if data.spec.has_two_sides:
         raise UserError("these data have two sides, and a compressor takes single examples")
     rows = torch.arange(min(data.size(given.split), given.n or data.size(given.split)))
     return torch.cat([data.examples(given.split, part)["x"] for part in rows.split(AT_ONCE)])

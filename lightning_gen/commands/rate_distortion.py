@@ -166,7 +166,7 @@ def examples(folder: Path, n: int) -> tuple[Tensor, bool]:
     data, _ = data_of(str(folder), [], (), None)
     data.prepare_data()
     data.setup()
-    if data.spec.values == "real" or data.spec.kind == "pair":
+    if data.spec.values == "real" or data.spec.has_two_sides:
         raise UserError(f"{data.spec.kind} data of {data.spec.values} values have no range that errors compare with")
     rows = torch.arange(min(n, data.size("test")))
     return torch.cat([data.examples("test", part)["x"] for part in rows.split(AT_ONCE)]), _is_picture(data)

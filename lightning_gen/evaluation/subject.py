@@ -103,7 +103,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__
-        if self.data.spec.kind == "pair":
+        if self.data.spec.has_two_sides:
             raise UserError(
                 f"{self.name} does not translate, and these data have two sides: a model such as cyclegan takes them"
             )

@@ -33,7 +33,7 @@ class CUT(Translation):
     """Two players: a translator with the projectors of its features, and a discriminator.
 
     Args:
-        spec: the data's spec, of kind "pair".
+        spec: the data's spec, of two sides.
         nce: w_x, weight of the contrastive loss of translations, a number or a ramp.
         nce_identity: w_y, the same for pictures of the target's side, which shall stay as they are.
         patches: number P of places in each layer, at most all.

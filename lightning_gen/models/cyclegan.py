@@ -30,7 +30,7 @@ class CycleGAN(Translation):
     """Two players: both translators together, and both discriminators together.
 
     Args:
-        spec: the data's spec, of kind "pair".
+        spec: the data's spec, of two sides.
         pool: number of earlier translations of each side that the discriminators may be shown, 0 for none.
         **options: of ``Translation``.
     """

@@ -26,7 +26,7 @@ class Pix2Pix(Translation):
     """Two players: a translator, and a discriminator that sees the source beside its translation.
 
     Args:
-        spec: the data's spec, of kind "pair", with pairs everywhere.
+        spec: the data's spec, of two sides, with pairs everywhere.
         **options: of ``Translation``.
 
     Raises:

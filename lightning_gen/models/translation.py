@@ -32,7 +32,7 @@ class Translation(Contest, GenerativeModule):
     """Translators and their discriminators; a family member says which there are and how they move.
 
     Args:
-        spec: the data's spec, of kind "pair".
+        spec: the data's spec, of two sides.
         network: of the translators: "resnet", "unet", or an import path.
         network_args: options of that network.
         critic: network of the discriminators: "patch", a network with an encoder, or an import path.
@@ -185,9 +185,9 @@ def check_pairs(spec: DataSpec, model: str) -> None:
     Raises:
         UserError: that says what is.
     """
-    if spec.kind != "pair":
+    if not spec.has_two_sides:
         raise UserError(
-            f"{model} translates between two sides and these are data of kind {spec.kind!r}: take outline-shapes or "
+            f"{model} translates between two sides and these are data of one side: take outline-shapes or "
             "coloured-digits, or your own folders by --data unpaired --data.a FOLDER --data.b FOLDER, or --data paired"
         )
     if spec.shape[1:] != spec.shape_b[1:]:
