@@ -64,7 +64,7 @@ def main() -> None:
         for seed, (name, options) in itertools.product(SEEDS, MODELS.items()):
             before = time.process_time()
             words = f"{COMMON} {options} --seed {seed}".split()
-            folder = fit.train(cli.plan(*cli.pre_parse(["--model", name, *words])))
+            folder = fit.train(cli.resolve_config(*cli.parse_short_options(["--model", name, *words])))
             seconds[name] += time.process_time() - before
             gaps[name].append(gap(folder))
             print(f"{name}, seed {seed}: MIG {gaps[name][-1]:.3f}", flush=True)

@@ -30,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_gen import exits
 from lightning_gen.commands import fit
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.storage.checkpoints import read
+from lightning_gen.storage.checkpoints import read_checkpoint
 
 MODEL = ["--data", "digits", "--val_every", "50", "--save_every", "5", "--trainer.accelerator", "cpu"]
 PARTS = ("state_dict", "optimizer_states", "lightning_gen")
@@ -53,7 +53,7 @@ def fork(arguments: list[str], rank: int = 0, world: int = 1, port: int = 0) -> 
     sys.argv = ["fit.py", *arguments]
     status = 1
     try:
-        exits.run(fit.main)
+        exits.run_main(fit.main)
     except SystemExit as stop:
         status = int(stop.code or 0)
     finally:
@@ -108,7 +108,7 @@ def kill_trial(options: list[str], rng: random.Random, seconds: float) -> str:
         wait(pids)
         if checkpoint("trial").exists():
             try:
-                read(checkpoint("trial"))
+                read_checkpoint(checkpoint("trial"))
             except UserError as error:
                 return f"no good checkpoint: {error}"
         again = ["--resume", str(checkpoint("trial").parents[1])] if checkpoint("trial").exists() else None
@@ -140,7 +140,7 @@ def signal_trial(options: list[str], rng: random.Random, seconds: float) -> str:
     if late:
         return ""
     try:
-        read(checkpoint("trial"))
+        read_checkpoint(checkpoint("trial"))
     except UserError as error:
         return f"torn checkpoint: {error}"
     statuses = wait(start(["--resume", str(checkpoint("trial").parents[1])], 2))
@@ -166,7 +166,7 @@ def main() -> None:
         begin = time.monotonic()
         assert wait(start([*options, "--name", "whole"], world), 600) == [0] * world, Path("output.txt").read_text()
         seconds[model] = time.monotonic() - begin
-        references[model] = read(checkpoint("whole"))
+        references[model] = read_checkpoint(checkpoint("whole"))
         shutil.rmtree("tb_logs")
     print(f"{given.kind}: undisturbed runs take {seconds}", flush=True)
     for number in range(given.trials):
@@ -175,7 +175,7 @@ def main() -> None:
         Path("output.txt").write_text("")
         trouble = trial(options, rng, seconds[model])
         if not trouble:
-            final = read(checkpoint("trial"))
+            final = read_checkpoint(checkpoint("trial"))
             unequal = [d for part in PARTS for d in differences(references[model][part], final[part], part)]
             trouble = f"differs in {unequal[:3]}" if unequal else ""
         if trouble:

@@ -19,7 +19,7 @@ from lightning_gen.config import cli
 from lightning_gen.datamodules.mnist import MNIST
 from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.evaluation import quality
-from lightning_gen.evaluation.subject import Subject
+from lightning_gen.evaluation.evaluation_run import EvaluationRun
 from lightning_gen.metrics.extractors import find_extractor
 
 N = 3_500  # as many as there are unused images of one class
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     start = time.perf_counter()
     for name, images in cases(data).items():
         assert len(images) == N
-        subject = Subject(Images(data.spec, images), data, extractor, n=N)
+        subject = EvaluationRun(Images(data.spec, images), data, extractor, n=N)
         values = dict(pair for group in GROUPS for pair in group(subject))
         cells = [f"{float(values[extractor.label(column)].value):.3g}" for column in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -104,4 +104,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    exits.run(main)
+    exits.run_main(main)

@@ -48,7 +48,7 @@ from lightning_gen.datamodules.loader import Position
 from lightning_gen.datamodules.sources import Source, Tensors
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vae import VAE
-from lightning_gen.training.speed import undisturbed
+from lightning_gen.training.speed import without_garbage_collection
 
 BATCH = 128
 LATENT = 20
@@ -126,7 +126,7 @@ class Timed:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            self.clock.tick(self.position.block)
+            self.clock.tick(self.position.batches_per_fetch)
             yield batch
 
 
@@ -208,8 +208,8 @@ def ours(setting: Setting, clock: Clock) -> Pair:
     config = {"seed": 0, "val_every": clock.steps, "save_every": clock.steps}
     data = InMemory(setting.images, setting.data.targets, clock)
     folder = Path(tempfile.mkdtemp(dir=setting.folder)) / "version_0"
-    trainer = fit.trainer_of({"accelerator": "cpu"}, folder, config, clock.steps, data)
-    with undisturbed():
+    trainer = fit.build_trainer({"accelerator": "cpu"}, folder, config, clock.steps, data)
+    with without_garbage_collection():
         trainer.fit(model, datamodule=data)
     return Pair(model.encoder, model.decoder)
 

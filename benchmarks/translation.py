@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from lightning_gen.commands import fit
 from lightning_gen.datamodules.outline_shapes import OutlineShapes
 from lightning_gen.models.cyclegan import CycleGAN
-from lightning_gen.training.speed import undisturbed
+from lightning_gen.training.speed import without_garbage_collection
 
 WARMUP = 3  # iterations before the clock starts
 LR, BETAS = 5e-4, (0.5, 0.999)
@@ -94,9 +94,16 @@ def ours(args: argparse.Namespace) -> Rates:
     model, steps = model_of(args, data), WARMUP + args.iterations + 1
     config = {"seed": 0, "save_every": 10**6, "val_every": 10**6, "preset": "cyclegan", "dataset": "outline-shapes"}
     arguments = {"accelerator": "cpu", "limit_val_batches": 0, "precision": "bf16-mixed" if args.bf16 else "32-true"}
-    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()), undisturbed():
-        trainer = fit.trainer_of(arguments, Path(place) / "run/version_0", config, steps, data, 0)
-        data.position.block, trainer.val_check_interval = 1, steps  # each iteration is to be seen by the clock
+    with (
+        tempfile.TemporaryDirectory() as place,
+        contextlib.redirect_stdout(io.StringIO()),
+        without_garbage_collection(),
+    ):
+        trainer = fit.build_trainer(arguments, Path(place) / "run/version_0", config, steps, data, 0)
+        data.position.batches_per_fetch, trainer.val_check_interval = (
+            1,
+            steps,
+        )  # each iteration is to be seen by the clock
         trainer.fit(model, datamodule=data)
     return data.clock.rates(args.batch)
 

@@ -58,7 +58,7 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def find(name: str) -> tuple[str, dict[str, Any]]:
+def resolve_dataset(name: str) -> tuple[str, dict[str, Any]]:
     """Import path and arguments of the data that ``name`` means.
 
     Args:

@@ -16,8 +16,8 @@ from torch import Tensor
 from . import pixels
 from .errors import UserError, unknown
 from .loader import EvalLoader, Position, TrainLoader
-from .order import Batches, Order, mix, rank_slice
-from .sources import Batch, Source, binarized
+from .order import BatchOrder, Order, derive_seed, rank_slice
+from .sources import Batch, Source, binarize_source
 from .spec import DataSpec
 
 EXAMPLES = ("x", "a", "b")  # entries of a batch that hold the examples
@@ -76,23 +76,23 @@ class DataModule(L.LightningDataModule, ABC):
         """Load the examples of "train", "val" and "test"; called once, by ``setup``."""
 
     @cached_property
-    def stored(self) -> DataSpec:
+    def stored_spec(self) -> DataSpec:
         """The spec of the data as stored, before they are binarised."""
         return self.describe()
 
     @cached_property
     def spec(self) -> DataSpec:
         """What one example looks like; available before ``setup``."""
-        kind, values = self.stored.kind, self.stored.values
+        kind, values = self.stored_spec.kind, self.stored_spec.values
         if self.flip and kind != "image":
             raise UserError(f"flip needs images; {type(self).__name__} holds examples of kind {kind!r}")
         if self.binarize == "none":
-            return self.stored
-        if kind != "image" or self.stored.has_two_sides or values not in ("binary", "unit", "uint8"):
+            return self.stored_spec
+        if kind != "image" or self.stored_spec.has_two_sides or values not in ("binary", "unit", "uint8"):
             raise UserError(
                 f"binarize needs images of uint8 or of floats in [0, 1]; these are {kind}s of {values!r} values"
             )
-        return self.stored._replace(values="binary")
+        return self.stored_spec._replace(values="binary")
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits, once; ``stage`` makes no difference."""
@@ -107,8 +107,10 @@ class DataModule(L.LightningDataModule, ABC):
                 warnings.warn(f"no {name} examples: training examples stand in for them", stacklevel=2)
                 splits[name] = splits["train"]
             if self.binarize == "dynamic":
-                splits[name], skipped = binarized(splits[name], self.stored.values, mix(EVAL_SEED, name))
-                self.note(skipped)
+                splits[name], skipped = binarize_source(
+                    splits[name], self.stored_spec.values, derive_seed(EVAL_SEED, name)
+                )
+                self.record_skipped(skipped)
         self._splits = splits
 
     def train_dataloader(self) -> TrainLoader:
@@ -116,7 +118,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.setup()
         rank, world = self._rank_and_world()
         source, order = self._splits["train"], self._order()
-        loader = TrainLoader(source, order, self.position, rank, world, self.num_workers, self.note)
+        loader = TrainLoader(source, order, self.position, rank, world, self.num_workers, self.record_skipped)
         self._loaders.add(loader)
         return loader
 
@@ -164,22 +166,22 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _seen(self, x: Tensor, name: str, training: bool) -> Tensor:
         """One entry of a batch as the model sees it."""
-        side = "" if name == "x" or self.stored.pairs == "all" else name  # the sides of a pair move alike
-        if self.stored.kind == "image":
-            height, width = (self.stored.shape_b if name == "b" else self.stored.shape)[-2:]
+        side = "" if name == "x" or self.stored_spec.pairs == "all" else name  # the sides of a pair move alike
+        if self.stored_spec.kind == "image":
+            height, width = (self.stored_spec.shape_b if name == "b" else self.stored_spec.shape)[-2:]
             larger = tuple(x.shape[-2:]) != (height, width)
             place = self._noise("crop" + side, (2,), x.device) if training and larger else None
             x = pixels.crop(x, height, width, place)
         if training and self.flip:
             x = pixels.flip(x, self._noise("flip" + side, (), x.device) < 0)
-        x = pixels.to_float(x, self.stored.values)
+        x = pixels.to_float(x, self.stored_spec.values)
         if training and self.binarize == "dynamic":
             x = pixels.binarize(x, self._noise("binarize", tuple(x.shape[1:]), x.device))
         elif self.binarize == "threshold":
             x = pixels.threshold(x)
         return x
 
-    def originals(self) -> DataModule:
+    def without_binarization(self) -> DataModule:
         """These data before random binarisation: themselves, or a copy that is loaded anew."""
         if self.binarize != "dynamic":
             return self
@@ -194,7 +196,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.setup()
         return len(self._splits[split])
 
-    def holds_out(self, split: str) -> bool:
+    def has_own_examples(self, split: str) -> bool:
         """Whether these are examples of their own, and training examples do not stand in for them."""
         self.setup()
         return self._splits[split] is not self._splits["train"]
@@ -203,21 +205,21 @@ class DataModule(L.LightningDataModule, ABC):
         """The examples at these positions (n,) of a split as a validation sees them; broken ones left out."""
         self.setup()
         batch = self._splits[split].fetch(rows)
-        self.note(batch.pop("skipped", []))
+        self.record_skipped(batch.pop("skipped", []))
         return self.transform(batch)
 
     def modes(self) -> tuple[Tensor, float] | None:
         """Centres (M, D) and standard deviation of the Gaussians that the data are drawn from, where this is known."""
         return None
 
-    def note(self, skipped: list[tuple[str, str]]) -> None:
+    def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Told of examples (name, reason) that could not be read; a set that can meet such keeps count."""
 
     def report(self) -> str | None:
         """What to say about the data at the end of a run, if anything."""
         return None
 
-    def _order(self) -> Batches:
+    def _order(self) -> BatchOrder:
         """The order of the training examples."""
         return Order(len(self._splits["train"]), self.batch_size, self.seed)
 
@@ -227,10 +229,10 @@ class DataModule(L.LightningDataModule, ABC):
             self._generators[device] = torch.Generator(device)
         generator = self._generators[device]
         rank, world = self._rank_and_world()
-        end, block = self.position.batches, self.position.block
+        end, block = self.position.batches, self.position.batches_per_fetch
         noise = torch.empty((block, self.batch_size, *shape), device=device)
         for n, part in zip(range(end - block, end), noise, strict=True):
-            generator.manual_seed(mix(self.seed, n, stream))
+            generator.manual_seed(derive_seed(self.seed, n, stream))
             part.uniform_(-1, 1, generator=generator)
         return noise[:, rank_slice(self.batch_size, rank, world)].flatten(0, 1)
 
@@ -238,7 +240,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.setup()
         source = self._splits[split]
         rank, world = self._rank_and_world()
-        loader = EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.note)
+        loader = EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.record_skipped)
         self._loaders.add(loader)
         return loader
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .base import DataModule
-from .download import damaged, downloading
+from .download import damaged_file_error, download_errors
 from .sources import Source, Tensors
 from .spec import DataSpec
 
@@ -48,7 +48,7 @@ class CIFAR10(DataModule):
         """Download and verify, unless all six files are there; a complete folder may be read-only."""
         if all((self.raw / name).is_file() for name in FILES):
             return
-        with downloading("cifar10", self.raw, "the six .bin files of cifar-10-binary.tar.gz"):
+        with download_errors("cifar10", self.raw, "the six .bin files of cifar-10-binary.tar.gz"):
             from torchvision.datasets.utils import download_and_extract_archive
 
             download_and_extract_archive(URL, str(self.raw.parent), md5=MD5)
@@ -64,5 +64,5 @@ class CIFAR10(DataModule):
     @staticmethod
     def _read(path: Path) -> np.ndarray:
         if not path.is_file() or path.stat().st_size != ROWS * ROW:
-            raise damaged(path)
+            raise damaged_file_error(path)
         return np.fromfile(path, np.uint8).reshape(ROWS, ROW)

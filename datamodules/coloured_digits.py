@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from .digits import Digits
 from .errors import UserError
-from .order import mix
-from .sides import PairData, Sides
+from .order import derive_seed
+from .pair_data import PairData, PairSource
 from .sources import Source, Tensors
 from .spec import DataSpec
 
@@ -71,18 +71,18 @@ class ColouredDigits(PairData):
         """Colour the digits of each split."""
         return {split: self._coloured(split, digits) for split, digits in Digits().splits().items()}
 
-    def _coloured(self, split: str, digits: Source) -> Sides:
+    def _coloured(self, split: str, digits: Source) -> PairSource:
         mask = masks(digits.fetch(torch.arange(len(digits)))["x"], self.side_length)
         if split == "train":
             digit, colour = torch.cartesian_prod(torch.arange(len(mask)), torch.arange(len(COLOURS))).unbind(1)
             first, second = slice(TRAIN), slice(TRAIN, None)
         else:
             digit = torch.arange(len(mask))
-            generator = torch.Generator().manual_seed(mix("coloured-digits", split))
+            generator = torch.Generator().manual_seed(derive_seed("coloured-digits", split))
             colour = torch.randint(len(COLOURS), digit.shape, generator=generator)
             first = second = slice(None)
         if self.paired:
             second = first
         a = paint(mask[digit[first]], colour[first], ground=False)
         b = paint(mask[digit[second]], colour[second], ground=True)
-        return Sides(*self.ordered(Tensors(x=a), Tensors(x=b)))
+        return PairSource(*self.swap_for_direction(Tensors(x=a), Tensors(x=b)))

@@ -21,7 +21,7 @@ FORMS = "images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in
 X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")
 
 
-class Examples(Protocol):
+class MapDataset(Protocol):
     """Any map-style Dataset."""
 
     def __len__(self) -> int: ...
@@ -163,7 +163,7 @@ class Adapted:
         spec: what its examples must look like.
     """
 
-    def __init__(self, dataset: Examples, spec: DataSpec) -> None:
+    def __init__(self, dataset: MapDataset, spec: DataSpec) -> None:
         self.dataset, self.spec = dataset, spec
 
     def __len__(self) -> int:
@@ -207,9 +207,9 @@ class Custom(DataModule):
 
     def __init__(
         self,
-        train: Examples,
-        val: Examples | None = None,
-        test: Examples | None = None,
+        train: MapDataset,
+        val: MapDataset | None = None,
+        test: MapDataset | None = None,
         *,
         num_classes: int = 0,
         **options: Any,

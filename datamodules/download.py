@@ -12,7 +12,7 @@ from .errors import UserError
 
 
 @contextmanager
-def downloading(name: str, folder: Path, by_hand: str) -> Iterator[None]:
+def download_errors(name: str, folder: Path, by_hand: str) -> Iterator[None]:
     """Turn any failure of a download into one clear error.
 
     Args:
@@ -34,7 +34,7 @@ def downloading(name: str, folder: Path, by_hand: str) -> Iterator[None]:
         ) from error
 
 
-def damaged(path: Path) -> UserError:
+def damaged_file_error(path: Path) -> UserError:
     """The error for a file that is missing or has the wrong size."""
     state = "is damaged: delete it" if path.exists() else "is missing: call prepare_data(), or delete what is beside it"
     return UserError(f"{path} {state} and start again, it will be downloaded anew")

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 class UserError(ValueError):
     """A mistake in what was asked for. The text says what was given, what is possible and what to try."""
 
-    of_this_rank = False  # of several processes only this one has met it, so it speaks for itself
+    rank_local = False  # of several processes only this one has met it, so it speaks for itself
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:

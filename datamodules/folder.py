@@ -52,7 +52,7 @@ class Folder(ImageFiles):
     def splits(self) -> dict[str, Source]:
         """Read the images, or prepare to read them batch by batch."""
         names, number = self.names, {name: k for k, name in enumerate(self.classes)}
-        loaded = self.in_memory(self.reader, len(names))
+        loaded = self.fits_in_memory(self.reader, len(names))
         sources: dict[str, Source] = {}
         for split, part in self._parts.items():
             paths = [str(self.root / names[k]) for k in part]
@@ -62,4 +62,4 @@ class Folder(ImageFiles):
 
     def report(self) -> str | None:
         """How many images were skipped, and which."""
-        return self.skipped_of(f"{len(self.names)} images in {self.root}")
+        return self.skipped_summary(f"{len(self.names)} images in {self.root}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from .base import DataModule
 from .errors import UserError, unknown
 from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
-from .order import mix
+from .order import derive_seed
 from .sources import Source, Tensors
 
 ACCEPTED = ", ".join(SUFFIXES)
@@ -44,7 +44,7 @@ def split_by_hash(names: list[str], fraction: float) -> dict[str, list[int]]:
         names: all different.
         fraction: expected share of val, and of test.
     """
-    score = {k: mix(name) / 2**56 for k, name in enumerate(names)}
+    score = {k: derive_seed(name) / 2**56 for k, name in enumerate(names)}
     ranked = sorted(score, key=lambda k: score[k])
     test = sum(s < fraction for s in score.values())
     val = sum(fraction <= s < 2 * fraction for s in score.values())
@@ -99,7 +99,7 @@ class ImageFiles(DataModule):
         self.on_error, self.val_fraction, self.memory = on_error, val_fraction, memory
         self.skipped: dict[str, str] = {}
 
-    def note(self, skipped: list[tuple[str, str]]) -> None:
+    def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Warn of each unreadable image once, or stop."""
         for path, reason in skipped:
             if self.on_error == "raise":
@@ -108,14 +108,14 @@ class ImageFiles(DataModule):
                 self.skipped[path] = reason
                 warnings.warn(f"skipped {path}: cannot be read ({reason})", stacklevel=2)
 
-    def skipped_of(self, what: str) -> str | None:
+    def skipped_summary(self, what: str) -> str | None:
         """How many of ``what`` were skipped, and which, if any."""
         if not self.skipped:
             return None
         some = ", ".join(list(self.skipped)[:5]) + (", ..." if len(self.skipped) > 5 else "")
         return f"{len(self.skipped)} of {what} could not be read: {some}"
 
-    def in_memory(self, reader: Reads, count: int) -> bool:
+    def fits_in_memory(self, reader: Reads, count: int) -> bool:
         """Whether that many images fit; then no workers are needed."""
         channels, height, width = reader.shape
         fits = count * channels * height * width <= self.memory * 2**30
@@ -136,7 +136,7 @@ class ImageFiles(DataModule):
         if not loaded:
             return Files(reader, paths, y, training)
         x, kept, skipped = read_all(reader, paths)
-        self.note(skipped)
+        self.record_skipped(skipped)
         if training and not len(kept):
             path, reason = skipped[0]
             where = os.path.commonpath([os.path.dirname(path) for path in paths])

@@ -57,7 +57,7 @@ class Reader(NamedTuple):
 
     def __call__(self, path: str | Path) -> np.ndarray:
         """Read one file; raises whatever Pillow raises on a broken one."""
-        return self.array(opened(path, 2 * max(self.height, self.width)))
+        return self.array(open_image(path, 2 * max(self.height, self.width)))
 
     def array(self, image: Image.Image) -> np.ndarray:
         """(C, H, W) uint8 of an image."""
@@ -70,7 +70,7 @@ class Reader(NamedTuple):
         return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
 
 
-def opened(path: str | Path, least: int = 0) -> Image.Image:
+def open_image(path: str | Path, least: int = 0) -> Image.Image:
     """The image of a file, upright and with 8 bits per channel.
 
     Args:
@@ -80,10 +80,10 @@ def opened(path: str | Path, least: int = 0) -> Image.Image:
     with open(path, "rb") as file, Image.open(file) as image:
         if least:
             image.draft(None, (least, least))
-        return on_white(ImageOps.exif_transpose(image))
+        return flatten_alpha(ImageOps.exif_transpose(image))
 
 
-def on_white(image: Image.Image) -> Image.Image:
+def flatten_alpha(image: Image.Image) -> Image.Image:
     """The image as 8 bits per channel, transparent parts on white."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image).astype(np.float64)
@@ -96,7 +96,7 @@ def on_white(image: Image.Image) -> Image.Image:
     return image
 
 
-class Look(NamedTuple):
+class ImageInfo(NamedTuple):
     """What the head of an image file tells.
 
     Args:
@@ -110,14 +110,14 @@ class Look(NamedTuple):
     kind: str
 
 
-def look(path: str) -> Look | None:
+def read_image_info(path: str) -> ImageInfo | None:
     """Size and kind of an image, without decoding it; None where that fails."""
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             # Pillow would decode a PNG in search of a rotation at its end.
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             width, height = image.size[::-1] if exif.get(ORIENTATION, 1) >= 5 else image.size
-            return Look(height, width, kind_of(image))
+            return ImageInfo(height, width, kind_of(image))
     except Exception:  # reading it will tell why
         return None
 
@@ -131,10 +131,10 @@ def kind_of(image: Image.Image) -> str:
     return {"RGB": "", "P": "", "1": "grey", "L": "grey"}.get(image.mode, image.mode)  # a palette's colours are RGB
 
 
-def survey(paths: list[str]) -> list[Look | None]:
+def read_image_infos(paths: list[str]) -> list[ImageInfo | None]:
     """Look at all files, in threads."""
     with ThreadPoolExecutor() as pool:
-        return list(track(pool.map(look, paths), "looking at images", len(paths), disable=len(paths) < 5000))
+        return list(track(pool.map(read_image_info, paths), "looking at images", len(paths), disable=len(paths) < 5000))
 
 
 def to_size(size: int | list[int]) -> tuple[int, int]:
@@ -145,7 +145,7 @@ def to_size(size: int | list[int]) -> tuple[int, int]:
     return height, width
 
 
-def attempt(reader: Reads, path: str) -> np.ndarray | str:
+def try_read(reader: Reads, path: str) -> np.ndarray | str:
     """The image, or why it cannot be read."""
     try:
         return reader(path)
@@ -165,7 +165,7 @@ def read_all(reader: Reads, paths: list[str]) -> tuple[Tensor, Tensor, Skipped]:
     kept: list[int] = []
     skipped: Skipped = []
     with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda path: attempt(reader, path), paths)
+        results = pool.map(lambda path: try_read(reader, path), paths)
         for k, result in enumerate(track(results, "reading images", len(paths), disable=len(paths) < 5000)):
             if isinstance(result, str):
                 skipped.append((paths[k], result))
@@ -210,7 +210,7 @@ class Files:
         """Image k, or the next readable one, and its position."""
         for step in range(len(self) if self.replace else 1):
             position = (k + step) % len(self)
-            image = attempt(self.reader, self.paths[position])
+            image = try_read(self.reader, self.paths[position])
             if not isinstance(image, str):
                 return image, position
             skipped.append((self.paths[position], image))

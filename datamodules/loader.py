@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .errors import UserError
-from .order import Batches, endless, rank_slice
+from .order import BatchOrder, endless, rank_slice
 from .sources import Batch, Source
 
 Note = Callable[[list[tuple[str, str]]], None]
@@ -24,12 +24,12 @@ Note = Callable[[list[tuple[str, str]]], None]
 class Position:
     """The whole state of a training stream: batches handed out since the start of the run.
 
-    ``block`` of them are handed out at once, one after the other in one batch of that many times the size; this saves a
-    loop its costs for each batch, and changes no batch.
+    ``batches_per_fetch`` of them are handed out at once, one after the other in one batch of that many times the size;
+    this saves a loop its costs for each batch, and changes no batch.
     """
 
     batches: int = 0
-    block: int = 1
+    batches_per_fetch: int = 1
 
 
 class _Fetching(Dataset):
@@ -93,44 +93,51 @@ class TrainLoader:
         rank: this process.
         world: number of processes.
         num_workers: processes that fetch ahead; 0 fetches here.
-        note: told of what the source had to skip.
+        record_skipped: told of what the source had to skip.
     """
 
     def __init__(
-        self, source: Source, order: Batches, position: Position, rank: int, world: int, num_workers: int, note: Note
+        self,
+        source: Source,
+        order: BatchOrder,
+        position: Position,
+        rank: int,
+        world: int,
+        num_workers: int,
+        record_skipped: Note,
     ) -> None:
         self.source, self.order, self.position = source, order, position
-        self.rank, self.world, self.num_workers, self.note = rank, world, num_workers, note
+        self.rank, self.world, self.num_workers, self.record_skipped = rank, world, num_workers, record_skipped
         self._ahead: Iterator[Batch] | None = None
         self._next = -1  # number of the batch that the workers deliver next
 
     def __len__(self) -> int:
-        return max(1, len(self.source) // (self.order.batch_size * self.position.block))
+        return max(1, len(self.source) // (self.order.batch_size * self.position.batches_per_fetch))
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(len(self)):
-            batch = self._fetch(self.position.batches, self.position.block)
-            self.position.batches += self.position.block
+            batch = self._fetch(self.position.batches, self.position.batches_per_fetch)
+            self.position.batches += self.position.batches_per_fetch
             yield batch
 
     def close(self) -> None:
         """Stop the workers."""
         self._ahead = None
 
-    def _fetch(self, n: int, block: int) -> Batch:
-        """This rank's share of global batch ``n``, and of the others of its block."""
+    def _fetch(self, n: int, batches_per_fetch: int) -> Batch:
+        """This rank's share of global batch ``n``, and of the others of its batches_per_fetch."""
         if self.num_workers == 0:
-            batch = self.source.fetch(self.order.batch(n, self.rank, self.world, block))
+            batch = self.source.fetch(self.order.batch(n, self.rank, self.world, batches_per_fetch))
         else:
             if self._ahead is None or self._next != n:
                 self._ahead = None  # stop the old workers before new ones start
                 # endless: workers do not pause between epochs
-                indices = endless(self.order, n, self.rank, self.world, block)
+                indices = endless(self.order, n, self.rank, self.world, batches_per_fetch)
                 self._ahead = iter(in_workers(self.source, indices, self.num_workers))
             batch = next(self._ahead)
-            self._next = n + block
+            self._next = n + batches_per_fetch
         if "skipped" in batch:
-            self.note(batch.pop("skipped"))
+            self.record_skipped(batch.pop("skipped"))
             if not len(batch["index"]):
                 raise UserError(f"no example of training batch {n} could be read")
         return batch
@@ -147,11 +154,13 @@ class EvalLoader:
         rank: this process.
         world: number of processes.
         num_workers: processes that fetch ahead; 0 fetches here.
-        note: told of what the source had to skip.
+        record_skipped: told of what the source had to skip.
     """
 
-    def __init__(self, source: Source, batch_size: int, rank: int, world: int, num_workers: int, note: Note) -> None:
-        self.source, self.note = source, note
+    def __init__(
+        self, source: Source, batch_size: int, rank: int, world: int, num_workers: int, record_skipped: Note
+    ) -> None:
+        self.source, self.record_skipped = source, record_skipped
         shares = [rows[rank_slice(len(rows), rank, world)] for rows in torch.arange(len(source)).split(batch_size)]
         self.shares: list[Tensor] = [rows for rows in shares if len(rows)]
         self.num_workers = num_workers
@@ -166,7 +175,7 @@ class EvalLoader:
             self._workers = in_workers(self.source, indices, self.num_workers, persistent=True)
         for batch in map(self.source.fetch, self.shares) if self._workers is None else self._workers:
             if "skipped" in batch:
-                self.note(batch.pop("skipped"))
+                self.record_skipped(batch.pop("skipped"))
             if len(batch["index"]):
                 yield batch
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import DataModule
-from .download import damaged, downloading
+from .download import damaged_file_error, download_errors
 from .sources import Source, Tensors
 from .spec import DataSpec
 
@@ -41,9 +41,9 @@ def read_idx(folder: Path, name: str) -> Tensor:
         else:
             data = gzip.decompress(packed.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise damaged(packed) from error
+        raise damaged_file_error(packed) from error
     if len(data) != size:
-        raise damaged(packed)
+        raise damaged_file_error(packed)
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy())
 
 
@@ -58,7 +58,7 @@ class MNIST(DataModule):
         options: those of every data set, see ``DataModule``.
     """
 
-    name_on_command_line: ClassVar[str] = "mnist"
+    dataset_name: ClassVar[str] = "mnist"
     folder: ClassVar[str] = "MNIST"  # also the name of torchvision's class
 
     def __init__(self, root: str = "data", **options: Any) -> None:
@@ -78,7 +78,7 @@ class MNIST(DataModule):
         """Download and verify, unless all four files are there; a complete folder may be read-only."""
         if all((self.raw / name).is_file() or (self.raw / f"{name}.gz").is_file() for name in FILES):
             return
-        with downloading(self.name_on_command_line, self.raw, ", ".join(f"{name}.gz" for name in FILES)):
+        with download_errors(self.dataset_name, self.raw, ", ".join(f"{name}.gz" for name in FILES)):
             from torchvision import datasets  # here: a second to import, and needed only once
 
             getattr(datasets, self.folder)(Path(self.root).expanduser(), download=True)
@@ -97,5 +97,5 @@ class MNIST(DataModule):
 class FashionMNIST(MNIST):
     """70,000 pieces of clothing 28x28 (Xiao et al. 2017), 10 classes; 31 MB, downloaded; split like MNIST."""
 
-    name_on_command_line = "fashion-mnist"
+    dataset_name = "fashion-mnist"
     folder = "FashionMNIST"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def mix(*numbers: int | str) -> int:
+def derive_seed(*numbers: int | str) -> int:
     """One seed in [0, 2**56) from several numbers or words; close inputs give unrelated seeds."""
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")
 
@@ -28,7 +28,7 @@ def fixed_split(size: int, val: int, test: int) -> dict[str, Tensor]:
         val: number of validation examples.
         test: number of test examples.
     """
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(mix("split", size)))
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed("split", size)))
     parts = order.split([test, val, size - val - test])
     return {"train": parts[2], "val": parts[1], "test": parts[0]}
 
@@ -54,16 +54,16 @@ class Order:
     def permutation(self, epoch: int) -> Tensor:
         """Order of pass ``epoch`` (N,); the last one asked for is kept."""
         if epoch != self._epoch:
-            self._generator.manual_seed(mix(self.seed, epoch, "order"))
+            self._generator.manual_seed(derive_seed(self.seed, epoch, "order"))
             self._permutation = torch.randperm(self.size, generator=self._generator)
             self._epoch = epoch
         return self._permutation
 
-    def batch(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Tensor:
-        """Positions of one rank's share of global batch ``n``: (B / world,); or of ``block`` batches, for one rank."""
-        assert block == 1 or world == 1, "only one rank gets several batches at once"
+    def batch(self, n: int, rank: int = 0, world: int = 1, batches_per_fetch: int = 1) -> Tensor:
+        """Positions of one rank's share of global batch ``n``, (B / world,); for one rank also of several batches."""
+        assert batches_per_fetch == 1 or world == 1, "only one rank gets several batches at once"
         share = rank_slice(self.batch_size, rank, world)
-        at, end = n * self.batch_size + share.start, (n + block - 1) * self.batch_size + share.stop
+        at, end = n * self.batch_size + share.start, (n + batches_per_fetch - 1) * self.batch_size + share.stop
         parts = []
         while at < end:
             epoch, offset = divmod(at, self.size)
@@ -83,25 +83,25 @@ class SideOrders:
 
     def __init__(self, sizes: tuple[int, int], batch_size: int, seed: int) -> None:
         self.batch_size = batch_size
-        self.sides = [Order(size, batch_size, mix(seed, side)) for size, side in zip(sizes, "ab", strict=True)]
+        self.sides = [Order(size, batch_size, derive_seed(seed, side)) for size, side in zip(sizes, "ab", strict=True)]
 
-    def batch(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Tensor:
+    def batch(self, n: int, rank: int = 0, world: int = 1, batches_per_fetch: int = 1) -> Tensor:
         """As of ``Order``, with a column for each side: (B / world, 2)."""
-        return torch.stack([side.batch(n, rank, world, block) for side in self.sides], 1)
+        return torch.stack([side.batch(n, rank, world, batches_per_fetch) for side in self.sides], 1)
 
 
-class Batches(Protocol):
+class BatchOrder(Protocol):
     """An order of training batches."""
 
     batch_size: int
 
-    def batch(self, n: int, rank: int = 0, world: int = 1, block: int = 1) -> Tensor:
-        """What to fetch for one rank's share of global batch ``n``, or of ``block`` batches."""
+    def batch(self, n: int, rank: int = 0, world: int = 1, batches_per_fetch: int = 1) -> Tensor:
+        """What to fetch for one rank's share of global batch ``n``, or of ``batches_per_fetch`` batches."""
         ...
 
 
-def endless(order: Batches, n: int, rank: int, world: int, block: int) -> Iterator[list]:
-    """Batches n, n + 1, ... of an order without end, as lists; ``block`` of them at once."""
+def endless(order: BatchOrder, n: int, rank: int, world: int, batches_per_fetch: int) -> Iterator[list]:
+    """Batches n, n + 1, ... of an order without end, as lists; ``batches_per_fetch`` of them at once."""
     while True:
-        yield order.batch(n, rank, world, block).tolist()
-        n += block
+        yield order.batch(n, rank, world, batches_per_fetch).tolist()
+        n += batches_per_fetch

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .errors import UserError, unknown
-from .order import mix
-from .sides import PairData, Sides
+from .order import derive_seed
+from .pair_data import PairData, PairSource
 from .sources import Source, Tensors
 from .spec import DataSpec
 
@@ -20,7 +20,7 @@ COLOURS = ((224, 32, 40), (240, 186, 0), (36, 168, 64), (0, 176, 208), (44, 72, 
 SMALLEST = 16  # pixels
 
 
-class Draws(NamedTuple):
+class ShapeParameters(NamedTuple):
     """What is drawn: (N,) each.
 
     Args:
@@ -38,7 +38,7 @@ class Draws(NamedTuple):
     radius: Tensor
 
 
-def draw(count: int, seed: int) -> Draws:
+def draw(count: int, seed: int) -> ShapeParameters:
     """Shapes, colours, sizes and places at random, all of them well inside the picture."""
     generator = torch.Generator().manual_seed(seed)
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
@@ -46,10 +46,10 @@ def draw(count: int, seed: int) -> Draws:
     x, y, radius = torch.rand((3, count), generator=generator)
     radius = 0.19 + 0.13 * radius
     reach = 0.42 - 1.1 * radius  # of the centre, either way from the middle
-    return Draws(shape, colour, 0.5 + reach * (2 * x - 1), 0.5 + reach * (2 * y - 1), radius)
+    return ShapeParameters(shape, colour, 0.5 + reach * (2 * x - 1), 0.5 + reach * (2 * y - 1), radius)
 
 
-def distance(draws: Draws, size: int) -> Tensor:
+def distance(draws: ShapeParameters, size: int) -> Tensor:
     """Pixels (N, size, size) to the border of the shape, negative inside; beyond a corner to the longer side's line."""
     at = torch.arange(size) + 0.5
     x = at.view(1, 1, -1) - size * draws.x.view(-1, 1, 1)
@@ -62,7 +62,7 @@ def distance(draws: Draws, size: int) -> Tensor:
     return torch.stack([circle, square, triangle])[draws.shape, torch.arange(len(draws.shape))]
 
 
-def paint(draws: Draws, size: int, filled: bool, black: bool = False) -> Tensor:
+def paint(draws: ShapeParameters, size: int, filled: bool, black: bool = False) -> Tensor:
     """Shapes on white, with smooth borders.
 
     Args:
@@ -122,9 +122,9 @@ class OutlineShapes(PairData):
         """Draw them."""
         return {split: self._drawn(split) for split in COUNTS}
 
-    def _drawn(self, split: str) -> Sides:
+    def _drawn(self, split: str) -> PairSource:
         size = self.side_length
-        outlines = draw(COUNTS[split], mix("outline-shapes", split, "a"))
-        shapes = outlines if self.has_pairs(split) else draw(COUNTS[split], mix("outline-shapes", split, "b"))
+        outlines = draw(COUNTS[split], derive_seed("outline-shapes", split, "a"))
+        shapes = outlines if self.has_pairs(split) else draw(COUNTS[split], derive_seed("outline-shapes", split, "b"))
         a = paint(outlines, size, filled=False, black=self.outline == "black")
-        return Sides(*self.ordered(Tensors(x=a), Tensors(x=paint(shapes, size, filled=True))))
+        return PairSource(*self.swap_for_direction(Tensors(x=a), Tensors(x=paint(shapes, size, filled=True))))

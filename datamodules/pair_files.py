@@ -9,15 +9,15 @@ from typing import Any
 
 from .errors import UserError
 from .image_files import ImageFiles, list_images, split_by_hash
-from .images import Look, survey, to_size
-from .sides import PairData
+from .images import ImageInfo, read_image_infos, to_size
+from .pair_data import PairData
 from .spec import DataSpec
 
 Parts = dict[str, list[str]]  # split -> paths
 SPLITS = ("train", "val", "test")
 
 
-def parts_of(folders: dict[str, Path], fraction: float) -> Parts:
+def split_paths(folders: dict[str, Path], fraction: float) -> Parts:
     """Paths of the train, val and test images of one side.
 
     Args:
@@ -68,7 +68,7 @@ class PairFiles(ImageFiles, PairData):
     """
 
     layout: str  # what ``root`` must hold, for messages
-    together: bool  # the two sides of an example belong together
+    is_paired: bool  # the two sides of an example belong together
 
     def __init__(
         self,
@@ -108,17 +108,17 @@ class PairFiles(ImageFiles, PairData):
         """Two sides (C, H, W) uint8; ``size`` counts the training files of the longer one, readable or not."""
         shape = (self.reader.channels, self.height, self.width)
         size = max(len(side["train"]) for side in self.parts)
-        return DataSpec(shape=shape, size=size, shape_b=shape, pairs="all" if self.together else "none")
+        return DataSpec(shape=shape, size=size, shape_b=shape, pairs="all" if self.is_paired else "none")
 
     def report(self) -> str | None:
         """How many images were converted, and how many could not be read."""
         count = sum(len(paths) for side in self.parts for paths in side.values())
-        what = f"{count // 2} pairs" if self.together else f"{count} images"
+        what = f"{count // 2} pairs" if self.is_paired else f"{count} images"
         where = " and ".join(map(str, self.folders or (self.root,)))
-        lines = [*self._converted, self.skipped_of(f"{what} in {where}")]
+        lines = [*self._converted, self.skipped_summary(f"{what} in {where}")]
         return "\n".join(line for line in lines if line) or None
 
-    def check(self, looks: dict[str, Look], where: str) -> None:
+    def check_image_sizes(self, looks: dict[str, ImageInfo], where: str) -> None:
         """Count what is converted, and refuse pictures that are smaller than the crop.
 
         Args:
@@ -148,7 +148,7 @@ def fitting(side: int) -> int:
     return max(4, side - side % 4)
 
 
-def look_at(parts: Parts) -> dict[str, Look]:
+def look_at(parts: Parts) -> dict[str, ImageInfo]:
     """Size and kind of the readable images of all splits."""
     paths = [path for part in parts.values() for path in part]
-    return {path: seen for path, seen in zip(paths, survey(paths), strict=True) if seen is not None}
+    return {path: seen for path, seen in zip(paths, read_image_infos(paths), strict=True) if seen is not None}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .errors import UserError
 from .image_files import list_images
-from .images import Look, Reader, opened
-from .pair_files import PairFiles, Parts, look_at, parts_of, split_folders
+from .images import ImageInfo, Reader, open_image
+from .pair_files import PairFiles, Parts, look_at, split_folders, split_paths
 from .sources import Batch, Source
 
 
@@ -40,7 +40,7 @@ class PairReader(NamedTuple):
         if self.partners:
             sides = [self.reader(path), self._partner(self.partners[path])]
         else:
-            both = opened(path)
+            both = open_image(path)
             half, height = both.width // 2, both.height
             sides = [self.reader.array(both.crop((x, 0, x + half, height))) for x in (0, half)]
         return np.concatenate(sides[::-1] if self.swapped else sides)
@@ -87,7 +87,7 @@ def by_stem(folder: Path) -> dict[str, str]:
     return found
 
 
-def partners(a: Path, b: Path) -> dict[str, str]:
+def match_by_stem(a: Path, b: Path) -> dict[str, str]:
     """File of side a -> file of side b, of equal names but for the suffix.
 
     Raises:
@@ -114,12 +114,12 @@ class Paired(PairFiles):
     """
 
     layout = "side-by-side pictures"
-    together = True
+    is_paired = True
 
     @cached_property
     def partners(self) -> dict[str, str]:
         """File of side a -> file of side b; empty where a file holds both."""
-        return {} if self.folders is None else partners(*self.folders)
+        return {} if self.folders is None else match_by_stem(*self.folders)
 
     @cached_property
     def parts(self) -> tuple[Parts, Parts]:
@@ -127,7 +127,7 @@ class Paired(PairFiles):
         folder = self.root if self.folders is None else self.folders[0]
         assert folder is not None
         other = self.partners  # first, so that unequal names are told before anything else
-        a = parts_of(split_folders(folder), self.val_fraction)
+        a = split_paths(split_folders(folder), self.val_fraction)
         return a, {split: [other.get(path, path) for path in paths] for split, paths in a.items()}
 
     def splits(self) -> dict[str, Source]:
@@ -137,7 +137,7 @@ class Paired(PairFiles):
         else:
             self._check_folders(*self.folders)
         reader = PairReader(self.reader, self.partners, self.direction == "b2a")
-        loaded = self.in_memory(reader, sum(map(len, self.parts[0].values())))
+        loaded = self.fits_in_memory(reader, sum(map(len, self.parts[0].values())))
         parts = self.parts[0].items()
         return {split: Halves(self.source(reader, paths, split == "train", loaded)) for split, paths in parts}
 
@@ -159,7 +159,7 @@ class Paired(PairFiles):
                     f"{self.height}x{self.width}: is it two pictures side by side? try another --data.size, or "
                     "--data.crop stretch; sides in two folders are given by --data.a and --data.b"
                 )
-        self.check(looks, f"{self.root} (halves)")
+        self.check_image_sizes(looks, f"{self.root} (halves)")
 
     def _check_folders(self, a: Path, b: Path) -> None:
         """Raises UserError for two pictures that the crop would move against each other."""
@@ -172,9 +172,9 @@ class Paired(PairFiles):
                     "the sides of a pair need equal proportions; --data.crop stretch makes them equal"
                 )
         for seen, folder in zip(looks, (a, b), strict=True):
-            self.check(seen, str(folder))
+            self.check_image_sizes(seen, str(folder))
 
 
-def alike(a: Look, b: Look) -> bool:
+def alike(a: ImageInfo, b: ImageInfo) -> bool:
     """Whether two pictures have equal proportions, but for a pixel."""
     return abs(a.height * b.width - b.height * a.width) <= max(*a[:2], *b[:2])

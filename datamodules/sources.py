@@ -68,7 +68,7 @@ def subsets(source: Source, parts: dict[str, Tensor]) -> dict[str, Source]:
     return {name: Subset(source, rows) for name, rows in parts.items()}
 
 
-def binarized(source: Source, values: str, seed: int) -> tuple[Tensors, list[tuple[str, str]]]:
+def binarize_source(source: Source, values: str, seed: int) -> tuple[Tensors, list[tuple[str, str]]]:
     """A copy of all examples in memory, binarised once by coin flips from a fixed seed.
 
     Returns:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .base import DataModule
 from .mnist import MNIST
-from .order import mix
+from .order import derive_seed
 from .sources import Batch, Source
 from .spec import DataSpec
 
@@ -18,18 +18,18 @@ SIZES = {"train": 128_000, "val": 5_000, "test": 26_000}
 
 
 @runtime_checkable
-class Stacked(Protocol):
+class StackedData(Protocol):
     """Data whose channels are examples of another data set, by which an evaluation tells the class of a sample.
 
-    The class of an example is made of the channels' classes by ``joined``.
+    The class of an example is made of the channels' classes by ``joint_class``.
     """
 
-    def stacked_of(self) -> tuple[str, DataSpec]:
+    def channel_dataset(self) -> tuple[str, DataSpec]:
         """The other data set: its name in ``DATASETS`` and its spec."""
         ...
 
 
-def joined(classes: Tensor, base: int) -> Tensor:
+def joint_class(classes: Tensor, base: int) -> Tensor:
     """Classes (B, S) in [0, K) of the channels -> (B,) in [0, K^S): the number with these digits, the first leading.
 
     Args:
@@ -40,7 +40,7 @@ def joined(classes: Tensor, base: int) -> Tensor:
     return (classes * values).sum(1)  # a matrix product of integers exists on the CPU only
 
 
-class Stack:
+class StackedSource:
     """Examples of another source, several stacked along the channels of each.
 
     Args:
@@ -60,7 +60,7 @@ class Stack:
         rows = self.rows.index_select(0, index)  # (B, S)
         batch = self.source.fetch(rows.flatten())
         x = batch["x"].unflatten(0, rows.shape).flatten(1, 2)  # (B, S * C, H, W)
-        return {"x": x, "y": joined(batch["y"].view(rows.shape), self.base), "index": index}
+        return {"x": x, "y": joint_class(batch["y"].view(rows.shape), self.base), "index": index}
 
 
 class StackedMNIST(DataModule):
@@ -84,9 +84,9 @@ class StackedMNIST(DataModule):
         channels, *side = self.digits.spec.shape
         return DataSpec(shape=(3 * channels, *side), size=SIZES["train"], num_classes=self.digits.spec.num_classes**3)
 
-    def stacked_of(self) -> tuple[str, DataSpec]:
+    def channel_dataset(self) -> tuple[str, DataSpec]:
         """MNIST."""
-        return MNIST.name_on_command_line, self.digits.spec
+        return MNIST.dataset_name, self.digits.spec
 
     def prepare_data(self) -> None:
         """Download and verify the digits, unless they are there."""
@@ -96,7 +96,7 @@ class StackedMNIST(DataModule):
         """Read the digits and draw the triples."""
         sources: dict[str, Source] = {}
         for split, digits in self.digits.splits().items():
-            generator = torch.Generator().manual_seed(mix("stacked-mnist", split))
+            generator = torch.Generator().manual_seed(derive_seed("stacked-mnist", split))
             rows = torch.randint(len(digits), (SIZES[split], 3), generator=generator)
-            sources[split] = Stack(digits, rows, self.digits.spec.num_classes)
+            sources[split] = StackedSource(digits, rows, self.digits.spec.num_classes)
         return sources

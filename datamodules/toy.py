@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import DataModule
 from .errors import unknown
-from .order import mix
+from .order import derive_seed
 from .sources import Source, Tensors
 from .spec import DataSpec
 
@@ -103,6 +103,6 @@ class Toy(DataModule):
         draw, _ = POINTS[self.points]
         sources: dict[str, Source] = {}
         for split, n in SIZES.items():
-            x, y = draw(n, torch.Generator().manual_seed(mix(self.points, split)))
+            x, y = draw(n, torch.Generator().manual_seed(derive_seed(self.points, split)))
             sources[split] = Tensors(x=x) if y is None else Tensors(x=x, y=y)
         return sources

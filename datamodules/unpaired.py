@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import UserError
-from .pair_files import SPLITS, PairFiles, Parts, look_at, parts_of, split_folders
-from .sides import Sides
+from .pair_data import PairSource
+from .pair_files import SPLITS, PairFiles, Parts, look_at, split_folders, split_paths
 from .sources import Source
 
 
@@ -40,7 +40,7 @@ class Unpaired(PairFiles):
     """
 
     layout = "trainA and trainB, and testA, testB, valA, valB where there are"
-    together = False
+    is_paired = False
 
     @cached_property
     def parts(self) -> tuple[Parts, Parts]:
@@ -50,7 +50,7 @@ class Unpaired(PairFiles):
             folders = [split_folders(folder) for folder in self.folders]
         else:
             folders = [side_folders(self.root, letter) for letter in "AB"]
-        a, b = (parts_of(found, self.val_fraction) for found in folders)
+        a, b = (split_paths(found, self.val_fraction) for found in folders)
         for split in ("val", "test"):
             if not a[split] or not b[split]:  # one side is too small to spare any: then training stands in for both
                 for parts in (a, b):
@@ -62,11 +62,11 @@ class Unpaired(PairFiles):
         """Read the images of both sides, or prepare to read them batch by batch."""
         places = self.folders or (f"{self.root}/*A", f"{self.root}/*B")
         for parts, where in zip(self.parts, places, strict=True):
-            self.check(look_at(parts), str(where))
-        loaded = self.in_memory(self.reader, sum(len(paths) for parts in self.parts for paths in parts.values()))
+            self.check_image_sizes(look_at(parts), str(where))
+        loaded = self.fits_in_memory(self.reader, sum(len(paths) for parts in self.parts for paths in parts.values()))
         sides = (
             {split: self.source(self.reader, paths, split == "train", loaded) for split, paths in parts.items()}
             for parts in self.parts
         )
-        a, b = self.ordered(*sides)
-        return {split: Sides(a[split], b[split]) for split in a}
+        a, b = self.swap_for_direction(*sides)
+        return {split: PairSource(a[split], b[split]) for split in a}

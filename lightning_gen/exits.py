@@ -23,7 +23,7 @@ class Stopped(Exception):
         self.signum, self.folder, self.requeued = signum, folder, requeued
         self.status = 128 + signum if status is None else status  # of the process
 
-    def next(self) -> str:
+    def resume_hint(self) -> str:
         """How the run goes on."""
         if self.requeued:
             return "The job is in the queue again and goes on by itself"
@@ -40,7 +40,7 @@ class Interrupted(BaseException):
 class RankLost(UserError):
     """Another process of the run was killed, or is silent."""
 
-    of_this_rank = True
+    rank_local = True
 
 
 def rank() -> int:
@@ -48,21 +48,21 @@ def rank() -> int:
     return getattr(rank_zero_only, "rank", None) or 0
 
 
-def first_rank() -> bool:
+def is_global_zero() -> bool:
     """Whether this process is the one that writes and speaks."""
     return rank() == 0
 
 
-def run(main: Callable[[list[str]], None]) -> NoReturn:
+def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Call a script's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
     sys.path.insert(0, ".")  # import paths of the user's own
     try:
         main(sys.argv[1:])
-        leave_group()
+        destroy_gloo_group()
     except Stopped as stop:
-        if first_rank():  # at once: where the job is in the queue again, Slurm ends this attempt
-            print(f"{stop}; everything is saved. {stop.next()}", flush=True)
-        leave_group()
+        if is_global_zero():  # at once: where the job is in the queue again, Slurm ends this attempt
+            print(f"{stop}; everything is saved. {stop.resume_hint()}", flush=True)
+        destroy_gloo_group()
         sys.exit(stop.status)
     except RankLost as error:
         _complain(error)
@@ -73,12 +73,12 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
     except OSError as error:  # a full disk, a folder that cannot be written; checkpoints are whole in any case
-        _complain(error_here(f"{error.strerror or error}: {error.filename or 'while writing'}"))
+        _complain(rank_local_error(f"{error.strerror or error}: {error.filename or 'while writing'}"))
         sys.exit(2)
     sys.exit(0)
 
 
-def leave_group() -> None:
+def destroy_gloo_group() -> None:
     """Take down gloo's process group: its threads may abort a process that leaves just after a collective.
 
     Lightning does so for NCCL alone.
@@ -88,16 +88,16 @@ def leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def error_here(text: str) -> UserError:
+def rank_local_error(text: str) -> UserError:
     """An error that this process has met, and others perhaps not."""
     error = UserError(text)
-    error.of_this_rank = True
+    error.rank_local = True
     return error
 
 
 def _complain(error: UserError) -> None:
     """One line; about what all ranks meet alike the first one speaks alone."""
-    if first_rank():
+    if is_global_zero():
         print(f"error: {error}", file=sys.stderr, flush=True)
-    elif error.of_this_rank:
+    elif error.rank_local:
         print(f"error on rank {rank()}: {error}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=Non
 
 
 @contextmanager
-def trusting(prefixes: Sequence[str] | None) -> Iterator[None]:
+def trusted_imports(prefixes: Sequence[str] | None) -> Iterator[None]:
     """Inside, import paths are followed only below these modules; a checkpoint is opened in this way.
 
     The outermost call counts: what a checkpoint opens in turn cannot widen it.
@@ -45,7 +45,7 @@ def resolve(name: str | T, table: Mapping[str, T], kind: str) -> T:
         kind: what the table holds, for the error's text.
 
     Raises:
-        UserError: for an unknown name, a path that cannot be imported, or one outside ``trusting``.
+        UserError: for an unknown name, a path that cannot be imported, or one outside ``trusted_imports``.
     """
     if not isinstance(name, str):
         return name
@@ -90,7 +90,7 @@ def _check_trust(home: str, path: str) -> None:
         raise UserError(f"checkpoint asks to import {path!r}: pass trust=[{module!r}] to load(), or --trust {module}")
 
 
-def joined(
+def join_nested_paths(
     given: Mapping[str, Any], table: Mapping[str, Any], leaves: frozenset[str], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
     """Names and values, with the keys of an import path, which a command line delivers nested, joined by dots.
@@ -104,25 +104,25 @@ def joined(
     for key, value in given.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value and name not in table and not leaves & set(value):
-            yield from joined(value, table, leaves, f"{name}.")
+            yield from join_nested_paths(value, table, leaves, f"{name}.")
         else:
             yield name, value
 
 
-def plain(value: Any) -> Any:
+def to_serializable(value: Any) -> Any:
     """A hyper-parameter as ``torch.load(weights_only=True)`` accepts it.
 
     Numbers, strings and None stay; lists and tuples become lists, mappings dicts with string keys, classes and
     functions their import path, and any other object "<instance of module.Class>", which no name resolves to.
     """
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return to_serializable(value.item())
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(v) for key, v in value.items()}
+        return {str(key): to_serializable(v) for key, v in value.items()}
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return [plain(v) for v in value]
+        return [to_serializable(v) for v in value]
     if isinstance(value, type) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
     return f"<instance of {type(value).__module__}.{type(value).__qualname__}>"
@@ -138,7 +138,7 @@ def expect_class(value: Any, base: type, what: str) -> None:
         raise UserError(f"{what} is no {base.__name__}")
 
 
-def at_least_one(**numbers: int) -> None:
+def check_at_least_one(**numbers: int) -> None:
     """Refuse counts and sizes below 1.
 
     Raises:

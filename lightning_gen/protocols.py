@@ -53,10 +53,10 @@ class SamplesClasses(Samples, Protocol):
 
 
 @runtime_checkable
-class Adversarial(Samples, Protocol):
+class Discriminates(Samples, Protocol):
     """Makes new examples, and has a discriminator that can be asked."""
 
-    def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def discriminate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) where the model takes them -> logits (B,), above 0 for what looks real.
 
         Raises:
@@ -73,7 +73,7 @@ class Posterior(Protocol):
 
 
 @runtime_checkable
-class DrawsCodes(Protocol):
+class SamplesLatents(Protocol):
     """Has a distribution of codes, from which its samples come."""
 
     draw_dim: int  # numbers that one draw takes
@@ -83,14 +83,14 @@ class DrawsCodes(Protocol):
 
 
 @runtime_checkable
-class RanksLatents(Protocol):
+class HasLatentKL(Protocol):
     """Knows after a validation how much each latent dimension carries."""
 
     kl_per_dimension: Tensor
 
 
 @runtime_checkable
-class Decodes(DrawsCodes, Protocol):
+class Decodes(SamplesLatents, Protocol):
     """Makes its samples of codes that it draws."""
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -106,7 +106,7 @@ class CodeLayout(Protocol):
 
 
 @runtime_checkable
-class HasCodes(Decodes, Protocol):
+class HasInfoGANCodes(Decodes, Protocol):
     """Draws codes that stand for something beside its latents."""
 
     codes: CodeLayout | None
@@ -126,7 +126,7 @@ class Translates(Protocol):
 class TokenStream(Protocol):
     """The distribution of a row of tokens, one token after the other, for a fixed block of n rows."""
 
-    def next(self, previous: Tensor | None) -> Tensor:
+    def next_logits(self, previous: Tensor | None) -> Tensor:
         """Tokens (n,) chosen last, None at the start -> logits (n, vocab) of the next, float32."""
 
 

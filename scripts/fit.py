@@ -1,7 +1,7 @@
 """Train a model: ``python scripts/fit.py --model vae``; without arguments it lists models and data."""
 
 from lightning_gen.commands.fit import main
-from lightning_gen.exits import run
+from lightning_gen.exits import run_main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

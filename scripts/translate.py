@@ -1,7 +1,7 @@
 """Translate pictures: ``python scripts/translate.py RUN photos --out translated --direction a2b``."""
 
 from lightning_gen.commands.translate import main
-from lightning_gen.exits import run
+from lightning_gen.exits import run_main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -64,7 +64,7 @@ class _Walk:
     def __init__(self, model, n):
         self.model, self.n = model, n
 
-    def next(self, previous):
+    def next_logits(self, previous):
         if previous is None:
             return torch.zeros(self.n, 4)
         last = nn.functional.one_hot(previous, 4).float()

@@ -11,7 +11,7 @@ from torch import nn
 from lightning_gen.models.vae import VAE
 from lightning_gen.networks import NETWORKS, Network
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 
 
 class SameOnAllRanks(L.Callback):
@@ -93,7 +93,7 @@ class Duel(GenerativeModule):
         return -self.critic(fake).mean(), {}
 
     def sample(self, n, y=None, seed=0, start=0):
-        return self.network("generator")(numbered(range(start, start + n), (4,), seed, "sample"))
+        return self.network("generator")(indexed_noise(range(start, start + n), (4,), seed, "sample"))
 
     def after_step(self, player):
         self.moves.append(player)

@@ -14,11 +14,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT
-from lightning_gen.objectives.codes import Codes
+from lightning_gen.objectives.codes import InfoGANCodes
 from lightning_gen.objectives.penalties import (
     NEEDS_GRADIENT,
     PENALTIES,
-    Game,
+    DiscriminatorStep,
     auto_gamma,
     check_penalisable,
     dragan,
@@ -42,11 +42,11 @@ def close(actual: Tensor, expected: Any, tolerance: float = 1e-6) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def game(critic: Any, shape: tuple[int, ...] = (3,), size: int = 6, **parts: Any) -> Game:
+def game(critic: Any, shape: tuple[int, ...] = (3,), size: int = 6, **parts: Any) -> DiscriminatorStep:
     real, fake = normal(size, *shape, seed=1), normal(size, *shape, seed=2) - 1
     noise, anchors = normal(size, 1 + math.prod(shape), seed=3), torch.tensor([0.5, -0.5])
     given = {"real": real, "fake": fake, "noise": noise, "anchors": anchors} | parts
-    return Game(critic, real_logits=critic(given["real"]), fake_logits=critic(given["fake"]), **given)
+    return DiscriminatorStep(critic, real_logits=critic(given["real"]), fake_logits=critic(given["fake"]), **given)
 
 
 # Pairs of losses ------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_players_pull_the_logits_apart_and_up(name: str):
 def test_only_a_paired_generator_looks_at_the_real(name: str):
     pair, fake = ADVERSARIAL[name], normal(5)
     same = torch.equal(pair.generator(normal(5, seed=1), fake), pair.generator(normal(5, seed=2), fake))
-    assert same != pair.paired
+    assert same != pair.needs_real_logits
 
 
 @EVERY_PAIR
@@ -269,7 +269,7 @@ def test_penalties_stay_in_float32_under_autocast(name: str, eager: bool):
 
 def test_penalties_take_fakes_of_half_precision():
     s = game(linear)
-    half = Game(linear, s.real, s.fake.bfloat16(), s.noise, s.real_logits, s.fake_logits, s.anchors)
+    half = DiscriminatorStep(linear, s.real, s.fake.bfloat16(), s.noise, s.real_logits, s.fake_logits, s.anchors)
     for name in GRADIENTS:
         close(PENALTIES[name](half), PENALTIES[name](s))
     half.real_logits, half.anchors = s.real_logits.bfloat16(), s.anchors.bfloat16()
@@ -283,7 +283,7 @@ def test_a_step_with_a_penalty_is_one_graph(penalty: str):
     def loss(real: Tensor, fake: Tensor, noise: Tensor) -> Tensor:
         critic = logits_of(network)
         r, f = critic(real), critic(fake)
-        s = Game(critic, real, fake, noise, r, f, torch.zeros(2))
+        s = DiscriminatorStep(critic, real, fake, noise, r, f, torch.zeros(2))
         return (ADVERSARIAL["hinge"].discriminator(r, f) + 5 * PENALTIES[penalty](s)).mean()
 
     given = normal(6, 3, seed=1), normal(6, 3, seed=2), normal(6, 4, seed=3)
@@ -332,13 +332,13 @@ def test_penalties_parse_as_terms():
 
 
 def test_codes_count_their_columns():
-    codes = Codes([10, 3], 2, start=62)
-    assert (codes.dim, codes.draw_dim, codes.outputs, codes.start) == (15, 4, 15, 62)
+    codes = InfoGANCodes([10, 3], 2, start=62)
+    assert (codes.dim, codes.draw_dim, codes.num_outputs, codes.start) == (15, 4, 15, 62)
     assert (codes.categorical, codes.continuous) == ((10, 3), 2)
 
 
 def test_draws_are_uniform():
-    codes = Codes([4, 3], 2)
+    codes = InfoGANCodes([4, 3], 2)
     c = codes.draw(normal(20000, codes.draw_dim))
     assert c.shape == (20000, 9) and c.dtype == torch.float32
     for block in c.split([4, 3, 2], dim=1)[:2]:
@@ -350,37 +350,37 @@ def test_draws_are_uniform():
 
 
 def test_a_draw_follows_its_noise():
-    codes, noise = Codes([2, 5], 1), torch.tensor([[-1.0, 0.0, 0.0], [1.0, 40.0, 40.0], [0.5, -40.0, -40.0]])
+    codes, noise = InfoGANCodes([2, 5], 1), torch.tensor([[-1.0, 0.0, 0.0], [1.0, 40.0, 40.0], [0.5, -40.0, -40.0]])
     one, five = F.one_hot(torch.tensor([0, 1, 1]), 2), F.one_hot(torch.tensor([2, 4, 0]), 5)
     close(codes.draw(noise), torch.cat([one, five, torch.tensor([[0.0], [1.0], [-1.0]])], dim=1))
 
 
 def test_what_knows_nothing_is_surprised_by_the_entropy():
-    codes = Codes([10, 3])
+    codes = InfoGANCodes([10, 3])
     c = codes.draw(normal(5, 2))
-    close(codes.surprise(torch.full((5, 13), 0.7), c), math.log(10) + math.log(3))
+    close(codes.negative_log_likelihood(torch.full((5, 13), 0.7), c), math.log(10) + math.log(3))
 
 
 def test_what_reads_the_codes_is_not_surprised():
-    codes = Codes([10, 3], 2)
+    codes = InfoGANCodes([10, 3], 2)
     c = codes.draw(normal(5, 4))
     sure = torch.cat([50 * c[:, :13], c[:, 13:]], dim=1)
-    close(codes.surprise(sure, c), math.log(2 * math.pi))
+    close(codes.negative_log_likelihood(sure, c), math.log(2 * math.pi))
     sure[:, 13] += 2.0
-    close(codes.surprise(sure, c), math.log(2 * math.pi) + 2.0)
+    close(codes.negative_log_likelihood(sure, c), math.log(2 * math.pi) + 2.0)
 
 
-@pytest.mark.parametrize("codes", [Codes([4]), Codes([4, 2], 3), Codes(continuous=2)])
-def test_surprise_is_that_of_the_distributions(codes: Codes):
-    c, out = codes.draw(normal(6, codes.draw_dim)), normal(6, codes.outputs, seed=1)
+@pytest.mark.parametrize("codes", [InfoGANCodes([4]), InfoGANCodes([4, 2], 3), InfoGANCodes(continuous=2)])
+def test_surprise_is_that_of_the_distributions(codes: InfoGANCodes):
+    c, out = codes.draw(normal(6, codes.draw_dim)), normal(6, codes.num_outputs, seed=1)
     sizes = [*codes.categorical, codes.continuous]
     *logits, mean = out.split(sizes, dim=1)
     *one_hot, values = c.split(sizes, dim=1)
     expected = -torch.distributions.Normal(mean, 1.0).log_prob(values).sum(1)
     for row, hot in zip(logits, one_hot, strict=True):
         expected = expected - torch.distributions.Categorical(logits=row).log_prob(hot.argmax(1))
-    close(codes.surprise(out, c), expected)
-    assert codes.surprise(out.bfloat16(), c).dtype == torch.float32
+    close(codes.negative_log_likelihood(out, c), expected)
+    assert codes.negative_log_likelihood(out.bfloat16(), c).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -394,4 +394,4 @@ def test_surprise_is_that_of_the_distributions(codes: Codes):
 )
 def test_impossible_codes(options: dict[str, Any], text: str):
     with pytest.raises(UserError, match=text):
-        Codes(**options)
+        InfoGANCodes(**options)

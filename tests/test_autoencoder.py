@@ -61,7 +61,7 @@ def test_only_training_corrupts_and_the_error_is_against_the_clean_picture(data,
     clean = (x - model.decoder(model.encoder(seen[0]))).square().flatten(1).sum(1).mean()
     assert torch.allclose(logs["reconstruction"], clean)
     model.eval()
-    model.numbers = list(range(len(x)))
+    model.example_indices = list(range(len(x)))
     for use in (lambda: model.encode(x), lambda: model.reconstruct(x), lambda: model.validation_values(batch)):
         use()
         assert torch.equal(seen[-1], x)
@@ -109,7 +109,7 @@ def test_the_mmd_of_codes_of_the_prior_is_zero_in_the_mean(data, batch):
     model, generator = made(data, terms={"mmd": 1.0}), torch.Generator().manual_seed(1)
     found = {0.0: [], 1.0: []}
     for iteration in range(200):
-        model._noise.at(iteration, 0, 0, 1)
+        model._noise.seek(iteration, 0, 0, 1)
         s = model.step(batch)
         for shift, values in found.items():
             s.z = torch.randn(32, 3, generator=generator) + shift
@@ -140,7 +140,7 @@ def test_each_player_of_an_adversarial_autoencoder_moves_only_its_own(data, batc
     assert all(p.grad is None for p in owned["discriminator"])
     pulls = [p.grad.clone() for p in owned["autoencoder"]]
     freeze_all_but("discriminator", owned)
-    model._noise.at(0, 1, 0, 1)
+    model._noise.seek(0, 1, 0, 1)
     loss, logs = model.loss_discriminator(batch, shared)
     loss.backward()
     assert all(p.grad.any() for p in owned["discriminator"])

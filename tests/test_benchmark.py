@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from lightning_gen.benchmarking.cells import Processes, config_of, last_error
-from lightning_gen.benchmarking.results import cell_path, markdown, spread, tag_of, write_cell
+from lightning_gen.benchmarking.cells import ProcessRunner, config_from_arguments, last_error
+from lightning_gen.benchmarking.results import cell_path, format_mean_std, markdown, tag_of, write_cell
 from lightning_gen.commands.benchmark import Benchmark, Budget, fixed_iterations, main, parse_budget, round_down
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.storage import runs
@@ -42,7 +42,7 @@ class Scripts:
     def __call__(self, command, log):
         script, arguments = re.search(r"(\w+)\.py$", command[1]).group(1), command[2:]
         self.calls.append([script, *arguments])
-        folder = self.begin(arguments) if script == "fit" else runs.folder_of(arguments[0])
+        folder = self.begin(arguments) if script == "fit" else runs.find_run_folder(arguments[0])
         config = runs.read_config(folder)
         status, words = self.fail.get((script, config["seed"]), (0, ""))
         if status:
@@ -56,8 +56,8 @@ class Scripts:
 
     def begin(self, arguments):
         if arguments[0] == "--resume":
-            return runs.folder_of(arguments[1])
-        config = config_of(arguments)
+            return runs.find_run_folder(arguments[1])
+        config = config_from_arguments(arguments)
         folder = runs.new_folder(config)
         runs.write_config(config, folder)
         (folder / "checkpoints").mkdir()
@@ -146,8 +146,8 @@ def test_cells_are_named_by_all_that_tells_them_apart(tmp_path):
 
 def test_options_that_move_no_result_are_not_kept():
     arguments = ["--data.root", "/somewhere", "--model.latent_dim=4", "--data.num_workers", "2", "--val_every", "9"]
-    assert Benchmark("mnist", "1m", Processes(), arguments).options == {"model.latent_dim": "4", "val_every": "9"}
-    assert Benchmark("folder", "1m", Processes(), ["--data.root", "here"]).options == {"data.root": "here"}
+    assert Benchmark("mnist", "1m", ProcessRunner(), arguments).options == {"model.latent_dim": "4", "val_every": "9"}
+    assert Benchmark("folder", "1m", ProcessRunner(), ["--data.root", "here"]).options == {"data.root": "here"}
 
 
 # Cells
@@ -354,7 +354,7 @@ def test_errors_are_found_in_the_output():
 
 
 def test_termination_reaches_the_commands(tmp_path):
-    processes, log = Processes(), tmp_path / "log"
+    processes, log = ProcessRunner(), tmp_path / "log"
     command = [sys.executable, "-c", "import os, sys, time; print(os.environ['OMP_NUM_THREADS']); sys.exit(3)"]
     assert processes(command, log) == 3 and log.read_text().strip().isdigit()
     with processes.stopping(), pytest.raises(KeyboardInterrupt):
@@ -394,12 +394,16 @@ def rows(page):
 
 
 def test_means_are_as_exact_as_their_deviation():
-    assert spread([3.0, 4.0, 3.5]) == "3.50 ± 0.50"
-    assert spread([1234.0, 1534.0]) == "1,380 ± 210"
-    assert spread([0.81234, 0.81236]) == "0.812350 ± 0.000014"
-    assert spread([16, 16]) == "16 ± 0" and spread([12_345.678]) == "12,346" and spread([0.123456]) == "0.1235"
-    assert spread([3.0, "nan"]) == "nan" and spread([]) == "-"
-    assert spread([0.0, 0.1414]) == "0.07 ± 0.10"
+    assert format_mean_std([3.0, 4.0, 3.5]) == "3.50 ± 0.50"
+    assert format_mean_std([1234.0, 1534.0]) == "1,380 ± 210"
+    assert format_mean_std([0.81234, 0.81236]) == "0.812350 ± 0.000014"
+    assert (
+        format_mean_std([16, 16]) == "16 ± 0"
+        and format_mean_std([12_345.678]) == "12,346"
+        and format_mean_std([0.123456]) == "0.1235"
+    )
+    assert format_mean_std([3.0, "nan"]) == "nan" and format_mean_std([]) == "-"
+    assert format_mean_std([0.0, 0.1414]) == "0.07 ± 0.10"
 
 
 def test_the_table_ranks_means_and_shows_the_floor():

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 from test_resume import same
 
-from lightning_gen.storage.checkpoints import read
+from lightning_gen.storage.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.cluster
 SLURM = ROOT / "tests/cluster/slurm.sh"
@@ -95,7 +95,7 @@ def torchrun(port):
 
 def last(folder, name):
     (path,) = folder.glob(f"tb_logs/*-{name}/version_0/checkpoints/last.ckpt")
-    return read(path)
+    return read_checkpoint(path)
 
 
 def wait_for(condition, seconds=120):
@@ -188,11 +188,11 @@ def test_preempted_by_an_urgent_job_and_cancelled(tmp_path, slurm):
     wait_for(saved.exists)
     run(tmp_path, "srun", "--partition=urgent", "--exclusive", "-N2", "true")
     wait_for(lambda: "SIGTERM; everything is saved. The job is in the queue again" in output.read_text())
-    done = read(saved.with_name("last.ckpt"))["lightning_gen"]["iteration"]
+    done = read_checkpoint(saved.with_name("last.ckpt"))["lightning_gen"]["iteration"]
     start_again(tmp_path, job)
     wait_for(lambda: output.read_text().count("job started again") == 1)
     wait_for(lambda: f"going on from iteration {done:,}" in output.read_text())
-    wait_for(lambda: read(saved.with_name("last.ckpt"))["lightning_gen"]["iteration"] > done)
+    wait_for(lambda: read_checkpoint(saved.with_name("last.ckpt"))["lightning_gen"]["iteration"] > done)
     run(tmp_path, "scancel", job)
     wait_for(lambda: "SIGTERM; everything is saved. Go on with:" in output.read_text())
     wait_for(lambda: not run(tmp_path, "squeue", "-h").stdout.strip())

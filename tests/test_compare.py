@@ -13,7 +13,7 @@ from PIL import Image
 from lightning_gen.commands import compare, fit
 from lightning_gen.commands.compare import best_of, labels_of, read_runs
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.pictures.comparison import draw
+from lightning_gen.pictures.comparison import sample_run
 from lightning_gen.storage.checkpoints import load
 
 SETTING = {"checkpoint": "best.ckpt", "iteration": 60, "n": 297, "seed": 0, "data": "digits"}
@@ -149,7 +149,7 @@ def test_the_picture_holds_every_run_and_is_replaced(place):
 
 def test_samples_are_those_of_the_seed(place):
     run = read_runs([VAE, BETA])[0]
-    sheet = draw(run.label, run.checkpoint, 300, seed=4)
+    sheet = sample_run(run.label, run.checkpoint, 300, seed=4)
     assert sheet.samples.equal(load(run.folder).sample(300, seed=4)) and "300 of best.ckpt" in sheet.caption
 
 

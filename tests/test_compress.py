@@ -6,10 +6,10 @@ import torch
 from compressors import DIGITS, Quarters, levels, vae
 from scipy import stats
 
-from lightning_gen.compression import codec, container, peers, report
-from lightning_gen.compression.bitsback import RAMP, BitsBack, Grid, blocks
-from lightning_gen.compression.pixels import pixels_of
-from lightning_gen.compression.stack import Stack, ground, library
+from lightning_gen.compression import baselines, codec, container, report
+from lightning_gen.compression.bitsback import RAMP, BitsBack, Grid, block_slices
+from lightning_gen.compression.pixel_coders import pixel_coder_for
+from lightning_gen.compression.stack import AnsStack, import_constriction, initial_words
 from lightning_gen.compression.tokens import TokenCoder
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
@@ -41,22 +41,22 @@ def there_and_back(model, x, **options):
 
 
 def test_popping_draws_from_the_ground_and_pushing_back_restores_it():
-    stack, family = Stack(), library().stream.model.QuantizedGaussian(-512, 511)
+    stack, family = AnsStack(), import_constriction().stream.model.QuantizedGaussian(-512, 511)
     parameters = np.linspace(-40, 40, 30), np.linspace(0.5, 60, 30)
     drawn = []
     for _ in range(20):
         stack.reserve(24 * 30)
         drawn.append(stack.pop(family, *parameters))
-    assert stack.depth > 8 and len({tuple(symbols) for symbols in drawn}) == 20
+    assert stack.num_initial_words > 8 and len({tuple(symbols) for symbols in drawn}) == 20
     z = (np.array(drawn) - parameters[0]) / parameters[1]
     assert abs(z.mean()) < 0.15 and abs(z.std() - 1) < 0.15  # random bits give draws of the model
     for symbols in reversed(drawn):
         stack.push(symbols, family, *parameters)
-    assert stack.is_ground() and len(stack.words()) == stack.depth
+    assert stack.holds_initial_bits_only() and len(stack.words()) == stack.num_initial_words
 
 
 def test_a_stack_never_runs_low():
-    stack, family = Stack(), library().stream.model.Bernoulli(perfect=False)
+    stack, family = AnsStack(), import_constriction().stream.model.Bernoulli(perfect=False)
     for bits in (1, 100, 10_000):
         stack.reserve(bits)
         assert stack._coder.num_valid_bits() >= bits + 64
@@ -64,13 +64,13 @@ def test_a_stack_never_runs_low():
 
 
 def test_the_ground_is_the_same_everywhere():
-    assert [int(word) for word in ground(3)] == [int(word) for word in ground(5)[2:]]
-    assert container.fingerprint(ground(100).astype("<u4").tobytes()) == "13ea1d26bf6b5149f6f4e0565cd8ac22"
+    assert [int(word) for word in initial_words(3)] == [int(word) for word in initial_words(5)[2:]]
+    assert container.fingerprint(initial_words(100).astype("<u4").tobytes()) == "13ea1d26bf6b5149f6f4e0565cd8ac22"
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 64), (7, 64), (64, 64), (1000, 64), (1000, 1), (513, 10**6)])
 def test_blocks_grow_from_one_example_and_cover_all(count, most):
-    parts = list(blocks(count, most))
+    parts = list(block_slices(count, most))
     assert [row for part in parts for row in range(count)[part]] == list(range(count))
     assert all(part.stop - part.start <= max(1, min(most, part.start // RAMP)) for part in parts)
     assert len(parts) <= count / most + 8 * RAMP * np.log(most + 2)
@@ -83,7 +83,7 @@ def test_blocks_grow_from_one_example_and_cover_all(count, most):
 def test_tables_hold_the_masses_of_the_likelihood(scale):
     spec = DataSpec(shape=(2, 3), kind="vector", values="uint8")
     likelihood = likelihoods.build("discretized_logistic", spec, scale)
-    pixels = pixels_of(likelihood, "uint8")
+    pixels = pixel_coder_for(likelihood, "uint8")
     out = torch.randn(likelihood.params(), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         table = torch.from_numpy(pixels.table(*pixels.parameters(out)))  # (6, 256)
@@ -96,13 +96,13 @@ def test_tables_hold_the_masses_of_the_likelihood(scale):
 
 def test_tables_of_black_and_white():
     spec = DataSpec(shape=(5,), kind="vector", values="binary")
-    pixels = pixels_of(likelihoods.build("bernoulli", spec), "binary")
+    pixels = pixel_coder_for(likelihoods.build("bernoulli", spec), "binary")
     out = torch.tensor([-40.0, -1.0, 0.0, 1.0, 40.0])
     assert np.allclose(pixels.table(*pixels.parameters(out)), [0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1])
 
 
 def test_levels_that_are_none_are_refused():
-    pixels = pixels_of(likelihoods.build("discretized_logistic", DIGITS), "uint8")
+    pixels = pixel_coder_for(likelihoods.build("discretized_logistic", DIGITS), "uint8")
     x = levels("random", 2, (1, 8, 8), "uint8")
     assert torch.equal(pixels.to_x(pixels.to_levels(x)), x)
     with pytest.raises(UserError, match="256 levels"):
@@ -115,7 +115,7 @@ def test_the_grid_draws_the_posterior_and_knows_the_prior():
     assert mean[0].tolist() == [32, -512] and deviation[0, 0] == pytest.approx(64 * np.exp(-2))
     assert np.isfinite(deviation).all() and deviation.min() > 0
     cells = np.arange(-200, 200, dtype=np.int32)
-    coder = library().stream.stack.AnsCoder(np.ones(4, np.uint32))
+    coder = import_constriction().stream.stack.AnsCoder(np.ones(4, np.uint32))
     before = coder.num_valid_bits()
     coder.encode_reverse(cells, grid.family, *grid.prior(len(cells)))
     exact = -np.log2(stats.norm.cdf((cells + 0.5) / 64) - stats.norm.cdf((cells - 0.5) / 64)).sum()
@@ -207,7 +207,7 @@ def test_a_processor_that_computes_otherwise_is_noticed():
     header, words = container.unpack(made.content, "")
     with torch.no_grad():
         model.decoder.get_parameter(next(iter(dict(model.decoder.named_parameters())))).mul_(1 + 1e-4)
-    forged = container.pack(header._replace(weights=codec.weights_of(model)), words)
+    forged = container.pack(header._replace(weights=codec.weights_hash(model)), words)
     with pytest.raises(UserError, match="does not decode"):
         codec.decode(model, forged, "file")
 
@@ -341,7 +341,7 @@ def test_another_model_is_refused():
 def test_the_same_weights_with_another_activation_are_another_model():
     one, other = vae(), vae(network_args={"hidden": [24], "activation": "silu"})
     other.load_state_dict(one.state_dict())
-    assert codec.weights_of(one) == codec.weights_of(vae()) != codec.weights_of(other)
+    assert codec.weights_hash(one) == codec.weights_hash(vae()) != codec.weights_hash(other)
 
 
 def test_the_error_of_tokens_is_in_the_units_of_the_data():
@@ -355,17 +355,17 @@ def test_the_error_of_tokens_is_in_the_units_of_the_data():
 
 def test_others_are_given_the_same_examples():
     x = np.random.default_rng(0).integers(0, 2, (50, 1, 16, 16), dtype=np.uint8)
-    rows = {(row.name, row.how): row.size for row in peers.peers(x, binary=True)}
+    rows = {(row.name, row.how): row.size for row in baselines.measure_baselines(x, binary=True)}
     random = 50 * 256 / 8  # bytes that nothing can beat
     assert all(size >= random for size in rows.values())
     assert rows["gzip -9", "packed bits"] < 1.05 * random and rows["PNG", "all in one picture"] < 1.2 * random
     assert rows["PNG", "a file each"] > rows["PNG", "all in one picture"]
-    assert len(peers.peers(x.reshape(50, 256), binary=True)) == 3
+    assert len(baselines.measure_baselines(x.reshape(50, 256), binary=True)) == 3
 
 
 def test_a_mosaic_holds_every_picture():
     x = np.random.default_rng(0).integers(0, 256, (7, 4, 6, 3), dtype=np.uint8)
-    sheet = peers.mosaic(x)
+    sheet = baselines.mosaic(x)
     found = [sheet[r : r + 4, c : c + 6] for r in range(0, len(sheet), 4) for c in range(0, sheet.shape[1], 6)]
     assert all((picture == x[k]).all() for k, picture in enumerate(found[:7])) and not np.any(found[7:])
-    assert peers.mosaic(np.broadcast_to(x[:1], (10**8, 4, 6, 3))) is None
+    assert baselines.mosaic(np.broadcast_to(x[:1], (10**8, 4, 6, 3))) is None

@@ -12,7 +12,7 @@ from translators import saved
 
 from lightning_gen.commands import compress, fit, rate_distortion
 from lightning_gen.compression import codec, container, stack
-from lightning_gen.compression.pictures import names_of, write_examples
+from lightning_gen.compression.image_io import names_of, write_examples
 from lightning_gen.config import cli
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
@@ -358,7 +358,7 @@ def test_what_is_missing_is_said(place, run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "constriction", None)
     with pytest.raises(UserError, match="pip install constriction"):
         main("encode", run, "a.png", "--out", "new")
-    assert stack.ground(1).dtype == np.uint32
+    assert stack.initial_words(1).dtype == np.uint32
 
 
 def test_the_script_ends_with_status_two(script, run, capsys):
@@ -374,9 +374,9 @@ def test_the_commands_of_the_page_are_understood(place):
     assert {script for script, _ in calls} == {"fit", "compress", "rate_distortion"}
     for name, arguments in calls:
         if name == "fit":
-            cli.plan(*cli.pre_parse(arguments))
+            cli.resolve_config(*cli.parse_short_options(arguments))
         elif name == "rate_distortion":
-            rate_distortion.jobs_of(*rate_distortion._parse(arguments))
+            rate_distortion.list_jobs(*rate_distortion._parse(arguments))
         else:
             parse = {"encode": compress._encoding, "decode": compress._decoding}
             parse[arguments[0]](arguments[1:])

@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("cvae"))
         arguments = ["--model", "cvae", "--steps", "600", "--val_every", "600"]
-        return fit.train(cli.plan(*cli.pre_parse(arguments))).resolve()
+        return fit.train(cli.resolve_config(*cli.parse_short_options(arguments))).resolve()
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def test_pictures_have_a_column_for_each_class(run):
     data.setup()
     batch = data.examples("val", torch.arange(6))
     with evaluation_mode(model):
-        shown = dict(views.all_of(model, batch, seed=0))
+        shown = dict(views.draw_all(model, batch, seed=0))
     assert {"samples", "class_swaps", "reconstructions"} <= set(shown)
     height, width = shown["samples"].shape[1:]
     tile = 56 + 2

@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from lightning_gen.datamodules import DATASETS, UserError, find
+from lightning_gen.datamodules import DATASETS, UserError, resolve_dataset
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.cifar10 import CIFAR10
 from lightning_gen.datamodules.custom import Arrays, Custom
@@ -322,7 +322,7 @@ def test_options_that_do_not_fit():
 @pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"folder", "unpaired", "paired"}))
 def test_spec_before_setup(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path, options = find(name)
+    path, options = resolve_dataset(name)
     module, _, cls = path.rpartition(".")
     data = getattr(__import__(module, fromlist=[cls]), cls)(**options)
     assert isinstance(data, DataModule)
@@ -707,7 +707,7 @@ def test_arrays(tmp_path, array, shape, kind, values, suffix):
         np.save(path, array)
     else:
         np.savez(path, x=array, y=np.arange(20) % 4)
-    target, options = find(str(path))
+    target, options = resolve_dataset(str(path))
     assert target == "lightning_gen.datamodules.custom.Arrays"
     data = Arrays(**options, batch_size=8)
     assert data.spec[:4] == (shape, kind, values, 16)
@@ -792,17 +792,17 @@ def test_custom_with_its_own_splits_and_odd_examples():
 
 
 def test_find(tmp_path):
-    assert find("mnist") == ("lightning_gen.datamodules.mnist.MNIST", {})
-    assert find(str(tmp_path)) == ("lightning_gen.datamodules.folder.Folder", {"root": str(tmp_path)})
-    assert find("my_data.Faces") == ("my_data.Faces", {})
+    assert resolve_dataset("mnist") == ("lightning_gen.datamodules.mnist.MNIST", {})
+    assert resolve_dataset(str(tmp_path)) == ("lightning_gen.datamodules.folder.Folder", {"root": str(tmp_path)})
+    assert resolve_dataset("my_data.Faces") == ("my_data.Faces", {})
     with pytest.raises(UserError, match="did you mean 'mnist'"):
-        find("mnits")
+        resolve_dataset("mnits")
     for name in ("absent.npy", "./absent", str(tmp_path / "absent")):
         with pytest.raises(UserError, match="does not exist"):
-            find(name)
+            resolve_dataset(name)
     (tmp_path / "x.csv").write_text("1")
     with pytest.raises(UserError, match="neither a directory"):
-        find(str(tmp_path / "x.csv"))
+        resolve_dataset(str(tmp_path / "x.csv"))
 
 
 def test_loaders_alone_need_no_datamodule():

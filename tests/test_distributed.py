@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lightning_gen.storage.checkpoints import read
+from lightning_gen.storage.checkpoints import read_checkpoint
 
 OPTIONS = ["--model", "vae", "--steps", 40, "--seed", 3, "--trainer.accelerator", "cpu", "--model.terms.kl.weight", 1]
 OPTIONS += ["--model.terms.kl.free_bits", 0.05, "--model.ema.vae", 1000, "--val_every", 15]
@@ -21,7 +21,7 @@ CHECK = "helpers.SameOnAllRanks"
 
 
 def final(folder, name):
-    return read(folder / f"tb_logs/vae-digits-{name}/version_0/checkpoints/last.ckpt")
+    return read_checkpoint(folder / f"tb_logs/vae-digits-{name}/version_0/checkpoints/last.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_two_ranks_equal_one(runs):
 
 def test_the_tolerance_is_far_below_what_training_moves(runs):
     folder, _ = runs
-    before = read(folder / "tb_logs/vae-digits-one/version_0/checkpoints/previous.ckpt")["state_dict"]
+    before = read_checkpoint(folder / "tb_logs/vae-digits-one/version_0/checkpoints/previous.ckpt")["state_dict"]
     after = final(folder, "one")["state_dict"]  # ten iterations later
     assert max((after[name] - before[name]).abs().max() for name in after if "kl_per" not in name) > 20 * 2e-4
 
@@ -86,7 +86,9 @@ def test_two_players_on_two_ranks_equal_one(runs):
     """Frozen players and several moves a turn under DDP."""
     folder, output = runs
     assert "ranks agree: 0.0" in output["duel2"]
-    one, two = (read(folder / f"tb_logs/duel-toy-{n}/version_0/checkpoints/last.ckpt") for n in ("one", "two"))
+    one, two = (
+        read_checkpoint(folder / f"tb_logs/duel-toy-{n}/version_0/checkpoints/last.ckpt") for n in ("one", "two")
+    )
     for name, value in one["state_dict"].items():
         assert torch.allclose(value, two["state_dict"][name], atol=2e-4), name
 

@@ -30,7 +30,7 @@ from lightning_gen.config import cli
 from lightning_gen.evaluation import report
 from lightning_gen.evaluation.samplers import SAMPLERS
 from lightning_gen.models.choices import CONDITIONS
-from lightning_gen.models.vqvae import CODERS
+from lightning_gen.models.vqvae import VQ_NETWORKS
 from lightning_gen.networks import NETWORKS, TRANSLATORS
 from lightning_gen.networks.quantizer import QUANTIZERS
 from lightning_gen.objectives.adversarial import ADVERSARIAL
@@ -40,7 +40,7 @@ from lightning_gen.objectives.likelihoods import LIKELIHOODS
 from lightning_gen.objectives.penalties import PENALTIES
 from lightning_gen.objectives.priors import PRIORS
 from lightning_gen.objectives.terms import CODE_TERMS, QUANTIZED_TERMS, TERMS
-from lightning_gen.objectives.translation import EXCHANGE_TERMS
+from lightning_gen.objectives.translation import TRANSLATION_TERMS
 from lightning_gen.presets import PRESETS
 from lightning_gen.storage import runs
 
@@ -56,8 +56,8 @@ FAMILIES = {  # module of a preset's model -> its page; all others are of the VA
 TABLES = {
     VAE_PAGE: (TERMS, CODE_TERMS, PRIORS, ESTIMATORS, LIKELIHOODS, NETWORKS, SAMPLERS),
     GAN_PAGE: (ADVERSARIAL, PENALTIES, GENERATOR_TERMS, AUGMENTATIONS, CONDITIONS, NETWORKS, VERDICTS),
-    PAIR_PAGE: (EXCHANGE_TERMS, TRANSLATORS),
-    VQ_PAGE: (QUANTIZERS, QUANTIZED_TERMS, CODERS),
+    PAIR_PAGE: (TRANSLATION_TERMS, TRANSLATORS),
+    VQ_PAGE: (QUANTIZERS, QUANTIZED_TERMS, VQ_NETWORKS),
 }
 
 
@@ -114,7 +114,7 @@ def place(tmp_path, monkeypatch):
 
 
 def plan(*arguments):
-    return cli.plan(*cli.pre_parse([str(a) for a in arguments]))
+    return cli.resolve_config(*cli.parse_short_options([str(a) for a in arguments]))
 
 
 def test_both_readmes_have_the_same_commands_and_snippets():
@@ -187,12 +187,12 @@ def understood(arguments, place):
     for config in (usual, sides):
         runs.write_config(config, runs.new_folder(config))
     (place / "mine.yaml").write_text(runs.dump(usual))
-    given, rest = cli.pre_parse(arguments)
+    given, rest = cli.parse_short_options(arguments)
     if "resume" in given:
-        saved = cli.read_config(str(runs.folder_of(given.pop("resume")) / runs.CONFIG))
-        assert not restart.changes(saved, cli.plan(given, rest, base=saved).config, fit.MAY_CHANGE)
+        saved = cli.read_config(str(runs.find_run_folder(given.pop("resume")) / runs.CONFIG))
+        assert not restart.config_changes(saved, cli.resolve_config(given, rest, base=saved).config, fit.MAY_CHANGE)
     else:
-        cli.plan(given, rest)
+        cli.resolve_config(given, rest)
 
 
 def test_the_snippet_of_the_evaluation_page_runs(place):

@@ -20,7 +20,7 @@ def trained(trainer, **options):
     model = VAE(data.spec, latent_dim=6, network="mlp", **options)
     trainer(max_steps=300, val_check_interval=300, check_val_every_n_epoch=None).fit(model, data)
     with evaluation_mode(model):
-        return posterior_collapse.examine(model, data)
+        return posterior_collapse.report(model, data)
 
 
 def test_a_used_code_is_healthy(trainer):
@@ -41,13 +41,13 @@ def test_a_collapsed_code_is_named_with_a_cure(trainer):
 def test_fit_warns_and_notes_it_in_the_summary(weight, warned, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["--model", "vae", "--steps", "200", "--val_every", "200", "--model.terms.kl", str(weight)]
-    folder = fit.train(cli.plan(*cli.pre_parse(arguments)))
+    folder = fit.train(cli.resolve_config(*cli.parse_short_options(arguments)))
     assert ("warning:    latents" in capsys.readouterr().out) == warned
     assert json.loads((folder / "summary.json").read_text())["latents"]["healthy"] != warned
 
 
 def test_a_model_without_latents_has_no_report():
-    assert posterior_collapse.examine(torch.nn.Linear(1, 1), None) is None
+    assert posterior_collapse.report(torch.nn.Linear(1, 1), None) is None
 
 
 def test_layers_are_judged_by_layer_and_not_mixed_with_dimensions(trainer):
@@ -56,7 +56,7 @@ def test_layers_are_judged_by_layer_and_not_mixed_with_dimensions(trainer):
     model = LayeredVAE(data.spec, latent_dims=[8, 4], network="mlp")
     trainer(max_steps=100, val_check_interval=100, check_val_every_n_epoch=None).fit(model, data)
     with evaluation_mode(model):
-        found = posterior_collapse.examine(model, data)
+        found = posterior_collapse.report(model, data)
         assert found["latents"] == 2 and found["active"] <= 2
         model.kl_per_dimension.copy_(torch.tensor([12.0, 0.0]))
-        assert posterior_collapse.examine(model, data)["collapsed"] == 1
+        assert posterior_collapse.report(model, data)["collapsed"] == 1

@@ -113,11 +113,11 @@ def test_validation_reports_the_bound_that_is_trained():
     spec = DataSpec((5,), "vector", "real", size=100)
     terms = {"kl": "0..0.5@100"}
     model = VAE(spec, latent_dim=2, network="mlp", estimator="iwae", k=3, terms=terms).eval()
-    model.numbers = [4, 5, 6, 7]
+    model.example_indices = [4, 5, 6, 7]
     x = normal(4, 5).float()
     with torch.no_grad():
         loss = model.validation_values({"x": x})["loss"]
-        torch.testing.assert_close(loss, -model.log_likelihood(x, 3, numbers=model.numbers, power=0.5))
+        torch.testing.assert_close(loss, -model.log_likelihood(x, 3, numbers=model.example_indices, power=0.5))
 
 
 @pytest.mark.parametrize(

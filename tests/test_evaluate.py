@@ -22,11 +22,11 @@ from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.folder import Folder
 from lightning_gen.evaluation import pictures, quality
+from lightning_gen.evaluation.evaluation_run import EvaluationRun, rank_chunks
 from lightning_gen.evaluation.report import FILE, Report
-from lightning_gen.evaluation.subject import Subject, share
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import find_extractor
-from lightning_gen.storage.checkpoints import find, load, read
+from lightning_gen.storage.checkpoints import find_checkpoint, load, read_checkpoint
 
 RUN = "tb_logs/vae-digits/version_0"
 QUICK = ["--k", "5", "20", "--draws", "2000"]
@@ -57,7 +57,7 @@ def there(place, monkeypatch):
 
 def evaluated(run, *options):
     evaluate.main([run, *map(str, [*QUICK, *options])])
-    return json.loads((find(run).parent.parent / FILE).read_text())
+    return json.loads((find_checkpoint(run).parent.parent / FILE).read_text())
 
 
 def test_an_evaluation_says_how_each_value_was_obtained(there, capsys):
@@ -104,10 +104,10 @@ def test_two_processes_give_the_values_of_one(there, n):
 
 def test_the_random_numbers_of_training_are_untouched(there, tmp_path):
     model, data = load(RUN), Digits()
-    s = Subject(model, data, find_extractor("auto", "digits", data.spec), n=297, k=(5,))
+    s = EvaluationRun(model, data, find_extractor("auto", "digits", data.spec), n=297, k=(5,))
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     evaluate.measure(s, Report(tmp_path / FILE, {}, {}), list(evaluate.METRICS))
-    assert len(list(pictures.all_of(s))) == 3
+    assert len(list(pictures.draw_all(s))) == 3
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
 
@@ -163,7 +163,7 @@ def diverged(there, name="diverged"):
     shutil.copytree(there / RUN, folder, dirs_exist_ok=True)
     (folder / FILE).unlink(missing_ok=True)
     for path in (folder / "checkpoints").glob("*.ckpt"):
-        content = read(path)
+        content = read_checkpoint(path)
         for key, value in content["state_dict"].items():
             if "decoder" in key:
                 value.fill_(float("nan"))
@@ -193,7 +193,7 @@ def test_an_assertion_in_a_model_stops_no_process_for_ever(there):
     shutil.copytree(there / RUN, run, dirs_exist_ok=True)
     (run / FILE).unlink(missing_ok=True)
     for path in (run / "checkpoints").glob("*.ckpt"):
-        content = read(path)
+        content = read_checkpoint(path)
         content["lightning_gen"]["model"] = "helpers.Asserting"
         torch.save(content, path)
     result = by_two(str(run), "-n", "100", "--metrics", "fd", "elbo", "--trust", "helpers")
@@ -258,7 +258,7 @@ def sorted_folder(tmp_path):
 
 def test_data_sorted_by_class_are_taken_in_random_order(sorted_folder):
     data = Folder(str(sorted_folder), size=8, channels=1)
-    s = Subject(Painter(Digits()), data, find_extractor("raw", "folder", data.spec), n=20)
+    s = EvaluationRun(Painter(Digits()), data, find_extractor("raw", "folder", data.spec), n=20)
     y = s.real("test", range(20)).y
     assert len(y.unique()) > 5 and not torch.equal(y, y.sort().values)
 
@@ -269,10 +269,10 @@ def test_broken_images_are_counted_and_the_neighbours_are_right(sorted_folder):
         path.write_bytes(b"no picture")
     data = Folder(str(sorted_folder), size=8, channels=1, memory=1e-8)
     painter = Painter(Digits())
-    s = Subject(painter, data, find_extractor("raw", "folder", data.spec), n=60)
-    assert s.digest()[1] < s.n
-    train = s.described("train")
-    image = s.at("train", train.positions[7:8]).x
+    s = EvaluationRun(painter, data, find_extractor("raw", "folder", data.spec), n=60)
+    assert s.reference_hash()[1] < s.n
+    train = s.extract_features("train")
+    image = s.examples_at("train", train.positions[7:8]).x
     assert torch.equal(find_extractor("raw", "folder", data.spec)(image)[0], train.features[7])
 
 
@@ -328,10 +328,10 @@ def test_a_damaged_report_is_named(there):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_shares_are_whole_chunks_in_order(world):
-    everyone = [row for rank in range(world) for rows in share(1000, rank, world) for row in rows]
+    everyone = [row for rank in range(world) for rows in rank_chunks(1000, rank, world) for row in rows]
     assert everyone == list(range(1000))
-    alone = share(1000, 0, 1)
-    assert all(rows in alone for rank in range(world) for rows in share(1000, rank, world))
+    alone = rank_chunks(1000, 0, 1)
+    assert all(rows in alone for rank in range(world) for rows in rank_chunks(1000, rank, world))
 
 
 # A model that makes the class that it is asked for
@@ -339,7 +339,7 @@ def test_shares_are_whole_chunks_in_order(world):
 
 def subject(model, n=200, **options):
     data = Digits()
-    return Subject(model, data, find_extractor("auto", "digits", data.spec), n=n, **options)
+    return EvaluationRun(model, data, find_extractor("auto", "digits", data.spec), n=n, **options)
 
 
 def test_classes_are_asked_for_and_recognised():
@@ -377,7 +377,7 @@ def test_the_grid_of_classes_has_a_row_for_each():
 
 def test_without_an_extractor_the_reason_is_given():
     with pytest.raises(Inapplicable, match="no such"):
-        next(quality.frechet(Subject(Painter(Digits()), Digits(), "no such network", n=50)))
+        next(quality.frechet(EvaluationRun(Painter(Digits()), Digits(), "no such network", n=50)))
 
 
 def test_samples_of_another_shape_are_refused():
@@ -389,10 +389,10 @@ def test_samples_of_another_shape_are_refused():
 
 def test_random_binarisation_is_not_held_against_the_samples():
     data = Digits(binarize="dynamic")
-    s = Subject(Painter(Digits()), data, find_extractor("auto", "digits", Digits().spec), n=50)
+    s = EvaluationRun(Painter(Digits()), data, find_extractor("auto", "digits", Digits().spec), n=50)
     grey = s.real("test", range(50))[0]
     assert len(grey.unique()) > 10
-    assert len(s.over_test(["x"], 50, "", lambda batch: {"x": batch["x"]})["x"].unique()) == 2
+    assert len(s.map_test_set(["x"], 50, "", lambda batch: {"x": batch["x"]})["x"].unique()) == 2
 
 
 # During training
@@ -408,13 +408,13 @@ def test_watched_values_choose_the_best_checkpoint(tmp_path, monkeypatch):
     summary = json.loads((watched / "summary.json").read_text())
     assert summary["best"][name] == pytest.approx(min(summary["best"][name], summary["final"][name]))
     assert "val/kd_digits_v1@100" in summary["final"]
-    states = [read(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (watched, plain)]
+    states = [read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (watched, plain)]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())  # watching changes nothing
     model = load(watched)  # and can be measured again: the value is that of the averaged weights
-    s = Subject(model, Digits(), find_extractor("auto", "digits", model.spec), n=100, split="val")
+    s = EvaluationRun(model, Digits(), find_extractor("auto", "digits", model.spec), n=100, split="val")
     metric = quality.FrechetDistance()
-    metric.update(s.described("reference").features, real=True)
-    metric.update(s.described("generated").features, real=False)
+    metric.update(s.extract_features("reference").features, real=True)
+    metric.update(s.extract_features("generated").features, real=False)
     assert float(metric.compute()) == pytest.approx(summary["best"][name], rel=1e-4)
 
 
@@ -429,7 +429,7 @@ def test_best_is_the_highest_where_that_is_better(tmp_path, monkeypatch):
         assert len(set(seen)) == 3
         best = json.loads((run / "summary.json").read_text())["best"]
         assert best[name] == pytest.approx((min if low else max)(seen))
-        assert read(run / "checkpoints/best.ckpt")["lightning_gen"]["iteration"] == best["iteration"]
+        assert read_checkpoint(run / "checkpoints/best.ckpt")["lightning_gen"]["iteration"] == best["iteration"]
 
 
 def test_watching_goes_on_after_a_resume_and_on_two_devices(tmp_path):

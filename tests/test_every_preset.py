@@ -9,7 +9,7 @@ from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.outline_shapes import OutlineShapes
 from lightning_gen.datamodules.toy import Toy
 from lightning_gen.names import resolve
-from lightning_gen.pictures.views import all_of
+from lightning_gen.pictures.views import draw_all
 from lightning_gen.presets import PRESETS
 from lightning_gen.protocols import (
     Encodes,
@@ -20,7 +20,7 @@ from lightning_gen.protocols import (
     SamplesClasses,
     Translates,
 )
-from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read_checkpoint
 from lightning_gen.training.evaluation_mode import evaluation_mode
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.txt"
@@ -100,7 +100,7 @@ def test_checkpoint_round_trip(model, data, trainer, tmp_path):
     run.fit(model, data)
     path = tmp_path / "model.ckpt"
     run.save_checkpoint(path)
-    assert read(path)["lightning_gen"]["iteration"] == 2
+    assert read_checkpoint(path)["lightning_gen"]["iteration"] == 2
     again = load(path)
     same = type(model).load_from_checkpoint(path, weights_only=True).eval()
     assert again.iteration == 2
@@ -132,7 +132,7 @@ def test_capabilities(model, data):
     data.setup()
     batch = data.examples("val", torch.arange(6))
     with evaluation_mode(model):
-        for name, picture in all_of(model, batch, seed=0):
+        for name, picture in draw_all(model, batch, seed=0):
             assert picture.dtype == torch.uint8 and picture.shape[0] == 3, name
         if isinstance(model, Translates):
             return
@@ -162,7 +162,7 @@ def losses_of(model, data, trainer):
     several = [f"train/loss_{player}" for player in model.players]
     keys, losses = several if len(several) > 1 else ["train/loss"], []
     model.log_every = 1
-    model.write = lambda values: losses.extend(values[key] for key in keys if key in values)
+    model.log_to_loggers = lambda values: losses.extend(values[key] for key in keys if key in values)
     trainer(max_steps=GOLDEN_STEPS, limit_val_batches=0).fit(model, data)
     return losses
 

@@ -59,7 +59,7 @@ def test_shipped_extractors_load_and_match_their_pins(name):
     assert extractor.name == name and extractor.shape == SHIPPED[name] and extractor.num_classes == 10
     assert extractor.sha256 == sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert b"/" not in path.read_bytes()[: 8 + int.from_bytes(path.read_bytes()[:8], "little")], "a path in the header"
-    features, log_probs = extractor.both(images(5, *SHIPPED[name]))
+    features, log_probs = extractor.features_and_log_probs(images(5, *SHIPPED[name]))
     assert features.shape == (5, 64) and features.dtype == log_probs.dtype == torch.float64
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(5, dtype=torch.float64))
 
@@ -161,7 +161,7 @@ def test_bytes_and_floats_give_the_same_features(mine):
 def test_the_size_of_a_pass_does_not_matter(mine):
     x = images(50, 1, 8, 8)
     whole = mine.both(x)
-    mine.at_once = 7
+    mine.batch_size = 7
     parts = mine.both(x)
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-6)
 
@@ -312,7 +312,7 @@ def test_inception_with_random_weights(here, monkeypatch):
     extractor = find_extractor("auto", "cifar10", RGB)
     assert extractor.published and extractor.label("fd") == "fid" and extractor.sha256 == sha256_of(path)
     x = images(4, 3, 32, 32)
-    features, log_probs = extractor.both(x)
+    features, log_probs = extractor.features_and_log_probs(x)
     direct = network(x)
     assert features.shape == (4, 2048) and log_probs.shape == (4, 1008) and features.dtype == torch.float64
     torch.testing.assert_close(features, direct[0].double())

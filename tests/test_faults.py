@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 from test_resume import same
 
-from lightning_gen.storage.checkpoints import read
+from lightning_gen.storage.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the ranks in Linux' /proc")
 VAE = ["--model", "vae", "--steps", 120, "--val_every", 60, "--save_every", 10, "--trainer.accelerator", "cpu"]
@@ -71,7 +71,7 @@ def hit(folder, name, victim, how, *arguments):
 
 
 def last(folder, name, model="vae"):
-    return read(folder / f"tb_logs/{model}-digits-{name}/version_0/checkpoints/last.ckpt")
+    return read_checkpoint(folder / f"tb_logs/{model}-digits-{name}/version_0/checkpoints/last.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_the_data_vanish(tmp_path):
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 2, output
     assert "no example of training batch" in output and "Traceback" not in output, output
-    read(previous.with_name("last.ckpt"))
+    read_checkpoint(previous.with_name("last.ckpt"))
 
 
 def test_killed_at_any_time(tmp_path):
@@ -235,7 +235,7 @@ def test_killed_at_any_time(tmp_path):
                 time.sleep(0.02)
             time.sleep(rng.uniform(0, seconds / 4))
             process.kill()
-        read(folder / "checkpoints/last.ckpt")
+        read_checkpoint(folder / "checkpoints/last.ckpt")
     fit(tmp_path, "--resume", folder)
     for part in ("state_dict", "optimizer_states", "lightning_gen"):
         same(reference[part], last(tmp_path, "hit")[part])

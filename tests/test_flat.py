@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from lightning_gen import exits
 from lightning_gen.cluster.flat import FlatStrategy
-from lightning_gen.storage.checkpoints import read
+from lightning_gen.storage.checkpoints import read_checkpoint
 
 TWO_PROCESSES = """
 import json, sys, torch
@@ -75,7 +75,7 @@ def test_a_script_leaves_its_process_group(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", sys.path[:])
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     with pytest.raises(SystemExit) as stop:
-        exits.run(lambda _: None)
+        exits.run_main(lambda _: None)
     assert stop.value.code == 0 and not torch.distributed.is_initialized()
 
 
@@ -89,7 +89,7 @@ def test_the_same_weights_as_lightnings_ddp(tmp_path, model):
         done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     flat, ddp = (
-        read(tmp_path / f"tb_logs/{model}-digits-{strategy}/version_0/checkpoints/last.ckpt")["state_dict"]
+        read_checkpoint(tmp_path / f"tb_logs/{model}-digits-{strategy}/version_0/checkpoints/last.ckpt")["state_dict"]
         for strategy in ("flat", "ddp")
     )
     assert all(torch.equal(value, ddp[name]) for name, value in flat.items() if "running_" not in name)

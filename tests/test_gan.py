@@ -21,7 +21,7 @@ from lightning_gen.names import resolve
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.penalties import r1
 from lightning_gen.presets import PRESETS
-from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read_checkpoint
 from lightning_gen.training.evaluation_mode import evaluation_mode
 
 DIGITS = Digits().spec
@@ -40,7 +40,7 @@ def losses(model, data, trainer, steps=3, **options):
     """Logged values of each iteration."""
     seen = []
     model.log_every = 1
-    model.write = lambda values: seen.append(dict(values))
+    model.log_to_loggers = lambda values: seen.append(dict(values))
     trainer(max_steps=steps, limit_val_batches=0, **options).fit(model, data)
     return seen
 
@@ -103,7 +103,9 @@ def test_a_lazy_penalty_is_as_large_in_the_mean(trainer):
 def test_gamma_by_the_rule_is_said_and_used(trainer):
     model = GAN(DIGITS, **SMALL, penalties={"r1": "auto"})
     gamma = 0.0002 * 8 * 8 / 32
-    assert model.notes(32) == [f"penalty r1: weight {gamma / 2:.4g} = gamma / 2, gamma = 0.0002 x 8 x 8 / 32 (auto)"]
+    assert model.startup_messages(32) == [
+        f"penalty r1: weight {gamma / 2:.4g} = gamma / 2, gamma = 0.0002 x 8 x 8 / 32 (auto)"
+    ]
     first = losses(model, Digits(batch_size=32), trainer, 1)[0]
     weighted = first["train/loss_discriminator"] - first["train/discriminator/adversarial"]
     assert weighted == pytest.approx(gamma / 2 * first["train/discriminator/r1"], rel=2e-2, abs=2e-7)
@@ -135,7 +137,7 @@ def test_conditions_train_and_reach_the_samples(condition, trainer):
         with evaluation_mode(model):
             a, b = model.decode(z, torch.tensor([0, 1]))
             assert not torch.equal(a, b)
-            judged = model.judge(torch.zeros(2, *DIGITS.shape), torch.tensor([0, 1]))
+            judged = model.discriminate(torch.zeros(2, *DIGITS.shape), torch.tensor([0, 1]))
         assert (judged[0] == judged[1]) == (condition == "classifier")
 
 
@@ -157,10 +159,10 @@ def test_codes_are_read_off_the_samples(trainer):
 def test_a_packed_discriminator_sees_its_examples_side_by_side():
     model = GAN(DIGITS, **CONV, pack=4)
     x = torch.arange(8.0).view(8, 1, 1, 1).expand(8, *DIGITS.shape)
-    assert model.shown(x, "real")[:, :, 0, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert model.outputs(model.shown(x, "real"), None)[0].shape == (2,)
+    assert model.augment_and_pack(x, "real")[:, :, 0, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert model.discriminator_outputs(model.augment_and_pack(x, "real"), None)[0].shape == (2,)
     with pytest.raises(UserError, match="4 examples together"):
-        model.judge(x)
+        model.discriminate(x)
 
 
 def test_augmentation_is_of_what_the_discriminator_sees(trainer):
@@ -168,9 +170,9 @@ def test_augmentation_is_of_what_the_discriminator_sees(trainer):
     losses(model, Digits(batch_size=32), trainer, 2)
     x = torch.rand(32, *DIGITS.shape)
     model.train()
-    assert not torch.equal(model.shown(x, "real"), x)
+    assert not torch.equal(model.augment_and_pack(x, "real"), x)
     with evaluation_mode(model):
-        assert torch.equal(model.judge(x), model.outputs(x, None)[0])
+        assert torch.equal(model.discriminate(x), model.discriminator_outputs(x, None)[0])
 
 
 def test_a_term_of_the_generator_is_added(trainer):
@@ -221,7 +223,7 @@ def test_a_checkpoint_holds_the_statistics_of_its_weights(trainer, tmp_path):
         with evaluation_mode(model):
             model.sample(1)
         run.save_checkpoint(tmp_path / f"{every}.ckpt")
-        saved.append(read(tmp_path / f"{every}.ckpt")["state_dict"])
+        saved.append(read_checkpoint(tmp_path / f"{every}.ckpt")["state_dict"])
     assert saved[0].keys() == saved[1].keys()
     assert all(torch.equal(value, saved[1][name]) for name, value in saved[0].items())
     again = load(tmp_path / "5.ckpt")
@@ -345,7 +347,9 @@ def test_wasserstein_without_a_constraint_is_warned_of():
 
 def test_a_batch_that_does_not_fit_the_packing_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = cli.plan(*cli.pre_parse(["--model", "pacgan", "--data.batch_size", "33", "--steps", "2"]))
+    plan = cli.resolve_config(
+        *cli.parse_short_options(["--model", "pacgan", "--data.batch_size", "33", "--steps", "2"])
+    )
     with pytest.raises(UserError, match="33"):
         fit.train(plan)
     assert not (tmp_path / "tb_logs").exists()
@@ -369,7 +373,7 @@ def test_standing_statistics_see_all_classes(trainer):
 
 def test_naming_the_critic_in_use_keeps_its_options():
     arguments = ["--model", "wgan-gp", "--model.critic", "dcgan"]
-    named = cli.plan(*cli.pre_parse(arguments)).config["model"]["init_args"]["critic_args"]
+    named = cli.resolve_config(*cli.parse_short_options(arguments)).config["model"]["init_args"]["critic_args"]
     assert named == PRESETS["wgan-gp"].arguments["critic_args"]
 
 
@@ -387,7 +391,7 @@ def test_a_batch_that_does_not_fit_the_packing_is_refused_from_python(trainer):
     ],
 )
 def test_arguments_of_a_penalty_leave_its_weight(arguments, r1_now):
-    penalties = cli.plan(*cli.pre_parse(arguments)).config["model"]["init_args"]["penalties"]
+    penalties = cli.resolve_config(*cli.parse_short_options(arguments)).config["model"]["init_args"]["penalties"]
     assert penalties["r1"] == (r1_now or {"weight": 0.1, "every": 4})
     assert penalties["r2"] == "0.5..0.05@80% cos"
 

@@ -11,7 +11,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.hierarchical import HierarchicalVAE
 from lightning_gen.networks.topdown import BOUND, Block
 from lightning_gen.objectives.latent import Step, gaussian_log_density, importance_bound
-from lightning_gen.protocols import Encodes, Likelihood, RanksLatents, Reconstructs, Samples
+from lightning_gen.protocols import Encodes, HasLatentKL, Likelihood, Reconstructs, Samples
 
 SMALL = {"width": 8, "latent_channels": 2}
 CASES = [  # shape, values, options, latents of each group
@@ -64,7 +64,7 @@ def roused(model):
 @pytest.mark.parametrize("shape, values, options, dims", CASES)
 def test_shapes_of_all_levels(shape, values, options, dims):
     model, x = made(shape, values, **options), pictures(3, shape, values)
-    out, levels = model.levels(x, torch.randn(2, 3, model.noise_dim))
+    out, levels = model.latent_layers(x, torch.randn(2, 3, model.noise_dim))
     assert out.shape == (2, 3, *model.likelihood.params())
     for level, size in zip(levels, dims, strict=True):
         assert {part.shape for part in (level.z, *level.q, *level.p)} == {(2, 3, size)}
@@ -77,7 +77,7 @@ def test_shapes_of_all_levels(shape, values, options, dims):
 def test_a_gradient_reaches_every_parameter_even_without_the_kl(shape, values, options, dims):
     model, x = made(shape, values, **options), pictures(2, shape, values)
     s = model.infer(x, None, torch.randn(2, model.noise_dim))
-    model.values(s)["reconstruction"].mean().backward()  # as at the start of a warm-up
+    model.per_example_losses(s)["reconstruction"].mean().backward()  # as at the start of a warm-up
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
@@ -85,10 +85,10 @@ def test_a_gradient_reaches_every_parameter_even_without_the_kl(shape, values, o
 def test_each_draw_of_each_example_is_computed_for_itself():
     model = roused(made(blocks=[1, 2]))
     x, noise = pictures(3, (1, 8, 8), "uint8"), torch.randn(2, 3, model.noise_dim)
-    together, levels = model.levels(x, noise)
+    together, levels = model.latent_layers(x, noise)
     for k in range(2):
         for b in range(3):
-            alone, own = model.levels(x[b : b + 1], noise[k : k + 1, b : b + 1])
+            alone, own = model.latent_layers(x[b : b + 1], noise[k : k + 1, b : b + 1])
             torch.testing.assert_close(together[k, b], alone[0, 0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(levels[-1].q[0][k, b], own[-1].q[0][0, 0], rtol=1e-4, atol=1e-5)
 
@@ -96,7 +96,7 @@ def test_each_draw_of_each_example_is_computed_for_itself():
 def test_the_features_are_computed_once_for_all_draws():
     model, seen = made(), []
     model.bottom_up.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    model.levels(pictures(3, (1, 8, 8), "uint8"), torch.randn(5, 3, model.noise_dim))
+    model.latent_layers(pictures(3, (1, 8, 8), "uint8"), torch.randn(5, 3, model.noise_dim))
     assert seen == [3]
 
 
@@ -106,7 +106,7 @@ def test_a_level_depends_on_those_above_and_on_no_other():
     other = noise.clone()
     first, second, _ = model.top_down.dims
     other[..., first : first + second] += 1  # the middle one
-    before, after = (model.levels(x, each)[1] for each in (noise, other))
+    before, after = (model.latent_layers(x, each)[1] for each in (noise, other))
     assert torch.equal(before[0].z, after[0].z) and torch.equal(before[1].p[0], after[1].p[0])
     assert not torch.equal(before[1].z, after[1].z)
     assert not torch.equal(before[2].p[0], after[2].p[0]) and not torch.equal(before[2].q[0], after[2].q[0])
@@ -117,7 +117,7 @@ def test_latents_drawn_without_an_image_are_those_of_p():
     _, groups = model.top_down(torch.randn(4, model.noise_dim))
     for group in groups:
         assert group.q is group.p
-    _, levels = model.levels(pictures(4, (1, 8, 8), "uint8"), torch.randn(1, 4, model.noise_dim))
+    _, levels = model.latent_layers(pictures(4, (1, 8, 8), "uint8"), torch.randn(1, 4, model.noise_dim))
     assert all((level.q[0] - level.p[0]).abs().max() > 0.01 for level in levels)
 
 
@@ -136,7 +136,7 @@ def test_the_kl_starts_small_and_activations_keep_their_size_at_any_depth(blocks
 def test_an_odd_example_meets_bounded_variances():
     model = made()
     x = 1e4 * pictures(2, (1, 8, 8), "uint8")
-    _, levels = model.levels(x, torch.randn(1, 2, model.noise_dim))
+    _, levels = model.latent_layers(x, torch.randn(1, 2, model.noise_dim))
     for level in levels:
         assert level.p[1].abs().max() <= BOUND and (level.q[1] - level.p[1]).abs().max() <= BOUND * (1 + 1e-5)
 
@@ -147,7 +147,7 @@ def test_an_odd_example_meets_bounded_variances():
 def test_the_elbo_is_the_mean_log_weight():
     model, x = roused(made(blocks=[1, 1])), pictures(2, (1, 8, 8), "uint8")
     with torch.no_grad():
-        draws = model.draws(x, None, torch.randn(1500, 2, model.noise_dim))
+        draws = model.importance_samples(x, None, torch.randn(1500, 2, model.noise_dim))
         s = model.infer(x.repeat(500, 1, 1, 1), None, torch.randn(1000, model.noise_dim))
         elbos = (model.likelihood.log_prob(s.x, s.out) - s.kl.sum(1)).unflatten(0, (500, 2))
     log_w = draws.log_px + draws.log_ratio
@@ -160,17 +160,17 @@ def test_the_elbo_is_the_mean_log_weight():
 def test_the_log_weight_is_that_of_all_latents_under_p_and_q():
     model, x = roused(made()), pictures(2, (1, 8, 8), "uint8")
     noise = torch.randn(3, 2, model.noise_dim)
-    _, levels = model.levels(x, noise)
+    _, levels = model.latent_layers(x, noise)
     log_q = -0.5 * (noise.square() + torch.tensor(2 * torch.pi).log()).sum(-1)
     log_q = log_q - torch.stack([0.5 * level.q[1].sum(-1) for level in levels]).sum(0)  # by the change of variables
     log_p = torch.stack([gaussian_log_density(level.z, *level.p) for level in levels]).sum(0)
-    torch.testing.assert_close(model.draws(x, None, noise).log_ratio, log_p - log_q, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(model.importance_samples(x, None, noise).log_ratio, log_p - log_q, rtol=1e-4, atol=1e-2)
 
 
 def test_the_bound_rises_with_the_number_of_draws():
     model, x = roused(made(blocks=[1])), pictures(16, (1, 8, 8), "uint8")
     with torch.no_grad():
-        draws = model.draws(x, None, torch.randn(256, 16, model.noise_dim))
+        draws = model.importance_samples(x, None, torch.randn(256, 16, model.noise_dim))
     log_w = draws.log_px + draws.log_ratio
     one, eight, many = (log_w.unflatten(0, (-1, k)).transpose(0, 1) for k in (1, 8, 256))
     bounds = [importance_bound(each.flatten(1)).mean().item() for each in (one, eight, many)]
@@ -182,7 +182,7 @@ def test_free_bits_count_for_each_group():
     model, x = made(terms={"kl": {"weight": 1.0, "free_bits": 0.7}}), pictures(4, (1, 8, 8), "uint8")
     s: Step = model.infer(x, None, torch.randn(4, model.noise_dim))
     s.kl = torch.tensor([[0.1, 2.0, 0.2]]).repeat(4, 1)
-    assert torch.allclose(model.values(s)["kl"], torch.tensor(0.7 + 2.0 + 0.7))
+    assert torch.allclose(model.per_example_losses(s)["kl"], torch.tensor(0.7 + 2.0 + 0.7))
 
 
 # What it can do -------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_free_bits_count_for_each_group():
 
 def test_it_declares_no_code():
     model = made()
-    assert all(isinstance(model, ability) for ability in (Samples, Reconstructs, Likelihood, RanksLatents))
+    assert all(isinstance(model, ability) for ability in (Samples, Reconstructs, Likelihood, HasLatentKL))
     assert not isinstance(model, Encodes)
 
 
@@ -205,7 +205,7 @@ def test_samples_do_not_depend_on_the_batch():
 
 def test_a_reconstruction_is_through_the_means():
     model, x = roused(made()), pictures(2, (1, 8, 8), "uint8")
-    out, levels = model.levels(x, torch.zeros(1, 2, model.noise_dim))
+    out, levels = model.latent_layers(x, torch.zeros(1, 2, model.noise_dim))
     assert all(torch.equal(level.z, level.q[0]) for level in levels)
     assert torch.equal(model.reconstruct(x), model.likelihood.mean(out[0]))
 

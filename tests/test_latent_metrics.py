@@ -17,7 +17,7 @@ from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
-from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
+from lightning_gen.metrics.likelihood import add_dequantisation_noise, bits_per_dim, discretisation
 from lightning_gen.models import latent as bounds_of
 from lightning_gen.models import vae
 from lightning_gen.networks import Network
@@ -172,10 +172,10 @@ def test_models_importance_bound_does_not_depend_on_chunks_and_batches(monkeypat
     whole = model.log_likelihood(x, 50)
     assert (ppca.log_p(x).mean() - whole.mean()).abs() < 0.2
     exact(model.log_likelihood(x[4:], 50, numbers=list(range(4, 11))), whole[4:], atol=1e-6)
-    for at_once in (1, 33, 100):
-        monkeypatch.setattr(bounds_of, "DECODED_AT_ONCE", at_once)
+    for batch_size in (1, 33, 100):
+        monkeypatch.setattr(bounds_of, "DECODED_AT_ONCE", batch_size)
         exact(model.log_likelihood(x, 50), whole, atol=1e-6)
-    monkeypatch.setattr(bounds_of, "DRAWN_AT_ONCE", 3 * 50 * model.latent_dim)  # three examples at a time
+    monkeypatch.setattr(bounds_of, "MAX_NOISE_NUMEL", 3 * 50 * model.latent_dim)  # three examples at a time
     exact(model.log_likelihood(x, 50), whole, atol=1e-6)
 
 
@@ -254,7 +254,7 @@ def test_the_dequantised_bound_is_just_below_the_exact_mass_of_the_bin(name: str
     x = LEVELS[130:155, None]  # -0.02 to 0.21
     noise = (torch.arange(1001).double()[:, None, None] + 0.5) / 1001 - 0.5  # (1001, 1, 1), the mean over U(-1/2, 1/2)
     location = f64([0.1])
-    bound = -(-model.log_prob(dequantised(x, noise), location).mean(0) + row.offset)
+    bound = -(-model.log_prob(add_dequantisation_noise(x, noise), location).mean(0) + row.offset)
     density = {"gaussian": D.Normal, "laplace": D.Laplace}[name](location, f64(scale))
     mass = density.cdf(x + 1 / 255) - density.cdf(x - 1 / 255)
     short = mass.log()[:, 0] - bound
@@ -265,7 +265,7 @@ def test_the_dequantised_bound_is_just_below_the_exact_mass_of_the_bin(name: str
 
 def test_dequantised_levels_fill_the_range_without_overlap():
     noise = torch.rand(1000, 256, generator=generator(), dtype=torch.float64) - 0.5
-    spread = dequantised(LEVELS.expand(1000, -1), noise)
+    spread = add_dequantisation_noise(LEVELS.expand(1000, -1), noise)
     assert (((spread + 1) * 127.5).round() == torch.arange(256)).all()
     assert spread.min() >= -1 - 1 / 255 and spread.max() < 1 + 1 / 255
 

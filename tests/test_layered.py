@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.layered import LayeredVAE, Level
+from lightning_gen.models.layered import LatentLayer, LayeredVAE
 from lightning_gen.models.vae import VAE
 from lightning_gen.objectives.latent import importance_bound
 
@@ -57,7 +57,7 @@ def test_the_columns_of_the_kl_are_those_of_torch_or_of_the_draw():
 
 @torch.no_grad()
 def test_a_level_that_others_were_not_drawn_from_has_its_kl_in_closed_form():
-    level = Level(normal(3, 6, 2), *((normal(3, 6, 2, seed=i), normal(3, 6, 2, seed=i + 1)) for i in (1, 3)))
+    level = LatentLayer(normal(3, 6, 2), *((normal(3, 6, 2, seed=i), normal(3, 6, 2, seed=i + 1)) for i in (1, 3)))
     q, p = (D.Normal(mean, torch.exp(0.5 * log_var)) for mean, log_var in (level.q, level.p))
     torch.testing.assert_close(level.kl(), D.kl_divergence(q, p).sum(-1))
     estimate = (q.log_prob(level.z) - p.log_prob(level.z)).sum(-1)
@@ -70,8 +70,8 @@ def test_the_bound_rises_with_the_number_of_draws_and_is_that_of_the_draws():
     bounds = [model.log_likelihood(x, k).mean() for k in (1, 5, 50)]
     assert bounds[0] + 0.1 < bounds[1] < bounds[2] - 0.05
     noise = normal(7, 200, 5, seed=1)
-    draws = model.draws(x, None, noise)
-    torch.testing.assert_close(draws.z[:, 3], model.draws(x[[3]], None, noise[:, [3]]).z[:, 0])
+    draws = model.importance_samples(x, None, noise)
+    torch.testing.assert_close(draws.z[:, 3], model.importance_samples(x[[3]], None, noise[:, [3]]).z[:, 0])
     assert importance_bound(draws.log_px + draws.log_ratio).shape == (200,)
 
 
@@ -143,7 +143,7 @@ def test_with_the_exact_posterior_every_draw_gives_the_likelihood(k: int):
 @torch.no_grad()
 def test_the_mean_log_weight_is_the_elbo():
     model, x, count = chain(wrong=0.3), 2 * normal(1, DIMS, seed=5), 40_000
-    draws = model.draws(x, None, normal(count, 1, 4, seed=1))
+    draws = model.importance_samples(x, None, normal(count, 1, 4, seed=1))
     log_w = (draws.log_px + draws.log_ratio)[:, 0]
     log_px, kl = model.elbo(x.expand(count, -1))
     assert log_px.shape == kl.shape == (count,)

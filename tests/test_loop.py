@@ -12,8 +12,8 @@ from lightning_gen.models.vae import VAE
 from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load
 from lightning_gen.training.ema import decay
 from lightning_gen.training.finite import NonFinite
-from lightning_gen.training.noise import BatchNoise, numbered
-from lightning_gen.training.speed import block_size
+from lightning_gen.training.noise import BatchNoise, indexed_noise
+from lightning_gen.training.speed import choose_iterations_per_batch
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_noise_differs_between_moves_and_iterations_but_not_between_runs():
     noise = BatchNoise(0)
     draws = []
     for iteration, move in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        noise.at(iteration, move, 0, 1)
+        noise.seek(iteration, move, 0, 1)
         draws.append(noise((4, 3), "z"))
     assert torch.equal(draws[0], draws[3])
     assert not torch.equal(draws[0], draws[1])
@@ -55,18 +55,18 @@ def test_noise_differs_between_moves_and_iterations_but_not_between_runs():
 
 def test_noise_of_the_global_batch_is_sliced():
     noise = BatchNoise(7)
-    noise.at(3, 0, 0, 1)
+    noise.seek(3, 0, 0, 1)
     whole = noise((8, 5), "z")
     parts = []
     for part in range(4):
-        noise.at(3, 0, part, 4)
+        noise.seek(3, 0, part, 4)
         parts.append(noise((2, 5), "z"))
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_numbered_noise_is_bit_equal_for_any_batch():
-    whole = numbered(range(50), (20,), 0, "sample")
-    assert torch.equal(whole[13:17], numbered(range(13, 17), (20,), 0, "sample"))
+    whole = indexed_noise(range(50), (20,), 0, "sample")
+    assert torch.equal(whole[13:17], indexed_noise(range(13, 17), (20,), 0, "sample"))
     assert abs(whole.mean()) < 0.1 and abs(whole.std() - 1) < 0.05
 
 
@@ -109,7 +109,7 @@ def test_l1_and_weight_decay_shrink_the_weights(toy, trainer):
 def test_learning_rate_follows_its_ramp(toy, trainer):
     model = Duel(toy.spec, lr="1e-2..0@100%", log_every=1)
     rates = []
-    model.write = lambda values: rates.append(values["train/lr_critic"])
+    model.log_to_loggers = lambda values: rates.append(values["train/lr_critic"])
     trainer(max_steps=4, limit_val_batches=0).fit(model, toy)
     assert rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
 
@@ -206,12 +206,12 @@ def test_the_likelihood_bound_honours_k_and_not_the_chunks(data28, monkeypatch):
     x = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)["x"][:5]
     model = VAE(data.spec, latent_dim=4, network="mlp").eval()
     drawn = []
-    draws = model.draws
-    model.draws = lambda *a: drawn.append(len(a[-1])) or draws(*a)
+    draws = model.importance_samples
+    model.importance_samples = lambda *a: drawn.append(len(a[-1])) or draws(*a)
     with torch.no_grad():
         whole = model.log_likelihood(x, 37)
         assert drawn == [37]
-        monkeypatch.setattr("lightning_gen.models.latent.DECODED_AT_ONCE", 50)
+        monkeypatch.setattr("lightning_gen.models.vae_base.DECODED_AT_ONCE", 50)
         parts = model.log_likelihood(x, 37)
     assert sum(drawn[1:]) == 37 and len(drawn) == 5
     assert torch.allclose(whole, parts, atol=1e-3)
@@ -223,7 +223,7 @@ def test_vae_equals_its_definition(data28):
     data.setup()
     batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
     model = VAE(data.spec, latent_dim=3, network="mlp", likelihood="bernoulli").eval()
-    model.numbers = batch["index"].tolist()
+    model.example_indices = batch["index"].tolist()
     loss, _ = model.loss_vae(batch, {})
     mean, log_var = model.encoder(batch["x"]).chunk(2, 1)
     q = torch.distributions.Normal(mean, (log_var / 2).exp())
@@ -241,7 +241,7 @@ def test_iterations_in_blocks_are_the_same_iterations(data28, trainer, options):
     for block in (1, 2, 5):
         torch.manual_seed(0)
         data = data28(**options)
-        data.position.block = block
+        data.position.batches_per_fetch = block
         model = VAE(data.spec, latent_dim=3, network="mlp", network_args={"hidden": [9], "dropout": 0.3})
         run = trainer(max_steps=20, max_epochs=-1, limit_val_batches=0)
         run.fit(model, data)
@@ -252,10 +252,10 @@ def test_iterations_in_blocks_are_the_same_iterations(data28, trainer, options):
 
 def test_block_size():
     spec = DataSpec(shape=(1, 28, 28))
-    assert block_size(spec, 128, 5000, 250, 500) == 10
-    assert block_size(spec, 256, 21500, 1075, 500) == 5
-    assert block_size(spec, 128, 137, 6, 500) == 1
-    assert block_size(DataSpec(shape=(3, 256, 256)), 128, 100, 100, 100) == 1
+    assert choose_iterations_per_batch(spec, 128, 5000, 250, 500) == 10
+    assert choose_iterations_per_batch(spec, 256, 21500, 1075, 500) == 5
+    assert choose_iterations_per_batch(spec, 128, 137, 6, 500) == 1
+    assert choose_iterations_per_batch(DataSpec(shape=(3, 256, 256)), 128, 100, 100, 100) == 1
 
 
 def test_a_callback_that_listens_is_heard_and_changes_nothing(toy, trainer):
@@ -287,7 +287,7 @@ def test_free_bits_steer_training_and_not_validation(data28, trainer):
         model = VAE(data.spec, latent_dim=4, network="mlp", terms=terms)
         values.append(trainer().validate(model, data, verbose=False)[0]["val/loss"])
         first = []
-        model.log_every, model.write = 1, lambda _, m=model, f=first: f.append(m.latest["train/kl"])
+        model.log_every, model.log_to_loggers = 1, lambda _, m=model, f=first: f.append(m.latest["train/kl"])
         trainer(max_steps=1, limit_val_batches=0).fit(model, data)
         values.append(first[0])
     assert values[0] == values[2]

@@ -16,8 +16,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.toy import MODES, POINTS
 from lightning_gen.metrics import neighbours
-from lightning_gen.metrics.base import Rows
-from lightning_gen.metrics.classes import ClassAccuracy, ClassifierScore
+from lightning_gen.metrics.base import GatherColumns
+from lightning_gen.metrics.classifier_metrics import ClassAccuracy, ClassifierScore
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
 from lightning_gen.metrics.manifold import DensityCoverage, PrecisionRecall
 from lightning_gen.metrics.memorisation import Memorisation
@@ -318,7 +318,7 @@ def test_rows_come_back_bit_for_bit():
         "label": torch.arange(7) + 2**60,
         "flag": torch.arange(7) % 2 == 0,
     }
-    rows = Rows(*columns)
+    rows = GatherColumns(*columns)
     for part in (slice(0, 2), slice(2, 2), slice(2, 7)):
         rows.update(**{name: column[part] for name, column in columns.items()})
     torch.testing.assert_close(rows.compute(), columns, rtol=0, atol=0)
@@ -401,7 +401,7 @@ def cases():
         "accuracy": (ClassAccuracy(5), [{"log_probs": log_probs, "requested": labels}]),
         "gaussians": (GaussianModes(real[:5, :2], 0.3), [{"points": generated[:, :2]}]),
         "classes": (ClassModes(9), [{"labels": labels}]),
-        "rows": (Rows("a", "b"), [{"a": normal(80, 2, 3).half(), "b": labels}]),
+        "rows": (GatherColumns("a", "b"), [{"a": normal(80, 2, 3).half(), "b": labels}]),
     }
 
 
@@ -520,7 +520,7 @@ REFUSED = {
     ),
     r"labels must be \(N,\) integers, got \(2,\) torch.float32": partial(ClassModes(10).update, torch.ones(2)),
     # rows
-    r"needs columns a, b of one length, got {'a': 2}": partial(Rows("a", "b").update, a=torch.ones(2)),
+    r"needs columns a, b of one length, got {'a': 2}": partial(GatherColumns("a", "b").update, a=torch.ones(2)),
 }
 
 
@@ -531,7 +531,7 @@ def test_mistakes_are_explained(text):
 
 
 def test_columns_of_another_kind_than_before_are_refused():
-    rows = Rows("a")
+    rows = GatherColumns("a")
     rows.update(a=torch.ones(2, 3))
     with pytest.raises(UserError, match=r"column 'a' of rows \(4,\) torch.float32, but before it had \(3,\)"):
         rows.update(a=torch.ones(2, 4))

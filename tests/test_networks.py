@@ -15,9 +15,9 @@ from torch import nn
 from lightning_gen import networks
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.names import plain, resolve, trusting
+from lightning_gen.names import resolve, to_serializable, trusted_imports
 from lightning_gen.networks import NETWORKS, Network, layers
-from lightning_gen.networks.dcgan import halvings
+from lightning_gen.networks.dcgan import downsampled_sizes
 
 SMALL = {"mlp": {"hidden": [12, 8]}, "dcgan": {"width": 2}}
 MLP_SHAPES = [(1,), (2,), (1, 4, 4), (3, 5, 7), (1, 28, 28), (2, 9), (1, 2, 3, 4)]
@@ -52,9 +52,9 @@ def test_shapes(name: str, shape: tuple[int, ...]):
 
 
 def test_halvings_end_at_4_to_7():
-    assert halvings(DataSpec((1, 28, 28))) == [(28, 28), (14, 14), (7, 7)]
+    assert downsampled_sizes(DataSpec((1, 28, 28))) == [(28, 28), (14, 14), (7, 7)]
     for side in range(8, 257):
-        assert 4 <= min(halvings(DataSpec((1, side, 256)))[-1]) <= 7
+        assert 4 <= min(downsampled_sizes(DataSpec((1, side, 256)))[-1]) <= 7
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
@@ -267,20 +267,20 @@ def test_resolve_says_what_was_tried(name: str, said: str, my_nets):
 
 def test_trust_opens_only_what_is_named(my_nets):
     with (
-        trusting([]),
+        trusted_imports([]),
         pytest.raises(UserError, match=r"^checkpoint asks.*pass trust=\['my_nets'\] to load\(\), or --trust my_nets"),
     ):
         resolve("my_nets.Net", TABLE, "net")
     assert "my_nets" not in sys.modules  # refused before it ran
-    with trusting(["my_nets", "my_package.deep"]):
+    with trusted_imports(["my_nets", "my_package.deep"]):
         assert resolve("my_nets.Net", TABLE, "net").__module__ == "my_nets"
         assert resolve("my_package.deep.Net", TABLE, "net").__module__ == "my_package.deep"
         with pytest.raises(UserError, match=r"my_package\.other"):
             resolve("my_package.other.Net", TABLE, "net")
-    with trusting(["my_net"]), pytest.raises(UserError, match="asks to import"):
+    with trusted_imports(["my_net"]), pytest.raises(UserError, match="asks to import"):
         resolve("my_nets.Net", TABLE, "net")
     for inner in (None, ["math"]):  # what is opened inside cannot widen it
-        with trusting(["my_nets"]), trusting(inner), pytest.raises(UserError, match="asks to import"):
+        with trusted_imports(["my_nets"]), trusted_imports(inner), pytest.raises(UserError, match="asks to import"):
             resolve("math.pi", TABLE, "number")
     assert resolve("math.pi", TABLE, "number") == math.pi  # and afterwards everything is open again
 
@@ -296,12 +296,12 @@ def test_trust_opens_only_what_is_named(my_nets):
     ],
 )
 def test_trust_does_not_reach_through_a_modules_own_imports(path: str, my_nets):
-    with trusting(["my_package"]), pytest.raises(UserError, match="asks to import"):
+    with trusted_imports(["my_package"]), pytest.raises(UserError, match="asks to import"):
         resolve(path, TABLE, "net")
 
 
 def test_our_own_names_are_always_trusted():
-    with trusting([]):
+    with trusted_imports([]):
         assert resolve("lightning_gen.networks.mlp.MLPEncoder", TABLE, "net") is networks.mlp.MLPEncoder
         assert resolve("one", TABLE, "number") == 1
 
@@ -310,25 +310,25 @@ def test_plain_values_pass_weights_only(tmp_path):
     value = {
         "numbers": (1, 2.5, True, None, np.float32(0.5), np.int64(3), np.bool_(True)),
         "nested": collections.OrderedDict({3: ["a", {"b": ()}]}),
-        "function": halvings,
+        "function": downsampled_sizes,
         "class": nn.ReLU,
         "instance": nn.ReLU(),
-        "partial": functools.partial(halvings),
+        "partial": functools.partial(downsampled_sizes),
         "network": NETWORKS["mlp"],
     }
     expected = {
         "numbers": [1, 2.5, True, None, 0.5, 3, True],
         "nested": {"3": ["a", {"b": []}]},
-        "function": "lightning_gen.networks.dcgan.halvings",
+        "function": "lightning_gen.networks.dcgan.downsampled_sizes",
         "class": "torch.nn.modules.activation.ReLU",
         "instance": "<instance of torch.nn.modules.activation.ReLU>",
         "partial": "<instance of functools.partial>",
         "network": "<instance of lightning_gen.networks.Network>",
     }
-    assert plain(value) == expected
-    assert [type(v) for v in plain(value["numbers"])] == [int, float, bool, type(None), float, int, bool]
-    torch.save(plain(value), tmp_path / "plain.pt")
+    assert to_serializable(value) == expected
+    assert [type(v) for v in to_serializable(value["numbers"])] == [int, float, bool, type(None), float, int, bool]
+    torch.save(to_serializable(value), tmp_path / "plain.pt")
     assert torch.load(tmp_path / "plain.pt", weights_only=True) == expected
-    assert resolve(expected["function"], TABLE, "function") is halvings
+    assert resolve(expected["function"], TABLE, "function") is downsampled_sizes
     with pytest.raises(UserError):
         resolve(expected["instance"], TABLE, "net")

@@ -18,7 +18,7 @@ from lightning_gen.objectives import latent, likelihood, likelihoods
 from lightning_gen.objectives.latent import Step, kl, kl_normal
 from lightning_gen.objectives.likelihood import LocationScale
 from lightning_gen.objectives.likelihoods import LIKELIHOODS
-from lightning_gen.objectives.terms import TERMS, Weighted, parse_terms
+from lightning_gen.objectives.terms import TERMS, WeightedTerm, parse_terms
 
 SHAPE = (3, 4, 5)
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
@@ -353,7 +353,7 @@ def edges(s: Step, sigma: float, power: int = 2) -> Tensor:
 
 def test_terms_are_weights_ramps_and_arguments():
     terms = {"kl": "0..1@10000"}
-    assert parse_terms(terms, TERMS) == {"kl": Weighted(kl, "0..1@10000", {})}
+    assert parse_terms(terms, TERMS) == {"kl": WeightedTerm(kl, "0..1@10000", {})}
     terms = {"kl": {"weight": 4, "free_bits": 0.1}, "mine": {"weight": 1, "function": edges, "sigma": 2.0}}
     parsed = parse_terms(terms, TERMS)
     assert list(parsed.items()) == [("kl", (kl, 4, {"free_bits": 0.1})), ("mine", (edges, 1, {"sigma": 2.0}))]

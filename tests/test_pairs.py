@@ -14,8 +14,8 @@ from lightning_gen.datamodules import UserError, pixels
 from lightning_gen.datamodules.coloured_digits import ColouredDigits
 from lightning_gen.datamodules.order import Order, SideOrders
 from lightning_gen.datamodules.outline_shapes import OutlineShapes
+from lightning_gen.datamodules.pair_data import PairSource
 from lightning_gen.datamodules.paired import Paired
-from lightning_gen.datamodules.sides import Sides
 from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.datamodules.unpaired import Unpaired
 
@@ -132,7 +132,7 @@ def test_resume_gives_the_same_batches(make, memory):
 
 def test_several_batches_at_once_are_the_same_batches(make):
     data = make()
-    data.position.block = 2
+    data.position.batches_per_fetch = 2
     blocks = seen(data, 2)
     for key in ("a", "b", "index"):
         assert torch.equal(torch.cat([batch[key] for batch in blocks]), torch.cat([b[key] for b in seen(make(), 4)]))
@@ -363,11 +363,11 @@ def test_a_broken_example_of_one_side_is_left_out_of_both():
             return {**batch, "skipped": [(str(k), "broken") for k in index.tolist() if k % 3 == 0]}
 
     numbers = torch.arange(10)
-    batch = Sides(Tensors(x=numbers), Broken(x=numbers[:5])).fetch(numbers)
+    batch = PairSource(Tensors(x=numbers), Broken(x=numbers[:5])).fetch(numbers)
     assert batch["index"].tolist() == batch["a"].tolist() == [1, 2, 4, 6, 7, 9]
     assert batch["b"].tolist() == [1, 2, 4, 1, 2, 4]
     assert len(batch["skipped"]) == 4
-    assert len(Sides(Tensors(x=numbers), Tensors(x=numbers[:0]))) == 0
+    assert len(PairSource(Tensors(x=numbers), Tensors(x=numbers[:0]))) == 0
 
 
 # Real pictures ----------------------------------------------------------------------------------------------------

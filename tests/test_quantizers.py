@@ -64,7 +64,7 @@ def test_each_level_leaves_less():
     """With a code at 0 in each book no level can make it worse; k-means makes it better."""
     z = torch.randn(1, 500, 4)
     made = VectorQuantizer(codes=16, dim=4, depth=3)
-    made.start(z, 0)
+    made.init_codebook(z, 0)
     parts = [*made(z).parts, z[0] - made(z).q[0]]
     errors = [float(part.square().mean()) for part in parts]
     assert errors[0] > 1.5 * errors[1] > 2 * errors[2] > 2.5 * errors[3]
@@ -149,22 +149,22 @@ def test_k_means_finds_separate_clusters():
     z = (centres.repeat(50, 1) + 0.01 * torch.randn(300, 4)).unsqueeze(0)
     made = VectorQuantizer(codes=24, dim=4)
     before = (made(z).q - z).square().mean()
-    made.start(z, seed=3)
+    made.init_codebook(z, seed=3)
     assert (made(z).q - z).square().mean() < 2e-4 < before
     assert made.books[0].counts.sum() == 300
     start = made.books[0].vectors.clone()
-    made.start(100 + z, seed=3)
+    made.init_codebook(100 + z, seed=3)
     assert torch.equal(made.books[0].vectors, start)  # once only
     again = VectorQuantizer(codes=24, dim=4)
     again.load_state_dict(made.state_dict())
-    again.start(100 + z, seed=3)
+    again.init_codebook(100 + z, seed=3)
     assert torch.equal(again.books[0].vectors, start)  # after a checkpoint neither
 
 
 def test_k_means_with_fewer_vectors_than_codes():
     made = VectorQuantizer(codes=32, dim=2)
     z = torch.randn(1, 5, 2)
-    made.start(z, seed=0)
+    made.init_codebook(z, seed=0)
     assert torch.allclose(made(z).q, z, atol=1e-6)
 
 

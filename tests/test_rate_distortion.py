@@ -9,7 +9,7 @@ from compressors import DIGITS, Quarters, levels, vae
 from conftest import ROOT
 
 from lightning_gen.commands import fit, rate_distortion
-from lightning_gen.compression.curves import Point, draw, pictures_of
+from lightning_gen.compression.curves import Point, draw, image_codec_points
 from lightning_gen.datamodules.errors import UserError
 
 SMALL = [
@@ -42,8 +42,8 @@ def test_the_rate_of_a_vae_is_its_kl():
         list(model.encoder.parameters())[-1].copy_(torch.tensor([1.0, 0, 0, 0, 0, 0, 0, -2.0]))
     x = levels("random", 300, (1, 8, 8), "uint8")
     with torch.inference_mode():
-        bits, rebuilt = rate_distortion.of_vae(model, x)
-        drawn = rate_distortion.of_vae(model, x)[1]
+        bits, rebuilt = rate_distortion.vae_rate_and_mean(model, x)
+        drawn = rate_distortion.vae_rate_and_mean(model, x)[1]
     kl = 0.5 * 1.0 + 0.5 * (math.exp(-2) - 1 + 2)  # of a mean of 1, and of a variance of exp(-2)
     assert bits == pytest.approx(300 * kl / math.log(2), rel=1e-5)
     assert rebuilt.shape == x.shape and torch.equal(rebuilt, drawn)  # the draws are the same each time
@@ -56,7 +56,7 @@ def test_the_rate_of_tokens_is_what_is_written():
     torch.nn.init.zeros_(model.prior.weight)  # all tokens are as likely
     x = levels("random", 100, (1, 8, 8), "uint8")
     with torch.inference_mode():
-        bits, rebuilt = rate_distortion.of_tokens(model, x)
+        bits, rebuilt = rate_distortion.token_rate_and_reconstruction(model, x)
     assert bits == pytest.approx(2 * 6400, abs=64)
     assert torch.equal(rebuilt, model.from_tokens(model.tokens(x)))
 
@@ -65,7 +65,7 @@ def test_errors_are_of_values_from_zero_to_one():
     assert Point("vae", "", 1.0, 0.01).psnr == pytest.approx(20.0)
     x = torch.full((10, 1, 8, 8), -1.0)  # 10 pictures fill 4 x 3 places of a sheet
     x[:, :, :4] = 1.0
-    points = pictures_of(x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+    points = image_codec_points(x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
     for curve in ("JPEG", "WebP"):
         own = [point for point in points if point.curve == curve]
         assert [p.rate for p in own] == sorted(p.rate for p in own)
@@ -101,7 +101,7 @@ def test_runs_are_trained_once_and_measured(place, capsys):
 
 def test_options_reach_the_models_that_they_are_of():
     words = ["--betas", "2", "--codes", "8", "--vae.latent_dim", "5", "--vae.scale=0.2", "--vq.prior_args.depth", "1"]
-    one, other = (job.arguments for job in rate_distortion.jobs_of(*rate_distortion._parse(words)))
+    one, other = (job.arguments for job in rate_distortion.list_jobs(*rate_distortion._parse(words)))
     pairs, others = (dict(zip(words[::2], words[1::2], strict=True)) for words in (one, other))
     assert pairs["--model.terms.kl"] == "2" and pairs["--model.latent_dim"] == "5" and pairs["--model.scale"] == "0.2"
     assert others["--model.quantizer_args.codes"] == "8" and others["--model.prior_args.depth"] == "1"

@@ -15,7 +15,14 @@ from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.exits import Stopped
 from lightning_gen.models.vae import VAE
-from lightning_gen.storage.checkpoints import AtomicCheckpointIO, find, load, read, set_aside_last, write_atomically
+from lightning_gen.storage.checkpoints import (
+    AtomicCheckpointIO,
+    find_checkpoint,
+    load,
+    read_checkpoint,
+    set_aside_last,
+    write_atomically,
+)
 
 STEPS = 30  # of 10 batches an epoch
 VAL_EVERY = 7
@@ -77,7 +84,7 @@ def run(folder, trainer, at=None, resume=False, steps=STEPS, epochs=None, dropou
         check_val_every_n_epoch=None,
     )
     run.fit(model, data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
-    return read(folder / "last.ckpt")
+    return read_checkpoint(folder / "last.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +100,7 @@ def test_stopped_anywhere(tmp_path, trainer, whole, at, epochs):
         whole[epochs] = run(tmp_path / "whole", trainer, epochs=epochs)
     with pytest.raises(Stopped):
         run(tmp_path / "parts", trainer, at=at, epochs=epochs)
-    assert read(tmp_path / "parts" / "last.ckpt")["lightning_gen"]["iteration"] == at
+    assert read_checkpoint(tmp_path / "parts" / "last.ckpt")["lightning_gen"]["iteration"] == at
     same(whole[epochs], run(tmp_path / "parts", trainer, resume=True, epochs=epochs))
 
 
@@ -139,7 +146,7 @@ def test_signals(tmp_path, script):
     """Ctrl-C, SIGTERM and kill -9 on the real script, each resumed to the end."""
     options = ["--model", "vae", "--steps", 600, "--save_every", 40, "--val_every", 250, "--model.ema.vae", 1000]
     script("fit", *options, "--name", "whole")
-    reference = read(tmp_path / "tb_logs/vae-digits-whole/version_0/checkpoints/last.ckpt")
+    reference = read_checkpoint(tmp_path / "tb_logs/vae-digits-whole/version_0/checkpoints/last.ckpt")
     for name in ("SIGINT", "SIGTERM", "SIGKILL"):
         folder = tmp_path / f"tb_logs/vae-digits-{name.lower()}/version_0"
         last = folder / "checkpoints/last.ckpt"
@@ -147,12 +154,12 @@ def test_signals(tmp_path, script):
         assert status == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[name], output
         if name != "SIGKILL":
             assert "--resume" in output and "Traceback" not in output
-        done = read(last)["lightning_gen"]["iteration"]
+        done = read_checkpoint(last)["lightning_gen"]["iteration"]
         assert 0 < done < 600
         script("fit", "--resume", folder)
-        same(reference["state_dict"], read(last)["state_dict"])
-        same(reference["optimizer_states"], read(last)["optimizer_states"])
-        same(reference["lightning_gen"], read(last)["lightning_gen"])
+        same(reference["state_dict"], read_checkpoint(last)["state_dict"])
+        same(reference["optimizer_states"], read_checkpoint(last)["optimizer_states"])
+        same(reference["lightning_gen"], read_checkpoint(last)["lightning_gen"])
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
@@ -195,7 +202,7 @@ def damaged(path, how):
 def test_damaged_checkpoints_are_refused_and_a_good_one_is_named(tmp_path, trainer, how):
     with pytest.raises(Stopped):
         run(tmp_path / "run" / "checkpoints", trainer, at=16)
-    path = find(tmp_path / "run", "last")
+    path = find_checkpoint(tmp_path / "run", "last")
     damaged(path, how)
     with pytest.raises(UserError) as error:
         load(path)
@@ -207,9 +214,9 @@ def test_damaged_checkpoints_are_refused_and_a_good_one_is_named(tmp_path, train
 
 def test_a_missing_run(tmp_path):
     with pytest.raises(UserError, match="no run folder or checkpoint at"):
-        find(tmp_path / "nothing")
+        find_checkpoint(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"no checkpoint in .*last.ckpt"):
-        find(tmp_path)
+        find_checkpoint(tmp_path)
 
 
 def test_a_checkpoint_runs_nothing(tmp_path):
@@ -247,7 +254,9 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         flipped[place] ^= 1 << place % 8
         (tmp_path / "last.ckpt").write_bytes(flipped)
         try:
-            assert torch.equal(read(tmp_path / "last.ckpt")["values"], values), place  # a byte that nobody reads
+            assert torch.equal(read_checkpoint(tmp_path / "last.ckpt")["values"], values), (
+                place
+            )  # a byte that nobody reads
         except UserError as error:
             assert "last.ckpt" in str(error)
             unnoticed_by_torch += "checksum" in str(error)
@@ -258,7 +267,7 @@ def test_all_checkpoints_damaged(tmp_path):
     for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
         (tmp_path / name).write_bytes(b"half")
     with pytest.raises(UserError, match=r"truncated, damaged or no checkpoint$"):
-        read(tmp_path / "last.ckpt")
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -295,4 +304,4 @@ def test_ctrl_c_twice_ends_at_once(tmp_path):
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=20)[0]
     assert process.returncode == 130 and "Traceback" not in output, output
-    read(last)
+    read_checkpoint(last)

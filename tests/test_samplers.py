@@ -15,7 +15,7 @@ from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.toy import Toy
 from lightning_gen.evaluation.report import FILE, PREVIOUS
-from lightning_gen.evaluation.samplers import Normal, attach, codes_of, fit_mixture
+from lightning_gen.evaluation.samplers import Normal, attach_sampler, encode_training_set, fit_mixture
 from lightning_gen.models.autoencoder import Autoencoder
 from lightning_gen.models.vae import VAE
 
@@ -103,7 +103,7 @@ def model(digits):
 
 
 def test_samples_do_not_depend_on_the_batch(model, digits):
-    attach(model, "gmm", digits, components=5)
+    attach_sampler(model, "gmm", digits, components=5)
     with torch.no_grad():
         whole = model.sample(9, seed=1)
         parts = torch.cat([model.sample(2, seed=1), model.sample(7, seed=1, start=2)])
@@ -115,17 +115,17 @@ def test_samples_do_not_depend_on_the_batch(model, digits):
 def test_what_a_sampler_draws(model, digits):
     with torch.no_grad():
         own = model.sample(4)
-        assert attach(model, "normal") == {"sampler": "normal"}
+        assert attach_sampler(model, "normal") == {"sampler": "normal"}
         assert isinstance(model.sampler, Normal) and model.sampler.draw_dim == 4
         assert not torch.equal(model.sample(4), own)
         model.train()
-        assert attach(model, "gmm", digits, 7) == {"sampler": "gmm", "components": 7}
+        assert attach_sampler(model, "gmm", digits, 7) == {"sampler": "gmm", "components": 7}
         assert model.training
         drawn = model.sampler.draw(torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0)))
-        z = codes_of(model.eval(), digits)
+        z = encode_training_set(model.eval(), digits)
         assert torch.allclose(drawn.mean(0), z.mean(0), atol=0.05)
         assert torch.allclose(torch.cov(drawn.T), torch.cov(z.T), atol=0.05)
-        assert attach(model, "prior") == {}
+        assert attach_sampler(model, "prior") == {}
         assert torch.equal(model.sample(4), own)
 
 
@@ -134,7 +134,7 @@ def test_codes_are_of_binary_pictures_where_training_sees_such(images28):
     model, seen = VAE(data.spec, latent_dim=2, network="mlp").eval(), []
     model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     with torch.no_grad():
-        codes = codes_of(model, data)
+        codes = encode_training_set(model, data)
     assert len(codes) == data.size("train") and set(torch.cat(seen).unique().tolist()) == {-1.0, 1.0}
 
 
@@ -144,19 +144,19 @@ class Bare:
 
 def test_mistakes(model, digits):
     with pytest.raises(UserError, match=r"300 components .* 1,500 .* there are 1,300: try --components 260"):
-        attach(model, "gmm", digits, components=300)
+        attach_sampler(model, "gmm", digits, components=300)
     with pytest.raises(UserError, match="components 0"):
-        attach(model, "gmm", digits, components=0)
+        attach_sampler(model, "gmm", digits, components=0)
     with pytest.raises(UserError, match="unknown sampler 'gm': did you mean 'gmm'"):
-        attach(model, "gm")
+        attach_sampler(model, "gm")
     with pytest.raises(UserError, match=r"Bare has none to draw: .* such as vae, ae, wae"):
-        attach(Bare(), "normal")
-    assert attach(Bare(), "prior") == {}
+        attach_sampler(Bare(), "normal")
+    assert attach_sampler(Bare(), "prior") == {}
     with pytest.raises(UserError, match="the data have"):
-        attach(model, "gmm", Toy())
+        attach_sampler(model, "gmm", Toy())
     torch.nn.init.constant_(model.encoder.head.bias, float("nan"))
     with pytest.raises(UserError, match="are not finite"):
-        attach(model, "gmm", digits)
+        attach_sampler(model, "gmm", digits)
 
 
 # The scripts

@@ -19,13 +19,13 @@ from lightning_gen import exits
 from lightning_gen.config import cli
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.presets import PRESETS
-from lightning_gen.storage.checkpoints import load, read
+from lightning_gen.storage.checkpoints import load, read_checkpoint
 
 SHORT = ["--model", "vae", "--steps", 60, "--val_every", 30]
 
 
 def plan(*arguments):
-    return cli.plan(*cli.pre_parse([str(a) for a in arguments])).config
+    return cli.resolve_config(*cli.parse_short_options([str(a) for a in arguments])).config
 
 
 def model_of(*arguments):
@@ -78,7 +78,7 @@ def test_config_gives_back_the_identical_run(run, script, tmp_path):
     script("fit", "--config", folder / "config.yaml")
     again = tmp_path / "tb_logs/vae-digits/version_0"
     assert (again / "config.yaml").read_text() == (folder / "config.yaml").read_text()
-    one, two = (read(f / "checkpoints/last.ckpt")["state_dict"] for f in (folder, again))
+    one, two = (read_checkpoint(f / "checkpoints/last.ckpt")["state_dict"] for f in (folder, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -142,7 +142,7 @@ def test_extension_to_any_length_keeps_iterations_and_validations(script, tmp_pa
     folder = tmp_path / "tb_logs/vae-digits/version_0"
     result = script("fit", "--resume", folder / "checkpoints/last.ckpt", "--steps", 104)
     assert "going on from iteration 50" in result.stdout
-    assert read(folder / "checkpoints/last.ckpt")["lightning_gen"]["iteration"] == 104
+    assert read_checkpoint(folder / "checkpoints/last.ckpt")["lightning_gen"]["iteration"] == 104
     steps = {
         e.step for file in folder.glob("events*") for e in EventAccumulator(str(file)).Reload().Scalars("val/loss")
     }
@@ -151,7 +151,7 @@ def test_extension_to_any_length_keeps_iterations_and_validations(script, tmp_pa
     refused = script("fit", "--resume", folder, "--steps", 120, ok=False)
     assert refused.returncode == 2 and "previous.ckpt" in refused.stderr
     script("fit", "--resume", folder / "checkpoints/previous.ckpt", "--steps", 120)
-    assert read(folder / "checkpoints/last.ckpt")["lightning_gen"]["iteration"] == 120
+    assert read_checkpoint(folder / "checkpoints/last.ckpt")["lightning_gen"]["iteration"] == 120
 
 
 def test_a_run_without_a_logger(script, tmp_path):
@@ -171,7 +171,7 @@ def test_own_network_term_data_and_logger(script, tmp_path):
     assert re.search(r"1 .*broken\.png", result.stdout), result.stdout
     assert (folder / "pictures/samples/00000060.png").exists()  # the logger takes none
     assert list((tmp_path / "csv").rglob("metrics.csv"))
-    terms = read(folder / "checkpoints/last.ckpt")["hyper_parameters"]["terms"]
+    terms = read_checkpoint(folder / "checkpoints/last.ckpt")["hyper_parameters"]["terms"]
     assert terms["kl"] == 1.0 and 0.1 in (terms.get("helpers.roughness"), terms.get("helpers", {}).get("roughness"))
     with pytest.raises(UserError, match=r"asks to import 'helpers"):
         load(folder)
@@ -243,7 +243,7 @@ def test_one_line_for_a_mistake(arguments, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["fit.py", *arguments.split()])
     with pytest.raises(SystemExit) as stop:
-        exits.run(main)
+        exits.run_main(main)
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert MISTAKES[arguments] in said.err

@@ -12,9 +12,9 @@ from lightning_gen.commands import fit as fitting
 from lightning_gen.config import cli
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.toy import Toy
-from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read_checkpoint
 from lightning_gen.training.finite import NonFinite
-from lightning_gen.training.skipping import FIRST, MOST, Norms, Skipping, gradient_norm
+from lightning_gen.training.skipping import MAX_CONSECUTIVE_SKIPS, WARMUP_STEPS, Norms, Skipping, gradient_norm
 
 LIMIT = math.log(5)
 
@@ -23,7 +23,7 @@ def after(count, norm=1.0):
     """The memory after a number of norms that scatter by a factor 2 around one."""
     draws, norms = random.Random(0), Norms()
     for _ in range(count):
-        assert norms.take(math.log(norm) + draws.uniform(-0.7, 0.7), LIMIT)
+        assert norms.update(math.log(norm) + draws.uniform(-0.7, 0.7), LIMIT)
     return norms
 
 
@@ -32,49 +32,49 @@ def test_a_spike_is_left_out_and_hardly_moves_the_rule(level):
     norms = after(300, level)
     before = norms.log_typical
     assert before == pytest.approx(math.log(level), abs=0.2)
-    assert not norms.take(math.log(level) + 50, LIMIT)
+    assert not norms.update(math.log(level) + 50, LIMIT)
     assert norms.log_typical - before == pytest.approx(0.01 * LIMIT)
-    assert norms.take(math.log(level), LIMIT)
+    assert norms.update(math.log(level), LIMIT)
     assert (norms.skipped, norms.in_row) == (1, 0)
 
 
 def test_the_limit_is_a_factor_of_the_geometric_mean():
     for factor, taken in ((4.9, True), (5.1, False)):
         norms = Norms(seen=200)
-        assert norms.take(math.log(factor), LIMIT) == taken
+        assert norms.update(math.log(factor), LIMIT) == taken
 
 
 def test_the_first_steps_are_taken():
     norms = Norms()
-    assert all(norms.take(40.0 * (n % 2), LIMIT) for n in range(FIRST))
+    assert all(norms.update(40.0 * (n % 2), LIMIT) for n in range(WARMUP_STEPS))
     assert norms.log_typical == pytest.approx(20)
-    assert not norms.take(40.0, LIMIT)
+    assert not norms.update(40.0, LIMIT)
 
 
 @pytest.mark.parametrize("factor", [6.0, 1e3, 1e30])
 def test_a_lasting_rise_is_followed(factor):
     norms = after(1000)
-    taken = [norms.take(math.log(factor), LIMIT) for _ in range(MOST + 100)]
-    assert taken.index(True) <= MOST and all(taken[MOST:])
-    assert norms.skipped <= MOST
+    taken = [norms.update(math.log(factor), LIMIT) for _ in range(MAX_CONSECUTIVE_SKIPS + 100)]
+    assert taken.index(True) <= MAX_CONSECUTIVE_SKIPS and all(taken[MAX_CONSECUTIVE_SKIPS:])
+    assert norms.skipped <= MAX_CONSECUTIVE_SKIPS
 
 
 def test_a_slow_rise_and_a_fall_cost_no_step():
     norms = after(200)
-    assert all(norms.take(0.01 * n, LIMIT) for n in range(2000))
-    assert all(norms.take(-5.0, LIMIT) for _ in range(4000))
+    assert all(norms.update(0.01 * n, LIMIT) for n in range(2000))
+    assert all(norms.update(-5.0, LIMIT) for _ in range(4000))
     assert norms.log_typical == pytest.approx(-5, abs=0.1)
 
 
 def test_after_a_row_of_spikes_the_rule_finds_back():
     norms = after(200)
-    for _ in range(MOST):
-        assert not norms.take(30.0, LIMIT)
-    assert norms.take(30.0, LIMIT)  # the last of them
-    for _ in range(FIRST + 200):
-        norms.take(0.0, LIMIT)
+    for _ in range(MAX_CONSECUTIVE_SKIPS):
+        assert not norms.update(30.0, LIMIT)
+    assert norms.update(30.0, LIMIT)  # the last of them
+    for _ in range(WARMUP_STEPS + 200):
+        norms.update(0.0, LIMIT)
     assert abs(norms.log_typical) < 0.5
-    assert not norms.take(30.0, LIMIT)
+    assert not norms.update(30.0, LIMIT)
 
 
 def parameter(*values):
@@ -86,12 +86,12 @@ def parameter(*values):
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 def test_a_norm_that_says_nothing_is_taken_and_not_counted(value):
     rule = Skipping(["all"], 5.0)
-    for _ in range(FIRST):
-        assert rule.takes("all", [parameter(1.0)])
+    for _ in range(WARMUP_STEPS):
+        assert rule.should_step("all", [parameter(1.0)])
     before = rule.get_extra_state()
-    assert rule.takes("all", [parameter(value, 0.0)])
+    assert rule.should_step("all", [parameter(value, 0.0)])
     assert rule.get_extra_state() == before
-    assert not rule.takes("all", [parameter(1e30, 0.0)])  # whose square is infinite
+    assert not rule.should_step("all", [parameter(1e30, 0.0)])  # whose square is infinite
 
 
 def test_the_norm_is_that_of_all_gradients_together():
@@ -171,7 +171,7 @@ def test_resumed_it_ends_bit_equal(trainer, tmp_path, at):
     fit(trainer, path=tmp_path / "whole.ckpt", **options)
     fit(trainer, steps=at, path=tmp_path / "part.ckpt", **options)
     fit(trainer, path=tmp_path / "parts.ckpt", resume=tmp_path / "part.ckpt", **options)
-    whole, parts = read(tmp_path / "whole.ckpt"), read(tmp_path / "parts.ckpt")
+    whole, parts = read_checkpoint(tmp_path / "whole.ckpt"), read_checkpoint(tmp_path / "parts.ckpt")
     assert whole["state_dict"]["skipping._extra_state"]["critic"]["skipped"] == 2
     assert whole["state_dict"]["skipping._extra_state"]["critic"]["seen"] == 60
     for part in ("state_dict", "optimizer_states", "lightning_gen"):
@@ -196,8 +196,8 @@ def test_scaled_gradients_are_refused(trainer):
 def test_init_takes_weights_and_not_the_norms_of_another_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["--model", "vae", "--steps", "30", "--val_every", "30"]
-    first = fitting.train(cli.plan(*cli.pre_parse([*common, "--model.skip", "10"])))
+    first = fitting.train(cli.resolve_config(*cli.parse_short_options([*common, "--model.skip", "10"])))
     for options in ([], ["--model.skip", "10"]):
-        again = fitting.train(cli.plan(*cli.pre_parse([*common, "--init", str(first), *options])))
+        again = fitting.train(cli.resolve_config(*cli.parse_short_options([*common, "--init", str(first), *options])))
         assert load(again).iteration == 30
     assert load(again, which="last").skipping.norms["vae"].seen == 30

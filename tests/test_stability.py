@@ -7,10 +7,10 @@ import pytest
 import torch
 from helpers import Duel
 
-from lightning_gen.adversarial.stability import VERDICTS, assess, final_over_best, report, summary_line, to_try
+from lightning_gen.adversarial.stability import VERDICTS, assess, final_over_best, report, suggestions, summary_line
 from lightning_gen.callbacks import stability
 from lightning_gen.callbacks.stability import Stability
-from lightning_gen.callbacks.watch import Watch, own_extractor
+from lightning_gen.callbacks.watch import Watch, trained_extractor
 from lightning_gen.commands import fit
 from lightning_gen.config import cli
 from lightning_gen.datamodules.digits import Digits
@@ -18,8 +18,8 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.toy import Toy
 from lightning_gen.metrics.extractors import RAW
 from lightning_gen.presets import PRESETS
-from lightning_gen.protocols import Adversarial
-from lightning_gen.storage.checkpoints import AtomicCheckpointIO, read
+from lightning_gen.protocols import Discriminates
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, read_checkpoint
 
 TOTAL = 100
 FD = "val/fd_raw@100"
@@ -28,7 +28,7 @@ FD = "val/fd_raw@100"
 class Judging(Duel):
     """A game whose critic can be asked."""
 
-    def judge(self, x, y=None):
+    def discriminate(self, x, y=None):
         return self.network("critic")(x).squeeze(1)
 
 
@@ -42,7 +42,7 @@ class Collapsing(Judging):
 class Together(Judging):
     """Its critic judges no single examples."""
 
-    def judge(self, x, y=None):
+    def discriminate(self, x, y=None):
         raise UserError("two at once")
 
 
@@ -52,10 +52,10 @@ class Classes(Judging):
     classes = 25
 
     def sample(self, n, y=None, seed=0, start=0):
-        self.asked = y
+        self.conditions_for_samples = y
         return torch.stack([y.float(), torch.arange(start, start + n) / 1000], 1)
 
-    def judge(self, x, y=None):
+    def discriminate(self, x, y=None):
         assert len(x) == len(y)
         return 100.0 * (x[:, 0] == y) + 2
 
@@ -155,13 +155,13 @@ def test_final_over_best():
 
 def test_what_is_in_use_is_not_advised():
     options = {"penalties": {"r1": 1.0}, "spectral_norm": "none", "pack": 1, "lr": 1e-3}
-    tries = to_try("collapsed", options)
+    tries = suggestions("collapsed", options)
     assert tries[0] == "spectral norm (--model.spectral_norm discriminator)"
     assert "packing (--model.pack 2)" in tries and "a lower learning rate (--model.lr)" in tries
     assert not any("penalty" in text for text in tries)
-    assert "packing" not in " ".join(to_try("collapsed", {**options, "pack": 2}))
-    assert to_try("diverged", {})[0] == "a gradient penalty"  # no option of a model that has none
-    assert to_try("healthy", {}) == []
+    assert "packing" not in " ".join(suggestions("collapsed", {**options, "pack": 2}))
+    assert suggestions("diverged", {})[0] == "a gradient penalty"  # no option of a model that has none
+    assert suggestions("healthy", {}) == []
 
 
 # The callback
@@ -229,7 +229,7 @@ def test_large_images_are_compared_small():
 def test_a_conditional_model_is_asked_for_all_classes_and_told_those_of_the_data(trainer):
     model = Classes(Toy().spec)
     callback, _ = measured(model, trainer, steps=1)
-    assert set(model.asked.tolist()) == set(range(25))
+    assert set(model.conditions_for_samples.tolist()) == set(range(25))
     row = callback.history[-1]
     assert row["val/logit_fake"] == 102 and row["val/sign_real"] == 1
     assert 2 <= row["val/logit_real"] < 102
@@ -262,7 +262,7 @@ def test_the_history_survives_a_resume(trainer, tmp_path):
     data = Toy(batch_size=32)
     _, run = measured(model(), trainer, data, watch=watch(data), steps=3)
     run.save_checkpoint(tmp_path / "half.ckpt")
-    assert len(read(tmp_path / "half.ckpt")["callbacks"]["Stability"]["history"]) == 3
+    assert len(read_checkpoint(tmp_path / "half.ckpt")["callbacks"]["Stability"]["history"]) == 3
     data = Toy(batch_size=32)
     again, _ = measured(
         model(), trainer, data, watch=watch(data), steps=6, ckpt_path=tmp_path / "half.ckpt", weights_only=True
@@ -285,13 +285,13 @@ ADVERSARIAL = [name for name, row in PRESETS.items() if row.model.endswith(".GAN
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_what_it_says_to_try_can_be_tried(name):
     """Each option that is written with a value is one that the preset takes."""
-    model, _ = cli.instantiate(cli.plan(*cli.pre_parse(["--model", name])))
-    tries = {text for verdict in VERDICTS for text in to_try(verdict, dict(model.hparams))}
+    model, _ = cli.instantiate(cli.resolve_config(*cli.parse_short_options(["--model", name])))
+    tries = {text for verdict in VERDICTS for text in suggestions(verdict, dict(model.hparams))}
     options = [re.sub(r".*\((.*)\)", r"\1", text).split() for text in tries if "(" in text]
     options = [words for words in options if len(words) > 1]
     assert options
     for words in options:
-        cli.instantiate(cli.plan(*cli.pre_parse(["--model", name, *words])))
+        cli.instantiate(cli.resolve_config(*cli.parse_short_options(["--model", name, *words])))
 
 
 def test_stop_saves_and_says_what_to_try(tmp_path, monkeypatch, capsys):
@@ -305,7 +305,7 @@ def test_stop_saves_and_says_what_to_try(tmp_path, monkeypatch, capsys):
     found = summary_of(folder)
     assert found["iterations"] == 20 and found["stability"]["verdict"] == "collapsed"
     assert found["stability"]["try"] and found["stability"]["last"]["val/diversity"] == 0
-    state = read(folder / "checkpoints/last.ckpt")
+    state = read_checkpoint(folder / "checkpoints/last.ckpt")
     assert state["lightning_gen"]["iteration"] == 20
     assert [row["iteration"] for row in state["callbacks"]["Stability"]["history"]] == [5, 10, 15, 20]
     assert "stability:  collapsed" in capsys.readouterr().out
@@ -325,7 +325,7 @@ def test_an_adversarial_model_is_watched_unasked(tmp_path, monkeypatch, capsys):
     assert f"watched at each validation: {name}" in output and "stability:" in output
     folder = next((tmp_path / "tb_logs").rglob("version_0"))
     found = summary_of(folder)
-    history = read(folder / "checkpoints/last.ckpt")["callbacks"]["Stability"]["history"]
+    history = read_checkpoint(folder / "checkpoints/last.ckpt")["callbacks"]["Stability"]["history"]
     values = [row[name] for row in history]
     assert found["best"][name] == pytest.approx(min(values))
     assert found["stability"]["final_over_best"][name]["ratio"] == pytest.approx(values[-1] / min(values))
@@ -343,7 +343,7 @@ def test_nothing_is_watched(options, tmp_path, monkeypatch):
 
 def test_fewer_validation_examples_than_usual():
     data = Digits()
-    watch = Watch("fd", own_extractor("digits", data), data, or_fewer=True)
+    watch = Watch("fd", trained_extractor("digits", data), data, allow_fewer=True)
     watch.check()
     assert watch.names == ["val/fd_digits_v1@200"]
     data.size = lambda split: 99
@@ -353,7 +353,7 @@ def test_fewer_validation_examples_than_usual():
 
 def test_a_model_without_a_discriminator(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not isinstance(Duel(Toy().spec), Adversarial)
+    assert not isinstance(Duel(Toy().spec), Discriminates)
     with pytest.raises(UserError, match=r"--on_collapse stop: Duel has no discriminator"):
         fit.main(["--model", "helpers.Duel", *USUAL, "--on_collapse", "stop"])
     fit.main(["--model", "helpers.Duel", *USUAL])
@@ -362,7 +362,7 @@ def test_a_model_without_a_discriminator(tmp_path, monkeypatch):
 
 def test_on_collapse_is_checked():
     with pytest.raises(UserError, match=r"--on_collapse 'stopp'.*did you mean 'stop'"):
-        cli.plan(*cli.pre_parse(["--model", "vae", "--on_collapse", "stopp"]))
+        cli.resolve_config(*cli.parse_short_options(["--model", "vae", "--on_collapse", "stopp"]))
 
 
 class Packed(Judging):
@@ -372,7 +372,7 @@ class Packed(Judging):
         super().__init__(spec, **options)
         self.batch_multiple = 3 * self.accumulate
 
-    def notes(self, batch):
+    def startup_messages(self, batch):
         return [f"a batch of {batch} is noted"]
 
 

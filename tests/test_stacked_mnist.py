@@ -7,13 +7,13 @@ import pytest
 import torch
 from helpers import Painter
 
-from lightning_gen.datamodules import find
+from lightning_gen.datamodules import resolve_dataset
 from lightning_gen.datamodules.mnist import MNIST
 from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.datamodules.stacked_mnist import SIZES, Stack, Stacked, StackedMNIST, joined
+from lightning_gen.datamodules.stacked_mnist import SIZES, StackedData, StackedMNIST, StackedSource, joint_class
 from lightning_gen.evaluation import quality
-from lightning_gen.evaluation.subject import Subject
+from lightning_gen.evaluation.evaluation_run import EvaluationRun
 
 ROOT = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 needs_mnist = pytest.mark.skipif(not ROOT.is_dir(), reason=f"no {ROOT}")
@@ -59,23 +59,23 @@ def real():
 
 
 def modes_of(model, data, n):
-    return dict(quality.modes(Subject(model, data, "none fits", n=n)))
+    return dict(quality.modes(EvaluationRun(model, data, "none fits", n=n)))
 
 
 # Data -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_class_has_the_digits_of_the_channels():
-    assert joined(torch.tensor([[0, 0, 7], [1, 2, 3], [9, 9, 9]]), 10).tolist() == [7, 123, 999]
-    assert joined(torch.tensor([[1, 0]]), 3).tolist() == [3]
+    assert joint_class(torch.tensor([[0, 0, 7], [1, 2, 3], [9, 9, 9]]), 10).tolist() == [7, 123, 999]
+    assert joint_class(torch.tensor([[1, 0]]), 3).tolist() == [3]
 
 
 def test_the_spec_and_the_name():
-    assert find("stacked-mnist") == ("lightning_gen.datamodules.stacked_mnist.StackedMNIST", {})
+    assert resolve_dataset("stacked-mnist") == ("lightning_gen.datamodules.stacked_mnist.StackedMNIST", {})
     data = StackedMNIST()
     assert data.spec == DataSpec((3, 28, 28), size=128_000, num_classes=1000)
-    assert isinstance(data, Stacked) and not isinstance(MNIST(), Stacked)
-    assert data.stacked_of() == ("mnist", MNIST().spec)
+    assert isinstance(data, StackedData) and not isinstance(MNIST(), StackedData)
+    assert data.channel_dataset() == ("mnist", MNIST().spec)
 
 
 def test_channels_are_digits_of_the_same_split_and_give_the_class(small):
@@ -94,7 +94,7 @@ def test_every_digit_and_every_class_occurs(small):
     data.setup()
     source = data._splits["train"]
     assert len(source.rows.unique()) == 200
-    labels = joined(source.rows % 10, 10)
+    labels = joint_class(source.rows % 10, 10)
     assert len(labels.unique()) == 1000
     shares = labels.bincount(minlength=1000) / len(labels)
     assert (shares * (shares * 1000).log()).sum() < 0.01
@@ -120,7 +120,7 @@ def test_the_loader_gives_floats(small):
 
 def test_stacks_of_colour_images_and_of_any_number():
     source = Tensors(x=torch.arange(5 * 3 * 4).view(5, 3, 2, 2), y=torch.arange(5))
-    batch = Stack(source, torch.tensor([[0, 4], [3, 3], [1, 2]]), base=5).fetch(torch.tensor([2, 0]))
+    batch = StackedSource(source, torch.tensor([[0, 4], [3, 3], [1, 2]]), base=5).fetch(torch.tensor([2, 0]))
     assert torch.equal(batch["x"][0], torch.cat([source.columns["x"][1], source.columns["x"][2]]))
     assert batch["y"].tolist() == [7, 4]
 
@@ -133,7 +133,7 @@ def test_the_channels_are_the_digits_of_mnist(real):
         rows = real._splits[split].rows[:100]
         stacked, plain = real.examples(split, torch.arange(100)), digits.examples(split, rows.flatten())
         assert torch.equal(stacked["x"].view(300, 1, 28, 28), plain["x"])
-        assert torch.equal(stacked["y"], joined(plain["y"].view(100, 3), 10))
+        assert torch.equal(stacked["y"], joint_class(plain["y"].view(100, 3), 10))
 
 
 # Modes ------------------------------------------------------------------------------------------------------------

@@ -130,8 +130,8 @@ def test_an_argument_may_be_a_ramp_which_the_model_follows():
         assert s.kl is not None
         distance = (s.kl.sum(1).mean() - nats).abs()
         torch.testing.assert_close(model.term_values(s)["capacity"].mean(), distance)
-        values = model.values(s)
-        torch.testing.assert_close(model.weighted(values)[0], values["reconstruction"].mean() + 10 * distance)
+        values = model.per_example_losses(s)
+        torch.testing.assert_close(model.weighted_loss(values)[0], values["reconstruction"].mean() + 10 * distance)
     with torch.no_grad():
         end = model.eval().term_values(s)["capacity"]
     torch.testing.assert_close(end, s.kl.sum(1) - 25)
@@ -278,7 +278,7 @@ def test_the_critic_finds_the_total_correlation_of_a_gaussian():
     optimizer = torch.optim.Adam(model.critic.parameters(), lr=5e-3)
     mixing = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     for i in range(400):
-        model._noise.at(i, 1, 0, 1)
+        model._noise.seek(i, 1, 0, 1)
         loss, logs = model.loss_critic({}, {"z": normal(256, 2, seed=i).float() @ mixing.T})
         optimizer.zero_grad()
         loss.backward()
@@ -298,7 +298,7 @@ def test_the_vae_pays_for_the_total_correlation_on_a_ramp():
         torch.testing.assert_close(loss, logs["reconstruction"] + 2 * logs["kl"] + gamma * logs["tc"])
     assert logs["tc"] != 0 and not shared["z"].requires_grad
     assert torch.autograd.grad(logs["tc"], model.encoder.head.weight)[0].abs().max() > 0
-    model.eval().numbers = list(range(16))
+    model.eval().example_indices = list(range(16))
     with torch.no_grad():
         values = model.validation_values({"x": x})
     assert values["loss"].shape == (16,)  # and without the critic, which moves

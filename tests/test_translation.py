@@ -21,7 +21,7 @@ from lightning_gen.names import resolve
 from lightning_gen.pictures import views
 from lightning_gen.presets.translation import ROWS
 from lightning_gen.protocols import Translates
-from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, load_weights, read
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, load_weights, read_checkpoint
 from lightning_gen.training.evaluation_mode import evaluation_mode
 
 SMALL = {
@@ -47,7 +47,7 @@ def losses(model, data, trainer, steps=3, **options):
     """What each iteration logs."""
     seen = []
     model.log_every = 1
-    model.write = seen.append
+    model.log_to_loggers = seen.append
     trainer(max_steps=steps, limit_val_batches=0, **options).fit(model, data)
     return seen
 
@@ -88,7 +88,7 @@ def test_cut_recognises_the_places_of_an_untouched_picture(trainer):
     model, data = small("cut", patches=8)
     trainer(max_steps=1, limit_val_batches=0).fit(model, data)
     model.train()
-    model._noise.at(0, 0, 0, 1)
+    model._noise.seek(0, 0, 0, 1)
     x, other = torch.randn(2, 4, 3, 16, 16)
     assert (model.contrast(x, x, "t") < model.contrast(x, other, "t")).all()
 
@@ -97,7 +97,7 @@ def test_fastcut_compares_a_mirrored_source_with_its_original(trainer):
     """Of a translator that maps a mirrored picture to the mirrored result, mirroring changes nothing."""
     model, data = small("fastcut", patches=16)
     trainer(max_steps=1, limit_val_batches=0).fit(model, data)
-    model._noise.at(0, 0, 0, 1)
+    model._noise.seek(0, 0, 0, 1)
     x, mirrored = torch.randn(4, 3, 16, 16), torch.tensor([True, False, True, False])
     model.generator.features = lambda x: [x, x, x, x, x]
     model.projector = torch.nn.ModuleList(model.projector[0] for _ in range(5))
@@ -189,7 +189,7 @@ def test_pictures_show_the_way_there_and_back():
     data.setup()
     batch = data.transform(data._splits["val"].fetch(torch.arange(8)))
     with evaluation_mode(model):
-        shown = dict(views.all_of(model, batch, 0))
+        shown = dict(views.draw_all(model, batch, 0))
     assert set(shown) == {"a2b", "b2a", "identity"}
     rows = {name: (picture.shape[1] - 2) / (picture.shape[2] - 2) * 8 for name, picture in shown.items()}
     assert rows == {"a2b": 4, "b2a": 4, "identity": 4}  # source, translation, back, truth; both sides twice
@@ -212,7 +212,7 @@ def run(folder, trainer, at=None, resume=False):
         check_val_every_n_epoch=None,
     )
     fit.fit(model, data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
-    return read(folder / "last.ckpt")
+    return read_checkpoint(folder / "last.ckpt")
 
 
 @pytest.mark.parametrize("at", [1, 5, 9])
@@ -244,7 +244,7 @@ def test_fine_tuning_starts_with_pools_of_its_own(tmp_path, trainer):
     larger = CycleGAN(
         OutlineShapes(size=32).spec, pool=3, network_args=TINY["resnet"], critic_args=SMALL["critic_args"]
     )
-    load_weights(larger, tmp_path / "model.ckpt", read(tmp_path / "model.ckpt"), memory=False)
+    load_weights(larger, tmp_path / "model.ckpt", read_checkpoint(tmp_path / "model.ckpt"), memory=False)
     assert torch.equal(larger.generator_ab.head[1].weight, model.averages["generator_ab"].head[1].weight)
     assert not larger.pool_a.images.any()
 

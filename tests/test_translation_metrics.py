@@ -33,14 +33,14 @@ from lightning_gen.datamodules.outline_shapes import OutlineShapes
 from lightning_gen.datamodules.unpaired import Unpaired
 from lightning_gen.evaluation import pictures
 from lightning_gen.evaluation.report import FILE, Report
-from lightning_gen.evaluation.translation import segmenters_of, subject_of
+from lightning_gen.evaluation.translation import segmenters_of, translation_run
 from lightning_gen.metrics import distances, extractors, perceptual
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.metrics.segmentation import confusion, scores
-from lightning_gen.storage.checkpoints import find
+from lightning_gen.storage.checkpoints import find_checkpoint
 
-ALL = [name for name, metric in evaluate.METRICS.items() if metric.of != evaluate.CODES]
+ALL = [name for name, metric in evaluate.METRICS.items() if metric.category != evaluate.CODES]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def bare(monkeypatch, tmp_path):
 
 def subject(model, data=None, extractor="auto", segmenters=None, n=10_000, **options):
     data = OutlineShapes(size=16) if data is None else data
-    return subject_of(model.eval(), data, extractor, "some-pairs", segmenters or {}, n=n, **options)
+    return translation_run(model.eval(), data, extractor, "some-pairs", segmenters or {}, n=n, **options)
 
 
 def measured(s, tmp_path, *names):
@@ -132,7 +132,7 @@ def test_one_way_only(tmp_path):
 def test_the_reference_is_the_same_for_one_way_and_both():
     one, both = subject(Mixing(SPEC)), subject(BothMixing(SPEC))
     assert one.digest() == both.digest() and one.digest()[1] == 200
-    assert both.digest() == both.beside[0].digest()
+    assert both.digest() == both.other_directions[0].digest()
     assert one.digest() != subject(Mixing(SPEC), OutlineShapes(size=16, direction="b2a")).digest()
 
 
@@ -142,7 +142,7 @@ def test_sides_of_different_shapes(tmp_path):
     assert not content["failed"] and "different shapes" in content["inapplicable"]["identity"]
     assert not any(name.endswith("untranslated") for name in content["values"])
     assert content["values"]["a2b_cycle"]["value"] == 0
-    shown = dict(pictures.all_of(subject(Unchanged(data.spec), data)))
+    shown = dict(pictures.draw_all(subject(Unchanged(data.spec), data)))
     assert shown["translations"].shape[0] == 3
 
 
@@ -164,7 +164,7 @@ def test_unpaired_sides_of_different_numbers(tmp_path, two_folders):
     content = measured(s, tmp_path, "fd", "memorisation", "cycle", "identity", "pairs", "segmentation")
     assert not content["failed"] and {value["n"] for value in content["values"].values()} == {6}
     assert content["inapplicable"]["pairs"] == content["inapplicable"]["segmentation"] == "the data hold no true pairs"
-    assert {"translations", "neighbours"} == set(dict(pictures.all_of(s)))
+    assert {"translations", "neighbours"} == set(dict(pictures.draw_all(s)))
 
 
 def test_large_pictures_need_an_extractor(tmp_path):
@@ -315,7 +315,7 @@ def arguments(run, pairs, *more):
 
 
 def read_report(run):
-    return json.loads((find(run).parent.parent / FILE).read_text())
+    return json.loads((find_checkpoint(run).parent.parent / FILE).read_text())
 
 
 def test_two_processes_give_the_values_of_one(run):

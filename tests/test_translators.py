@@ -15,9 +15,9 @@ from lightning_gen.networks.projector import Projector
 from lightning_gen.objectives.contrastive import patch_nce
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.objectives.translation import (
-    EXCHANGE_TERMS,
-    Exchange,
-    check_exchange,
+    TRANSLATION_TERMS,
+    TranslationStep,
+    check_translation_terms,
     cycle,
     identity,
     l1,
@@ -116,7 +116,7 @@ def test_a_projector_gives_unit_vectors_of_the_chosen_places():
 
 def exchange(to_b, to_a):
     a, b = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
-    return Exchange(a, b, to_b(a), to_b, to_a(b), to_a)
+    return TranslationStep(a, b, to_b(a), to_b, to_a(b), to_a)
 
 
 def test_maps_that_undo_each_other_have_no_cycle_loss():
@@ -132,7 +132,7 @@ def test_identical_maps_have_neither_cycle_nor_identity_loss():
 
 def test_l1_is_the_mean_difference():
     s = exchange(lambda x: x, lambda x: x)
-    s.b = s.ab + 0.5
+    s.b = s.fake_b + 0.5
     assert torch.allclose(l1(s), torch.full((4,), 0.5))
 
 
@@ -146,7 +146,7 @@ PAIRS = DataSpec((3, 8, 8), shape_b=(3, 8, 8), pairs="all")
 
 
 @pytest.mark.parametrize(
-    ("name", "spec", "way_back", "text"),
+    ("name", "spec", "has_reverse_translator", "text"),
     [
         ("cycle", PAIRS, False, "way back"),
         ("identity", PAIRS, False, "way back"),
@@ -154,11 +154,11 @@ PAIRS = DataSpec((3, 8, 8), shape_b=(3, 8, 8), pairs="all")
         ("l1", PAIRS._replace(pairs="held_out"), True, "no pairs"),
     ],
 )
-def test_a_term_that_cannot_be_is_refused(name, spec, way_back, text):
-    terms = parse_terms({name: 1}, EXCHANGE_TERMS)
+def test_a_term_that_cannot_be_is_refused(name, spec, has_reverse_translator, text):
+    terms = parse_terms({name: 1}, TRANSLATION_TERMS)
     with pytest.raises(UserError, match=text):
-        check_exchange(terms, spec, way_back)
-    check_exchange(terms, PAIRS, True)
+        check_translation_terms(terms, spec, has_reverse_translator)
+    check_translation_terms(terms, PAIRS, True)
 
 
 def test_psnr_is_that_of_the_metrics():
@@ -195,7 +195,7 @@ def numbers(*values):
 def test_a_pool_is_filled_first_and_exchanges_half_of_what_follows():
     pool, seen = ImagePool(50, (1, 1, 1)), []
     for k in range(1000):
-        (out,) = pool.exchange(numbers(k + 1), k, 0, k).flatten().tolist()
+        (out,) = pool.query(numbers(k + 1), k, 0, k).flatten().tolist()
         seen.append(out == k + 1)
         assert k >= 50 or out == k + 1
     assert 0.42 < sum(not new for new in seen[50:]) / 950 < 0.58
@@ -206,14 +206,14 @@ def test_a_pool_is_filled_first_and_exchanges_half_of_what_follows():
 def test_a_pool_gives_each_picture_at_most_once():
     pool, out = ImagePool(5, (1, 1, 1)), []
     for k in range(0, 400, 4):
-        out += pool.exchange(numbers(*range(k + 1, k + 5)), k, 0, k).flatten().tolist()
+        out += pool.query(numbers(*range(k + 1, k + 5)), k, 0, k).flatten().tolist()
     assert max(out.count(value) for value in set(out)) <= 2  # as it comes, and when it leaves
 
 
 def test_a_pool_follows_from_its_key():
     pools, keys = [ImagePool(3, (1, 1, 1)) for _ in range(3)], [0, 0, 1]
     outs = [
-        torch.cat([pool.exchange(numbers(k, -k), 2 * k, key, k) for k in range(40)])
+        torch.cat([pool.query(numbers(k, -k), 2 * k, key, k) for k in range(40)])
         for pool, key in zip(pools, keys, strict=True)
     ]
     assert torch.equal(outs[0], outs[1]) and not torch.equal(outs[0], outs[2])
@@ -222,4 +222,4 @@ def test_a_pool_follows_from_its_key():
 
 def test_a_pool_of_nothing_lets_everything_through():
     x = torch.randn(3, 1, 2, 2)
-    assert ImagePool(0, (1, 2, 2)).exchange(x, 0, 0) is x
+    assert ImagePool(0, (1, 2, 2)).query(x, 0, 0) is x

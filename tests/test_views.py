@@ -55,7 +55,7 @@ class Player:
         z = torch.randn(n, self.draw_dim, generator=torch.Generator().manual_seed(seed))
         return self.decode(self.draw(z), y) if self.spec.kind == "image" else 0.1 * z[:, :2] + self.shift
 
-    def judge(self, x, y=None):
+    def discriminate(self, x, y=None):
         if self.pack > 1:
             raise UserError("judges several")
         self.judged.append(y)
@@ -91,12 +91,12 @@ def examples(n=1000):
 def test_views_follow_from_what_a_model_can():
     drawn = {"samples", "interpolations"}
     images = torch.zeros(4, 1, 8, 8)
-    assert set(dict(views.all_of(Player(), {"x": images}, 0))) == drawn
-    assert set(dict(views.all_of(Player(codes=((3,), 1)), {"x": images}, 0))) == drawn | {"code_traversals"}
-    assert set(dict(views.all_of(Player(POINTS), {"x": examples()[0]}, 0))) == {"samples", "density"}
-    assert set(dict(views.all_of(Player(POINTS._replace(shape=(3,))), {"x": torch.randn(9, 3)}, 0))) == {"samples"}
+    assert set(dict(views.draw_all(Player(), {"x": images}, 0))) == drawn
+    assert set(dict(views.draw_all(Player(codes=((3,), 1)), {"x": images}, 0))) == drawn | {"code_traversals"}
+    assert set(dict(views.draw_all(Player(POINTS), {"x": examples()[0]}, 0))) == {"samples", "density"}
+    assert set(dict(views.draw_all(Player(POINTS._replace(shape=(3,))), {"x": torch.randn(9, 3)}, 0))) == {"samples"}
     for model, x in ((Player(codes=((3,), 1)), images), (Player(POINTS), examples()[0])):
-        for name, picture in views.all_of(model, {"x": x}, 0):
+        for name, picture in views.draw_all(model, {"x": x}, 0):
             assert picture.dtype == torch.uint8 and picture.dim() == 3 and picture.shape[0] == 3, name
 
 
@@ -184,22 +184,24 @@ def test_density_shows_data_where_no_samples_are():
     real = torch.cat([torch.randn(500, 2) * 0.05 + torch.tensor(c) for c in ([-2.0, 0.0], [2.0, 0.0])])
     where = plane.window(real)
     samples, field = real[:500], torch.zeros(8, 8)
-    picture = plane.contest(real, samples, None, where).permute(1, 2, 0)
+    picture = plane.draw_decision_field(real, samples, None, where).permute(1, 2, 0)
     centres = (real.unflatten(0, (2, 500)).mean(1) - where.centre) / where.half
     rows, columns = ((plane.SIZE / 2 * (1 + axis)).long() for axis in (-centres[:, 1], centres[:, 0]))
     left, right = picture[rows, columns].float() / 255
     assert_close(left, torch.tensor(plane.SAMPLE), atol=0.02, rtol=0)
     assert_close(right, torch.tensor(plane.REAL_CORE), atol=0.02, rtol=0)
-    assert (picture[0, 0] == 255).all() and (plane.contest(real, samples, field, where)[:, 0, 0] != 255).any()
+    assert (picture[0, 0] == 255).all() and (
+        plane.draw_decision_field(real, samples, field, where)[:, 0, 0] != 255
+    ).any()
 
 
 def test_the_field_is_red_where_it_is_high_at_any_scale():
     field = torch.linspace(0, 1, 64).expand(64, 64)
     nothing, where = torch.zeros(1, 2), plane.Window(torch.zeros(2), 1.0)
-    picture = plane.contest(nothing, nothing, field, where)
+    picture = plane.draw_decision_field(nothing, nothing, field, where)
     low, high = picture[:, 5, 3].float(), picture[:, 5, -3].float()
     assert low[2] > low[0] + 50 and high[0] > high[2] + 50
-    assert torch.equal(picture, plane.contest(nothing, nothing, (field * 20).exp() - 1e6, where))
+    assert torch.equal(picture, plane.draw_decision_field(nothing, nothing, (field * 20).exp() - 1e6, where))
 
 
 def test_the_raster_is_where_points_are_drawn():

@@ -19,12 +19,12 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vqvae import VQVAE
 from lightning_gen.networks.code_map import map_sizes
-from lightning_gen.networks.code_prior import CodePrior, Stream, draw
+from lightning_gen.networks.code_prior import CachedTokenStream, CodePrior, sample_tokens
 from lightning_gen.objectives.deterministic import commitment
 from lightning_gen.objectives.latent import Step
 from lightning_gen.presets import PRESETS
 from lightning_gen.protocols import Decodes, Encodes, Likelihood, Reconstructs, SamplesClasses, Tokenises
-from lightning_gen.storage.checkpoints import AtomicCheckpointIO, read
+from lightning_gen.storage.checkpoints import AtomicCheckpointIO, read_checkpoint
 from lightning_gen.training.evaluation_mode import evaluation_mode
 
 TINY = {"network_args": {"width": 8}, "prior_args": {"width": 16, "depth": 2, "heads": 2}}
@@ -64,7 +64,7 @@ def prior(**options):
 def test_the_stream_is_the_parallel_pass():
     net, tokens, c = prior(), torch.randint(7, (5, 10)), torch.tensor([0, 1, 2, 3, 3])
     stream = net.stream(5, c)
-    logits = [stream.next(None), *[stream.next(tokens[:, i]) for i in range(9)]]
+    logits = [stream.next_logits(None), *[stream.next_logits(tokens[:, i]) for i in range(9)]]
     assert torch.allclose(torch.stack(logits, 1), net(tokens, c), atol=1e-4)
     assert logits[0].dtype == torch.float32 and float(logits[3].std()) > 0.3
 
@@ -86,7 +86,7 @@ def test_the_stream_repeats_bit_by_bit():
     walks = []
     for _ in range(2):
         stream = net.stream(6)
-        walks.append([stream.next(None), *[stream.next(tokens[:, i]) for i in range(9)]])
+        walks.append([stream.next_logits(None), *[stream.next_logits(tokens[:, i]) for i in range(9)]])
     assert all(map(torch.equal, *walks))
 
 
@@ -109,39 +109,39 @@ def test_the_class_matters_and_so_does_none():
 def test_a_stream_is_asked_in_order():
     net = prior()
     with pytest.raises(ValueError, match="tokens at place 0"):
-        net.stream(2).next(torch.zeros(2, dtype=torch.long))
+        net.stream(2).next_logits(torch.zeros(2, dtype=torch.long))
     stream = net.stream(2)
-    stream.next(None)
+    stream.next_logits(None)
     with pytest.raises(ValueError, match="no tokens at place 1"):
-        stream.next(None)
+        stream.next_logits(None)
     for _ in range(9):
-        stream.next(torch.zeros(2, dtype=torch.long))
+        stream.next_logits(torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="place 10 of 10"):
-        stream.next(torch.zeros(2, dtype=torch.long))
+        stream.next_logits(torch.zeros(2, dtype=torch.long))
     with pytest.raises(AssertionError):
         net.train().stream(2)
 
 
-class Fixed(Stream):
+class Fixed(CachedTokenStream):
     """The same probabilities everywhere."""
 
     def __init__(self, shares):
         self.logits = torch.tensor(shares).log()
 
-    def next(self, previous):
+    def next_logits(self, previous):
         return self.logits.expand(100_000, -1)
 
 
 def test_draws_have_the_probabilities():
     chance = torch.rand(100_000, 1)
-    shares = torch.bincount(draw(Fixed([0.1, 0.0, 0.6, 0.3]), chance)[:, 0], minlength=4) / 100_000
+    shares = torch.bincount(sample_tokens(Fixed([0.1, 0.0, 0.6, 0.3]), chance)[:, 0], minlength=4) / 100_000
     assert shares[1] == 0
     assert shares.tolist() == pytest.approx([0.1, 0, 0.6, 0.3], abs=0.006)  # 4 standard deviations
 
 
 def test_the_ends_of_chance():
     ends = torch.tensor([[0.0], [1.0]]).repeat(50_000, 1)
-    assert draw(Fixed([0.0, 0.5, 0.5]), ends)[:2, 0].tolist() == [1, 2]
+    assert sample_tokens(Fixed([0.0, 0.5, 0.5]), ends)[:2, 0].tolist() == [1, 2]
 
 
 # Tokens
@@ -159,7 +159,7 @@ def test_a_model_keeps_the_contract_of_tokens(model):
     assert out.shape == x.shape and out.abs().max() <= 1
     assert torch.equal(out, model.reconstruct(x))
     assert torch.allclose(out, model.step({"x": x}).out.clamp(-1, 1), atol=1e-5)  # what training sees
-    assert model.token_stream(4).next(None).shape == (4, model.vocab)
+    assert model.token_stream(4).next_logits(None).shape == (4, model.vocab)
 
 
 def test_the_rate_of_the_three_presets_is_one():
@@ -176,7 +176,7 @@ def test_the_code_length_is_what_the_stream_says(model):
     for y in (None, torch.tensor([2, 0, 9])):
         stream, nats, previous = model.token_stream(3, y), torch.zeros(3), None
         for now in tokens.unbind(1):
-            nats -= stream.next(previous).log_softmax(1).gather(1, now[:, None])[:, 0]
+            nats -= stream.next_logits(previous).log_softmax(1).gather(1, now[:, None])[:, 0]
             previous = now
         assert torch.allclose(nats, model.code_length(tokens, y), atol=1e-3)
 
@@ -261,7 +261,7 @@ def run(trainer, tmp_path):
         job = trainer(max_steps=steps, max_epochs=-1, plugins=AtomicCheckpointIO(), **options)
         job.fit(model, data or Digits(batch_size=100))
         job.save_checkpoint(tmp_path / "last.ckpt")
-        return read(tmp_path / "last.ckpt")
+        return read_checkpoint(tmp_path / "last.ckpt")
 
     return fit
 
@@ -382,7 +382,7 @@ def test_resumed_bit_identically(run, trainer, tmp_path):
         job = trainer(max_steps=12, max_epochs=-1, plugins=AtomicCheckpointIO())
         job.fit(model, Digits(batch_size=100), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
         job.save_checkpoint(tmp_path / "resumed.ckpt")
-        same(whole["state_dict"], read(tmp_path / "resumed.ckpt")["state_dict"])
+        same(whole["state_dict"], read_checkpoint(tmp_path / "resumed.ckpt")["state_dict"])
         torch.manual_seed(0)
 
 
@@ -402,7 +402,7 @@ def ranks(tmp_path_factory):
 
 def test_two_ranks_equal_one(ranks):
     """k-means, means and revival over both ranks, then the prior; the first iterations, as nearest codes may flip."""
-    one, two = (read(folder / "checkpoints/last.ckpt")["state_dict"] for folder in ranks)
+    one, two = (read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"] for folder in ranks)
     for name, value in one.items():
         assert torch.allclose(value.float(), two[name].float(), atol=2e-3), name
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lightning_gen.datamodules.outline_shapes import OutlineShapes
-from lightning_gen.datamodules.sides import PairData, Sides
+from lightning_gen.datamodules.pair_data import PairData, PairSource
 from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.training.module import GenerativeModule
@@ -34,14 +34,14 @@ class Unchanged(GenerativeModule):
     def __init__(self, spec, **options):
         super().__init__(spec, **options)
         self.layers = nn.Conv2d(3, 3, 3, padding=1)
-        self.seen = []
+        self.feature_channels = []
 
     def loss_all(self, batch, shared):
         return self.layers(batch["a"]).mean(), {}
 
     def translate(self, x, direction="a2b"):
         assert all(side % self.stride == 0 for side in x.shape[2:])
-        self.seen.append(tuple(x.shape))
+        self.feature_channels.append(tuple(x.shape))
         channels = (self.spec.shape_b if direction == "a2b" else self.spec.shape)[0]
         return x.expand(-1, channels, -1, -1) if len(x[0]) == 1 else x[:, :channels]
 
@@ -94,7 +94,7 @@ class GreyAndColour(PairData):
         def some(channels):
             return Tensors(x=torch.randint(0, 256, (20, channels, 8, 8), generator=generator, dtype=torch.uint8))
 
-        return {split: Sides(*self.ordered(some(1), some(3))) for split in ("train", "val", "test")}
+        return {split: PairSource(*self.swap_for_direction(some(1), some(3))) for split in ("train", "val", "test")}
 
 
 def brightness(x):

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.names import joined, resolve
+from lightning_gen.names import join_nested_paths, resolve
 from lightning_gen.schedule import Schedule, schedule
 
 FILL = 0.0  # of pixels that are lost, see above
-REACH = 0.125  # of a translation: share of the side
+MAX_TRANSLATION = 0.125  # of a translation: share of the side
 LEAVES = frozenset({"probability", "function"})  # keys by which options are told from an import path
-HOLE = 0.5  # side of what is cut out: share of the image's side
+CUTOUT_SIZE = 0.5  # side of what is cut out: share of the image's side
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -83,7 +83,7 @@ def translation(x: Tensor, u: Tensor) -> Tensor:
 
 def _origin(side: int, u: Tensor) -> tuple[Tensor, Tensor]:
     """Where the pixels (B, side) of one axis come from, and whether that is inside; u (B,)."""
-    reach = int(side * REACH + 0.5)
+    reach = int(side * MAX_TRANSLATION + 0.5)
     origin = torch.arange(side, device=u.device) - (_whole(u, 2 * reach + 1) - reach).unsqueeze(1)
     return origin.clamp(0, side - 1), (origin >= 0) & (origin < side)
 
@@ -102,7 +102,7 @@ def cutout(x: Tensor, u: Tensor) -> Tensor:
 
 def _hole(side: int, u: Tensor) -> Tensor:
     """Which pixels (B, side) of one axis are cut out; u (B,)."""
-    size = int(side * HOLE + 0.5)
+    size = int(side * CUTOUT_SIZE + 0.5)
     first = _whole(u, side + 1 - size % 2) - size // 2  # an even hole has its centre between two pixels
     offset = torch.arange(side, device=u.device) - first.unsqueeze(1)
     return (offset >= 0) & (offset < size)
@@ -145,7 +145,7 @@ class Augment:
         self.policies: dict[str, Augmentation] = {}
         if not isinstance(given, Mapping):
             raise UserError(f"augment {given!r}: give names with probabilities, such as {{'color': 1, 'cutout': 0.5}}")
-        for name, value in joined(given, AUGMENTATIONS, LEAVES):
+        for name, value in join_nested_paths(given, AUGMENTATIONS, LEAVES):
             if value is None:
                 continue
             options = dict(value) if isinstance(value, Mapping) else {"probability": value}

@@ -14,24 +14,30 @@ from lightning_gen.adversarial.penalty_schedule import Penalties
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import resolve
-from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, Pair
-from lightning_gen.objectives.penalties import NEEDS_GRADIENT, Game, check_penalisable, lecam, with_gradient
-from lightning_gen.objectives.terms import Weighted
+from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, AdversarialLosses
+from lightning_gen.objectives.penalties import (
+    NEEDS_GRADIENT,
+    DiscriminatorStep,
+    check_penalisable,
+    lecam,
+    outputs_and_input_gradient,
+)
+from lightning_gen.objectives.terms import WeightedTerm
 from lightning_gen.schedule import Schedule
 from lightning_gen.training.skipping import gradient_norm
 from lightning_gen.training.validation import Logs
 
-ANCHORED = 0.99  # share of LeCam's anchors that stays in an iteration
-Judge = Callable[[Tensor], tuple[Tensor, Any]]  # x -> logits (B,), and anything else
+LECAM_DECAY = 0.99  # share of LeCam's anchors that stays in an iteration
+DiscriminatorFn = Callable[[Tensor], tuple[Tensor, Any]]  # x -> logits (B,), and anything else
 
 
-class Contest:
+class AdversarialMixin:
     """Mixed into a GenerativeModule: how its discriminators learn."""
 
     schedules: dict[str, Schedule]
-    terms: dict[str, Weighted]
+    terms: dict[str, WeightedTerm]
 
-    def know_contest(
+    def setup_adversarial(
         self, adversarial: str, penalties: Mapping[str, Any] | None, augment: Mapping[str, Any] | None, spec: DataSpec
     ) -> None:
         """Read the choices; ``spec`` is what a discriminator judges.
@@ -39,8 +45,8 @@ class Contest:
         Raises:
             UserError: an unknown name or option.
         """
-        self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
-        if not isinstance(self.pair, Pair):
+        self.pair: AdversarialLosses = resolve(adversarial, ADVERSARIAL, "adversarial pair")
+        if not isinstance(self.pair, AdversarialLosses):
             raise UserError(f"adversarial {adversarial!r} is no Pair, see lightning_gen.objectives.adversarial")
         self.penalties = Penalties(penalties or {}, spec.shape)
         self.augment = Augment(augment or {})
@@ -49,9 +55,9 @@ class Contest:
         self.schedules |= self.penalties.schedules
         self.schedules |= {f"augment.{name}": chance for name, chance in self.augment.schedules.items()}
 
-    def check_contest(self, discriminator: nn.Module, constrained: bool) -> None:
+    def check_discriminator_constraint(self, discriminator: nn.Module, constrained: bool) -> None:
         """Refuse a penalty that cannot be taken of a discriminator; warn of a game without a bound."""
-        if self.penalties.uses(*NEEDS_GRADIENT):
+        if self.penalties.contains_any(*NEEDS_GRADIENT):
             check_penalisable(discriminator)
         elif self.pair in NEEDS_CONSTRAINT and not constrained:
             warnings.warn(
@@ -60,9 +66,9 @@ class Contest:
                 stacklevel=2,
             )
 
-    def notes(self, batch: int) -> list[str]:
+    def startup_messages(self, batch: int) -> list[str]:
         """What is to be known at the start of a run with this global batch."""
-        return self.penalties.notes(batch)
+        return self.penalties.startup_messages(batch)
 
     def augmented(self, x: Tensor, source: str) -> Tensor:
         """x (B, C, H, W) as a discriminator sees it; ``source`` names the noise."""
@@ -72,7 +78,7 @@ class Contest:
         noise = self.noise((len(x), self.augment.numbers), f"augment_{source}")  # type: ignore[attr-defined]
         return self.augment(x, noise, chances)
 
-    def with_terms(self, loss: Tensor, logs: Logs, s: Any) -> tuple[Tensor, Logs]:
+    def add_weighted_terms(self, loss: Tensor, logs: Logs, s: Any) -> tuple[Tensor, Logs]:
         """The loss of the player that is judged, with its weighted terms for what its move produced."""
         for name, term in self.terms.items():
             logs[name] = term(s, self.weight).mean()  # type: ignore[attr-defined]
@@ -82,10 +88,16 @@ class Contest:
     def gradient_norm_of(self, player: str) -> dict[str, float]:
         """The norm of a player's gradient, where this iteration is logged."""
         at_log = (self.iteration + 1) % self.log_every == 0  # type: ignore[attr-defined]
-        return {f"{player}/gradient_norm": gradient_norm(self._owned[player])} if at_log else {}  # type: ignore[attr-defined]
+        return {f"{player}/gradient_norm": gradient_norm(self._player_parameters[player])} if at_log else {}  # type: ignore[attr-defined]
 
-    def contest(
-        self, judge: Judge, real: Tensor, fake: Tensor, batch: int, anchors: Tensor, stream: str = "penalty"
+    def discriminator_outputs_and_penalties(
+        self,
+        discriminator: DiscriminatorFn,
+        real: Tensor,
+        fake: Tensor,
+        batch: int,
+        anchors: Tensor,
+        stream: str = "penalty",
     ) -> tuple[tuple[Tensor, Any], tuple[Tensor, Any], Tensor | float, Logs]:
         """What a discriminator says of real and of fake (B, *shape), the weighted penalties and the mean of each.
 
@@ -100,17 +112,21 @@ class Contest:
         iteration: int = self.iteration  # type: ignore[attr-defined]
         # in mixed precision a gradient is computed for itself, in float32
         alone = torch.is_autocast_enabled(real.device.type)
-        slopes = set() if alone else self.penalties.at_inputs(iteration)
-        of_real, at_real = with_gradient(judge, real) if "r1" in slopes else (judge(real), None)
-        of_fake, at_fake = with_gradient(judge, fake) if "r2" in slopes else (judge(fake), None)
+        slopes = set() if alone else self.penalties.input_gradient_penalties(iteration)
+        of_real, at_real = (
+            outputs_and_input_gradient(discriminator, real) if "r1" in slopes else (discriminator(real), None)
+        )
+        of_fake, at_fake = (
+            outputs_and_input_gradient(discriminator, fake) if "r2" in slopes else (discriminator(fake), None)
+        )
 
-        def game() -> Game:
-            numbers = self.penalties.random * (1 + real[0].numel())
+        def game() -> DiscriminatorStep:
+            numbers = self.penalties.needs_noise * (1 + real[0].numel())
             noise = self.noise((len(real), numbers), stream)  # type: ignore[attr-defined]
             judged = (of_real[0], of_fake[0], anchors.clone(), at_real, at_fake)
-            return Game(lambda seen: judge(seen)[0], real, fake, noise, *judged)
+            return DiscriminatorStep(lambda seen: discriminator(seen)[0], real, fake, noise, *judged)
 
-        world = batch * self._noise.parts  # type: ignore[attr-defined]
+        world = batch * self._noise.num_shards  # type: ignore[attr-defined]
         penalty, values = self.penalties.loss(game, iteration, world, self.weight)  # type: ignore[attr-defined]
         self._follow(anchors, of_real[0], of_fake[0])
         return of_real, of_fake, penalty, values
@@ -118,8 +134,8 @@ class Contest:
     @torch.no_grad()
     def _follow(self, anchors: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Move LeCam's anchors to the mean logits of all ranks (Tseng et al. 2021, eq. 3)."""
-        if self.penalties.uses(lecam):
+        if self.penalties.contains_any(lecam):
             here = torch.stack([real_logits.mean(), fake_logits.mean()])
             means = self.trainer.strategy.reduce(here, reduce_op="mean")  # type: ignore[attr-defined]
-            kept = ANCHORED ** (1 / self.accumulate) if self.iteration else 0.0  # type: ignore[attr-defined]
+            kept = LECAM_DECAY ** (1 / self.accumulate) if self.iteration else 0.0  # type: ignore[attr-defined]
             anchors.lerp_(torch.as_tensor(means), 1 - kept)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gen.networks.condition import call
-from lightning_gen.training.ema import Averages
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.ema import ExponentialMovingAverages
+from lightning_gen.training.noise import indexed_noise
 
 BATCHES, SIZE = 16, 64
 
@@ -30,31 +30,35 @@ class StandingStatistics:
     classes: int
     _measured = -1  # iteration whose weights were measured
 
-    def settle(self) -> None:
+    def update_standing_statistics(self) -> None:
         """Measure, unless it has been done for these weights."""
         averages = self._modules.get("averages")  # type: ignore[attr-defined]
-        if isinstance(averages, Averages) and "generator" in averages and self._measured != self.iteration:  # type: ignore[attr-defined]
+        if (
+            isinstance(averages, ExponentialMovingAverages)
+            and "generator" in averages
+            and self._measured != self.iteration  # type: ignore[attr-defined]
+        ):
             self._measured = self.iteration  # type: ignore[attr-defined]
-            measure(averages["generator"], lambda batch: self._pass(averages["generator"], batch))
+            update_bn(averages["generator"], lambda batch: self._pass(averages["generator"], batch))
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()  # type: ignore[misc]
-        self.settle()  # on all ranks alike: later the first one may draw samples alone
+        self.update_standing_statistics()  # on all ranks alike: later the first one may draw samples alone
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
-        self.settle()  # in place, so that the checkpoint, which holds the same tensors, has them
+        self.update_standing_statistics()  # in place, so that the checkpoint, which holds the same tensors, has them
 
     def _pass(self: Any, generator: nn.Module, batch: int) -> Tensor:
         """Batch number ``batch`` of fixed codes, in all classes in turn."""
         numbers = range(batch * SIZE, (batch + 1) * SIZE)
-        z = self.draw(numbered(numbers, (self.draw_dim,), self.seed, "standing").to(self.device))
+        z = self.draw(indexed_noise(numbers, (self.draw_dim,), self.seed, "standing").to(self.device))
         y = torch.tensor(numbers, device=self.device) % self.classes if self.classes else None
         return call(generator, z, y)
 
 
 @torch.no_grad()
-def measure(network: nn.Module, run: Callable[[int], object]) -> None:
+def update_bn(network: nn.Module, run: Callable[[int], object]) -> None:
     """Set the running statistics of a network in eval mode to the means over ``BATCHES`` batches.
 
     Args:

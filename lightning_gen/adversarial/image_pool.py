@@ -29,7 +29,7 @@ class ImagePool(nn.Module):
         self.register_buffer("images", torch.zeros(size, *shape))
 
     @torch.no_grad()
-    def exchange(self, new: Tensor, before: int, *key: int | str) -> Tensor:
+    def query(self, new: Tensor, images_seen: int, *key: int | str) -> Tensor:
         """New pictures (B, C, H, W) in, as many pictures out, of the whole batch of all devices.
 
         Args:
@@ -45,7 +45,7 @@ class ImagePool(nn.Module):
         places = torch.randint(size, (len(new),), generator=generator).tolist()
         out = new.clone()
         for k, (swap, place) in enumerate(zip(swaps, places, strict=True)):
-            filled = before + k
+            filled = images_seen + k
             if filled < size:
                 self.images[filled] = new[k]
             elif swap:

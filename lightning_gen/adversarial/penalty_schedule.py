@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.names import joined
-from lightning_gen.objectives.penalties import PENALTIES, Game, auto_gamma, lecam, r1, r2
-from lightning_gen.objectives.terms import LEAVES, parse_terms
+from lightning_gen.names import join_nested_paths
+from lightning_gen.objectives.penalties import PENALTIES, DiscriminatorStep, auto_gamma, lecam, r1, r2
+from lightning_gen.objectives.terms import OPTION_KEYS, parse_terms
 from lightning_gen.schedule import Schedule, schedule
 
 AUTO = ("r1", "r2")  # whose weight the rule knows
@@ -35,7 +35,7 @@ class Penalties:
         self.every: dict[str, int] = {}
         self.by_rule: set[str] = set()
         plain: dict[str, Any] = {}
-        for name, value in joined(given, PENALTIES, LEAVES):
+        for name, value in join_nested_paths(given, PENALTIES, OPTION_KEYS):
             options = dict(value) if isinstance(value, Mapping) else {"weight": value}
             self.every[name] = _interval(name, options.pop("every", 1))
             if options.get("weight") == BY_RULE:
@@ -48,7 +48,7 @@ class Penalties:
         for name, weight in list(self.weights.items()):
             if weight.first == weight.end == 0:  # as if it were not there: its gradient is not looked for either
                 del self.terms[name], self.weights[name]
-        self.random = any(
+        self.needs_noise = any(
             term.term not in (r1, r2, lecam) for term in self.terms.values()
         )  # whether noise is looked at
         self.schedules: dict[str, Schedule] = {}
@@ -60,20 +60,24 @@ class Penalties:
             raise UserError(f"penalties.{name} auto: a rule is known for {' and '.join(AUTO)}; give a number")
         auto_gamma(self.shape, 1)
 
-    def uses(self, *functions: Callable[..., Tensor]) -> bool:
+    def contains_any(self, *functions: Callable[..., Tensor]) -> bool:
         """Whether one of these is among them, by whatever name."""
         return any(term.term in functions for term in self.terms.values())
 
-    def due(self, iteration: int) -> list[str]:
+    def due_penalties(self, iteration: int) -> list[str]:
         """Those that are computed in this iteration."""
         return [name for name in self.terms if (iteration + 1) % self.every[name] == 0]
 
-    def at_inputs(self, iteration: int) -> set[str]:
+    def input_gradient_penalties(self, iteration: int) -> set[str]:
         """Those due whose gradient may come with the logits, as it is taken where they are: r1 and r2."""
-        return {name for name in self.due(iteration) if name in AUTO and not self.terms[name].arguments.get("eager")}
+        return {
+            name
+            for name in self.due_penalties(iteration)
+            if name in AUTO and not self.terms[name].arguments.get("eager")
+        }
 
     def loss(
-        self, game: Callable[[], Game], iteration: int, batch: int, now: Callable[[Schedule], float]
+        self, game: Callable[[], DiscriminatorStep], iteration: int, batch: int, now: Callable[[Schedule], float]
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """The weighted sum of those that are due, and the mean of each.
 
@@ -83,7 +87,7 @@ class Penalties:
             batch: the global one, for the rule.
             now: what a ramp is at this iteration.
         """
-        due = self.due(iteration)
+        due = self.due_penalties(iteration)
         seen = game() if due else None
         values = {name: self.terms[name](seen, now).mean() for name in due}
         return sum((self.weight(name, batch, now) * value for name, value in values.items()), start=0.0), values
@@ -93,7 +97,7 @@ class Penalties:
         weight = auto_gamma(self.shape, batch) / 2 if name in self.by_rule else now(self.weights[name])
         return weight * self.every[name]
 
-    def notes(self, batch: int) -> list[str]:
+    def startup_messages(self, batch: int) -> list[str]:
         """What the rule gives, in words."""
         size = " x ".join(map(str, self.shape[1:]))
         gamma = auto_gamma(self.shape, batch) if self.by_rule else 0.0

@@ -22,7 +22,7 @@ OWN = (
 
 VERDICTS = ("healthy", "saturated", "collapsed", "diverged")  # each worse than the one before
 WHOSE = {"saturated": "the discriminator has", "collapsed": "the samples have", "diverged": "the training has"}
-STOPPING = ("collapsed", "diverged")  # more training does not mend these
+FATAL_VERDICTS = ("collapsed", "diverged")  # more training does not mend these
 
 EARLY = 0.2  # of the run, in which samples may be far off: those of an untrained generator are all alike
 LOW_DIVERSITY = 0.3  # of the data's: a single class of digits or MNIST alone still has 0.53 to 0.98
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
         return VERDICTS.index(self.verdict) > VERDICTS.index(other.verdict)
 
 
-class Remedy(NamedTuple):
+class Suggestion(NamedTuple):
     """Something to try.
 
     Args:
@@ -82,24 +82,24 @@ def _cannot_pack(options: Mapping[str, Any]) -> bool:
     return packs or options.get("condition", "none") != "none" or bool(options.get("codes"))
 
 
-REMEDIES = (  # in the order in which they help
-    Remedy("a gradient penalty", "penalties.r1 0.1", ("saturated", "collapsed", "diverged"), _penalised),
-    Remedy(
+SUGGESTIONS = (  # in the order in which they help
+    Suggestion("a gradient penalty", "penalties.r1 0.1", ("saturated", "collapsed", "diverged"), _penalised),
+    Suggestion(
         "spectral norm",
         "spectral_norm discriminator",
         ("saturated", "collapsed", "diverged"),
         lambda options: options.get("spectral_norm", "none") != "none",
     ),
-    Remedy("packing", "pack 2", ("collapsed",), _cannot_pack),
-    Remedy(
+    Suggestion("packing", "pack 2", ("collapsed",), _cannot_pack),
+    Suggestion(
         "a moving average of the generator",
         "ema.generator 10000",
         ("diverged",),
         lambda options: bool((options.get("ema") or {}).get("generator")),
     ),
-    Remedy("a lower learning rate", "lr", ("saturated", "collapsed", "diverged")),
-    Remedy("a weaker discriminator", "critic_args", ("saturated", "diverged")),
-    Remedy(
+    Suggestion("a lower learning rate", "lr", ("saturated", "collapsed", "diverged")),
+    Suggestion("a weaker discriminator", "critic_args", ("saturated", "diverged")),
+    Suggestion(
         "augmentation of images, if the data are few",
         "augment",
         ("saturated", "collapsed"),
@@ -116,7 +116,7 @@ def assess(history: Sequence[Row], total: int) -> Verdict:
         total: iterations of the run.
     """
     late = [row for row in history if row["iteration"] > EARLY * total]
-    for name, signs in SIGNS.items():
+    for name, signs in FAILURE_CHECKS.items():
         if saw := signs(history, late):
             return Verdict(name, saw)
     last = history[-1]
@@ -172,7 +172,7 @@ def _improves(rows: Sequence[Row], before: Sequence[Row]) -> bool:
     return min(off[0]) < min(off[1])
 
 
-SIGNS: dict[str, Callable[[Sequence[Row], Sequence[Row]], str]] = {  # the worst first
+FAILURE_CHECKS: dict[str, Callable[[Sequence[Row], Sequence[Row]], str]] = {  # the worst first
     "diverged": _diverged,
     "collapsed": _collapsed,
     "saturated": _saturated,
@@ -188,14 +188,14 @@ def final_over_best(history: Sequence[Row]) -> dict[str, dict[str, float | None]
     return found
 
 
-def to_try(verdict: str, options: Mapping[str, Any]) -> list[str]:
+def suggestions(verdict: str, options: Mapping[str, Any]) -> list[str]:
     """What helps against a verdict and is not in use yet, the best first; options are the model's."""
-    return [r.text(options) for r in REMEDIES if verdict in r.against and not r.unless(options)]
+    return [r.text(options) for r in SUGGESTIONS if verdict in r.against and not r.unless(options)]
 
 
-def complaint(verdict: Verdict, options: Mapping[str, Any]) -> str:
+def warning_message(verdict: Verdict, options: Mapping[str, Any]) -> str:
     """A bad verdict, what it rests on and what to try, as one line; options are the model's."""
-    remedies = "; ".join(to_try(verdict.verdict, options))
+    remedies = "; ".join(suggestions(verdict.verdict, options))
     return f"{WHOSE[verdict.verdict]} {verdict.verdict}: {verdict.saw}. Try, the most helpful first: {remedies}"
 
 
@@ -203,7 +203,7 @@ def report(history: Sequence[Row], verdict: Verdict, options: Mapping[str, Any])
     """What summary.json holds of it; None where no validation measured anything."""
     if not history:
         return None
-    tries, last = to_try(verdict.verdict, options), dict(history[-1])
+    tries, last = suggestions(verdict.verdict, options), dict(history[-1])
     return {**verdict._asdict(), "try": tries, "last": last, "final_over_best": final_over_best(history)}
 
 

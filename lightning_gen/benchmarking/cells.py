@@ -27,7 +27,7 @@ from lightning_gen.config import cli
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.evaluation import report
 from lightning_gen.storage import runs
-from lightning_gen.storage.checkpoints import find, read
+from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 LOGS = runs.ROOT / "benchmark"
@@ -63,7 +63,7 @@ class Interrupted(Exception):
     """A script was told to stop."""
 
 
-class Processes:
+class ProcessRunner:
     """Runs commands, also side by side, and can stop them."""
 
     def __init__(self) -> None:
@@ -121,11 +121,11 @@ class Benchmark:
     @cached_property
     def options(self) -> dict[str, str]:
         """Those of the arguments that may move results."""
-        pairs = sorted(pairs_of(self.arguments).items())
+        pairs = sorted(option_pairs(self.arguments).items())
         return {name: value for name, value in pairs if name not in LOCAL or self.data in OWN_FILES}
 
     @property
-    def measured(self) -> list[str]:
+    def evaluate_arguments(self) -> list[str]:
         """evaluate.py's arguments: those written --evaluate.NAME, several values with commas."""
         own = {name: value for name, value in self.options.items() if name.startswith(MEASURE)}
         return [w for name, value in own.items() for w in (_flag(name.removeprefix(MEASURE)), *value.split(","))]
@@ -146,7 +146,7 @@ class Benchmark:
         shared = {"data": self.data, "budget": self.budget, "options": self.options}
         return {"model": model, **shared, "seed": seed}
 
-    def known(self, model: str, seed: int) -> dict[str, Any] | None:
+    def existing_record(self, model: str, seed: int) -> dict[str, Any] | None:
         """The cell's file, if there is one.
 
         Raises:
@@ -159,10 +159,10 @@ class Benchmark:
             raise UserError(f"{path} is the file of {other} already: give another folder, --results FOLDER")
         return cell
 
-    def fit(self, cell: Cell, **more: Any) -> list[str]:
+    def fit_arguments(self, cell: Cell, **more: Any) -> list[str]:
         """fit.py's arguments for a cell's run; ``more`` are options that the user's own stand over."""
         given = [
-            f"--{name}={value}" for name, value in pairs_of(self.arguments).items() if not name.startswith(MEASURE)
+            f"--{name}={value}" for name, value in option_pairs(self.arguments).items() if not name.startswith(MEASURE)
         ]
         own = {"model": cell.model, "data": self.data, "steps": cell.iterations, "seed": cell.seed, "name": self.name}
         return [*(word for key, value in (own | more).items() for word in (f"--{key}", str(value))), *given]
@@ -172,7 +172,7 @@ class Benchmark:
         length = ["--steps", str(cell.iterations), "--seed", str(cell.seed)]
         options = [f"--{name}={value}" for name, value in self.options.items() if not name.startswith(MEASURE)]
         train = ["python", "scripts/fit.py", "--model", cell.model, "--data", self.data, *length, *options]
-        only = [*self.measured, *(["--metrics", *self.only] if self.only else [])]
+        only = [*self.evaluate_arguments, *(["--metrics", *self.only] if self.only else [])]
         return f"{shlex.join(train)} && {shlex.join(['python', 'scripts/evaluate.py', 'RUN', *only])}"
 
 
@@ -180,7 +180,7 @@ def _flag(name: str) -> str:
     return f"-{name}" if len(name) == 1 and name != "k" else f"--{name}"
 
 
-def pairs_of(arguments: Sequence[str]) -> dict[str, str]:
+def option_pairs(arguments: Sequence[str]) -> dict[str, str]:
     """``--a.b value`` and ``--a.b=value`` -> {a.b: value}."""
     pairs, words = {}, iter(arguments)
     for word in words:
@@ -194,7 +194,7 @@ def pairs_of(arguments: Sequence[str]) -> dict[str, str]:
 
 def run_cell(b: Benchmark, cell: Cell) -> Outcome:
     """Train and evaluate one cell, as far as this is not done, and write its file."""
-    known = b.known(cell.model, cell.seed)
+    known = b.existing_record(cell.model, cell.seed)
     if known and known.get("iterations") not in (None, cell.iterations):
         known = None  # of another length
     if known and "failed" not in known and _covers(known["only"], b.only):
@@ -266,12 +266,12 @@ def train(b: Benchmark, cell: Cell, goes_on: bool) -> tuple[Path, bool]:
         CellFailed: it does not train.
         Interrupted: it was told to stop.
     """
-    arguments = b.fit(cell)
+    arguments = b.fit_arguments(cell)
     folder = _run_folder(arguments) if goes_on else None
     if folder and (folder / runs.SUMMARY).exists():
         return folder, True
     if folder and _can_go_on(folder, cell.iterations):
-        stage(b, cell, "fit", ["--resume", str(folder)])
+        run_script(b, cell, "fit", ["--resume", str(folder)])
         return folder, True
     return fit(b, cell, arguments), False
 
@@ -283,25 +283,25 @@ def fit(b: Benchmark, cell: Cell, arguments: list[str]) -> Path:
         CellFailed: it does not train.
         Interrupted: it was told to stop.
     """
-    stage(b, cell, "fit", arguments)
+    run_script(b, cell, "fit", arguments)
     folder = _run_folder(arguments)
     if folder is None or not (folder / runs.SUMMARY).exists():
         raise CellFailed(f"its run is not below {runs.ROOT}: did the program change meanwhile?")
     return folder
 
 
-def config_of(arguments: list[str]) -> dict[str, Any]:
+def config_from_arguments(arguments: list[str]) -> dict[str, Any]:
     """The configuration that fit.py makes of its arguments.
 
     Raises:
         UserError: an unknown model, data set or option.
     """
-    return cli.plan(*cli.pre_parse(arguments)).config
+    return cli.resolve_config(*cli.parse_short_options(arguments)).config
 
 
 def _run_folder(arguments: list[str]) -> Path | None:
     """The latest run that fit.py began with these arguments."""
-    config, found = config_of(arguments), []
+    config, found = config_from_arguments(arguments), []
     for folder in runs.ROOT.glob(f"*-{config['name']}/version_*"):
         with contextlib.suppress(UserError):  # killed before it wrote its configuration
             if runs.dump(runs.read_config(folder)) == runs.dump(config):
@@ -312,7 +312,7 @@ def _run_folder(arguments: list[str]) -> Path | None:
 def _can_go_on(folder: Path, iterations: int) -> bool:
     """Whether there is a whole checkpoint of fewer iterations."""
     try:
-        return read(find(folder, "last"))["lightning_gen"]["iteration"] < iterations
+        return read_checkpoint(find_checkpoint(folder, "last"))["lightning_gen"]["iteration"] < iterations
     except UserError:
         return False
 
@@ -333,10 +333,12 @@ def evaluate(b: Benchmark, cell: Cell, folder: Path, only: list[str] | None) -> 
         Interrupted: it was told to stop.
     """
     options = {"metrics": only or [], "trust": b.trust}
-    words = [word for name, values in options.items() if values for word in (f"--{name}", *values)] + b.measured
+    words = [
+        word for name, values in options.items() if values for word in (f"--{name}", *values)
+    ] + b.evaluate_arguments
     reason = ""
     try:
-        stage(b, cell, "evaluate", [str(folder), *words])
+        run_script(b, cell, "evaluate", [str(folder), *words])
     except CellFailed as error:
         if not (folder / report.FILE).exists():
             raise
@@ -351,7 +353,7 @@ def evaluate(b: Benchmark, cell: Cell, folder: Path, only: list[str] | None) -> 
     return {"setting": content["setting"], "values": values, **missing}, reasons or reason
 
 
-def stage(b: Benchmark, cell: Cell, script: str, arguments: list[str]) -> None:
+def run_script(b: Benchmark, cell: Cell, script: str, arguments: list[str]) -> None:
     """Run a script of a cell; what it prints goes to the cell's log."""
     log = _log(b.path(cell.model, cell.seed))
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -193,16 +193,16 @@ def _column(rows: Mapping[str, Cells], metric: str) -> list[str]:
     best = best_of(means, better) if _measured_alike(rows, metric) else set()
     column = [metric + _arrow(better)]
     for model, own in entries.items():
-        text = spread(entry["value"] for entry in own)
+        text = format_mean_std(entry["value"] for entry in own)
         text += f" ({len(own)} of {len(rows[model])} seeds)" if own and len(own) < len(rows[model]) else ""
         column.append(f"**{text}**" if model in best else text)
-    return [*column, spread(_distinct(entry["floor"] for entry in every if entry.get("floor") is not None))]
+    return [*column, format_mean_std(_distinct(entry["floor"] for entry in every if entry.get("floor") is not None))]
 
 
 def _untranslated(rows: Mapping[str, Cells], metric: str) -> str:
     """The same value of pictures as they are."""
     cells = [cell for own in rows.values() for cell in own]
-    return spread(_distinct(e["value"] for cell in cells if (e := _values(cell).get(metric + UNTRANSLATED))))
+    return format_mean_std(_distinct(e["value"] for cell in cells if (e := _values(cell).get(metric + UNTRANSLATED))))
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -257,7 +257,7 @@ def _mean(values: Iterable[Any]) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def spread(values: Iterable[Any]) -> str:
+def format_mean_std(values: Iterable[Any]) -> str:
     """ "3.142 ± 0.016": the mean as exact as two digits of the standard deviation; one value alone with four digits."""
     values = list(values)
     mean = _mean(values)

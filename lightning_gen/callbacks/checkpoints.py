@@ -14,14 +14,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_gen.cluster.launch import detect, status_after
-from lightning_gen.cluster.signals import STOP, WARNING, Signals
-from lightning_gen.cluster.slurm import preempted, requeue
+from lightning_gen.cluster.launch import detect_launch, status_after
+from lightning_gen.cluster.signals import STOP_SIGNALS, TIME_LIMIT_SIGNAL, SignalHandler
+from lightning_gen.cluster.slurm import is_preempted, requeue
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.exits import Stopped
 from lightning_gen.storage.checkpoints import BEST, LAST
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.speed import block_of
+from lightning_gen.training.speed import iterations_per_batch
 
 if TYPE_CHECKING:
     from lightning_gen.callbacks.watch import Watch
@@ -38,7 +38,7 @@ class Checkpoints(Checkpoint):
         every: iterations between two saves.
         monitor: names of validation values; ``best.ckpt`` has the best of the first that there is. Without one there
             is no ``best.ckpt``. The best is the lowest, of "max:val/NAME" and of those in ``HIGHER`` the highest.
-        must: whether it is a mistake if there is none.
+        monitor_required: whether it is a mistake if there is none.
         watch: whose values come after those of ``monitor``; their names may be known only when the data are.
         signals: that are being noted already.
     """
@@ -48,18 +48,18 @@ class Checkpoints(Checkpoint):
         folder: Path,
         every: int = 500,
         monitor: Sequence[str] = ("val/loss",),
-        must: bool = False,
+        monitor_required: bool = False,
         watch: Watch | None = None,
-        signals: Signals | None = None,
+        signals: SignalHandler | None = None,
     ) -> None:
-        self.folder, self.every, self.must, self.watch = folder, every, must, watch
+        self.folder, self.every, self.monitor_required, self.watch = folder, every, monitor_required, watch
         self.candidates = [name.removeprefix("max:") for name in monitor]
         self.highest = {name.removeprefix("max:") for name in monitor if name.startswith("max:") or name in HIGHER}
         self.monitor = self.candidates[0]
         self.best: float | None = None
         self.best_iteration = 0
         self.saved = -1
-        self.signals = signals or Signals()
+        self.signals = signals or SignalHandler()
         self._next_question, self._last = 0, (0, 0.0)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -79,7 +79,7 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         known = trainer.callback_metrics
-        if self.must and self.monitor not in known:
+        if self.monitor_required and self.monitor not in known:
             raise unknown("value to choose best.ckpt by", self.monitor, [name for name in known if "val/" in name])
         candidates = [*self.candidates, *(self.watch.names if self.watch else ())]
         self.monitor = next((name for name in candidates if name in known), self.monitor)
@@ -100,7 +100,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST)
             self.saved = model.iteration
         if signum:
-            status = status_after(signum, detect(), trainer.is_global_zero)
+            status = status_after(signum, detect_launch(), trainer.is_global_zero)
             raise Stopped(signum, self.folder.parent, self._requeued(trainer, signum), status)
 
     # Signals
@@ -108,12 +108,12 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         # Lightning counts batches, of which one may hold several iterations, and another number than before the resume.
         total = trainer.fit_loop.epoch_loop.batch_progress.total
-        shift = pl_module.iteration // block_of(trainer) - total.ready
+        shift = pl_module.iteration // iterations_per_batch(trainer) - total.ready
         for name in ("ready", "started", "processed", "completed"):
             setattr(total, name, getattr(total, name) + shift)
         self._check_together(trainer, pl_module)
         self._next_question, self._last = pl_module.iteration + 1, (pl_module.iteration, time.monotonic())
-        self.signals.catch(*STOP, WARNING)
+        self.signals.install(*STOP_SIGNALS, TIME_LIMIT_SIGNAL)
 
     @staticmethod
     def _check_together(trainer: L.Trainer, model: GenerativeModule) -> None:
@@ -130,11 +130,11 @@ class Checkpoints(Checkpoint):
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.signals.release()
+        self.signals.restore()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, Stopped):  # which a second signal must not turn into another end
-            self.signals.release()
+            self.signals.restore()
 
     def _agreed_signal(self, trainer: L.Trainer, model: GenerativeModule) -> int:
         """The signal that all ranks stop for at this boundary, 0 for none."""
@@ -159,7 +159,7 @@ class Checkpoints(Checkpoint):
         """Under Slurm, before the time limit and when preempted: whether the job is in the queue again."""
         if "SLURM_JOB_ID" not in os.environ:
             return False
-        wanted = trainer.is_global_zero and (signum == getattr(signal, WARNING, 0) or preempted())
+        wanted = trainer.is_global_zero and (signum == getattr(signal, TIME_LIMIT_SIGNAL, 0) or is_preempted())
         reason = requeue() if wanted else ""
         trainer.strategy.barrier()  # nobody leaves before, because the first to leave may end the others
         if reason:

@@ -29,8 +29,8 @@ class Pictures(Callback):
     """Draws every view that the model's capabilities allow from the same validation examples and the same noise.
 
     Args:
-        folder: of the run; pictures go to ``pictures/`` there when no logger takes them. Those of ``views.FRAMES``
-            always do, and become an animation, ``density.gif``, at the end of the run.
+        folder: of the run; pictures go to ``pictures/`` there when no logger takes them. Those of
+            ``views.ANIMATED_VIEWS`` always do, and become an animation, ``density.gif``, at the end of the run.
         seed: of the samples.
     """
 
@@ -64,12 +64,12 @@ class Pictures(Callback):
             return
         self.chosen = True
         with evaluation_mode(pl_module):
-            for name, picture in views.all_of(pl_module, self.examples, self.seed):
+            for name, picture in views.draw_all(pl_module, self.examples, self.seed):
                 self.show(trainer, name, picture, pl_module.iteration)
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for name in views.FRAMES:  # of the folder, because a resumed run has drawn only the last ones itself
+        for name in views.ANIMATED_VIEWS:  # of the folder, because a resumed run has drawn only the last ones itself
             frames = sorted((self.folder / "pictures" / name).glob("*.png"), key=lambda path: int(path.stem))
             if frames:
                 animate(frames, self.folder / f"{name}.gif")
@@ -84,7 +84,7 @@ class Pictures(Callback):
             elif isinstance(logger, WandbLogger):
                 logger.log_image(name, [picture.permute(1, 2, 0).numpy()], step=iteration)
                 taken = True
-        if not taken or name in views.FRAMES:
+        if not taken or name in views.ANIMATED_VIEWS:
             save_png(picture, self.folder / "pictures" / name / f"{iteration:08d}.png")
 
 

@@ -21,7 +21,7 @@ class RunProgress(ProgressBar):
     ``seconds`` is the training time of the whole run, validations and an interruption's resumes included.
     """
 
-    reads_latest = True  # the model need not hand its values to Lightning for this bar
+    reads_model_metrics = True  # the model need not hand its values to Lightning for this bar
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class RunProgress(ProgressBar):
         self.images_per_second = (pl_module.images - self._images) / (now - self._mark)
         self._mark, self._images = now, pl_module.images
         self._clock(now)
-        pl_module.write({"train/images_per_second": self.images_per_second})
+        pl_module.log_to_loggers({"train/images_per_second": self.images_per_second})
         self._show(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]

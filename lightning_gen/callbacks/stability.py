@@ -12,15 +12,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_gen.adversarial.stability import STOPPING, Verdict, assess, complaint, report
+from lightning_gen.adversarial.stability import FATAL_VERDICTS, Verdict, assess, report, warning_message
 from lightning_gen.callbacks.watch import Watch
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.evaluation.subject import AT_ONCE, ORDER, check_finite
+from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, ORDER_SEED, check_finite
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.protocols import SamplesClasses
-from lightning_gen.training.ema import Averages
+from lightning_gen.training.ema import ExponentialMovingAverages
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.finite import NonFinite
 from lightning_gen.training.module import GenerativeModule
@@ -77,7 +77,7 @@ class Stability(Callback):
         if trouble:
             raise UserError(trouble)  # on all ranks, of which none may wait for another
         pl_module.log_dict(self._measured, logger=False)
-        pl_module.write(self._measured)
+        pl_module.log_to_loggers(self._measured)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self._measured:
@@ -86,13 +86,13 @@ class Stability(Callback):
         self.history.append({"iteration": pl_module.iteration, **self._measured, **watched})
         before, self.verdict = self.verdict, assess(self.history, pl_module.total or 0)
         if self.verdict.worse_than(before) and trainer.is_global_zero:
-            print(f"\nwarning: iteration {pl_module.iteration:,}: {self.complaint()}", flush=True)
-        if self.on_collapse == "stop" and self.verdict.verdict in STOPPING:
+            print(f"\nwarning: iteration {pl_module.iteration:,}: {self.message()}", flush=True)
+        if self.on_collapse == "stop" and self.verdict.verdict in FATAL_VERDICTS:
             self.stopped = trainer.should_stop = True  # Checkpoints, which comes next, saves at each validation
 
-    def complaint(self) -> str:
+    def message(self) -> str:
         """The verdict, what it rests on and what to try, as one line."""
-        return complaint(self.verdict, self._options)
+        return warning_message(self.verdict, self._options)
 
     def report(self) -> dict[str, Any] | None:
         """What summary.json holds of it."""
@@ -122,7 +122,7 @@ class Stability(Callback):
         """Validation examples (n, *shape) and, where known, their classes (n,); read once."""
         if not self._real:
             size, dims = self.data.size("val"), math.prod(self.data.spec.shape)
-            order = torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
+            order = torch.randperm(size, generator=torch.Generator().manual_seed(ORDER_SEED))
             self._real = self.data.examples("val", order[: max(LEAST, min(EXAMPLES, NUMBERS // dims))])
         return self._real["x"], self._real.get("y")
 
@@ -138,7 +138,7 @@ class Stability(Callback):
 def _sampled(model: Any, n: int, y: Tensor | None, seed: int) -> Tensor:
     """Samples number 0 to n - 1 (n, *shape) in these classes (n,), on the CPU."""
     parts = []
-    for rows in torch.arange(n).split(AT_ONCE):
+    for rows in torch.arange(n).split(EVAL_BATCH_SIZE):
         asked = {} if y is None else {"y": y[rows].to(model.device)}
         parts.append(model.sample(len(rows), seed=seed, start=int(rows[0]), **asked).float().cpu())
     samples = torch.cat(parts)
@@ -165,9 +165,9 @@ def _logits(model: Any, real: Tensor, y: Tensor | None, fake: Tensor, asked: Ten
 def _judged(model: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """Logits (n,) in float64, on the CPU."""
     parts = []
-    for rows in torch.arange(len(x)).split(AT_ONCE):
+    for rows in torch.arange(len(x)).split(EVAL_BATCH_SIZE):
         told = {} if y is None else {"y": y[rows].to(model.device)}
-        parts.append(model.judge(x[rows].to(model.device), **told).double().cpu())
+        parts.append(model.discriminate(x[rows].to(model.device), **told).double().cpu())
     return torch.cat(parts)
 
 
@@ -196,7 +196,7 @@ def _mean_distance(x: Tensor) -> Tensor:
 
 def _ema_distance(model: GenerativeModule) -> dict[str, float]:
     averages = model._modules.get("averages")
-    if not isinstance(averages, Averages):
+    if not isinstance(averages, ExponentialMovingAverages):
         return {}
     averaged = [p.detach() for network in averages.values() for p in network.parameters()]
     current = [p.detach() for name in averages for p in model.get_submodule(name).parameters()]

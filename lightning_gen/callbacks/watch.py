@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.evaluation.evaluation_run import EvaluationRun
 from lightning_gen.evaluation.quality import FRECHET_DIMS
-from lightning_gen.evaluation.subject import Subject
 from lightning_gen.metrics.base import FeatureMetric
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
 from lightning_gen.metrics.extractors import Extractor, find_extractor
@@ -45,21 +45,21 @@ class Watch(Callback):
     """
 
     def __init__(
-        self, names: str, extractor: Extractor, data: DataModule, seed: int = 0, or_fewer: bool = False
+        self, names: str, extractor: Extractor, data: DataModule, seed: int = 0, allow_fewer: bool = False
     ) -> None:
-        self.extractor, self.data, self.seed, self.or_fewer = extractor, data, seed, or_fewer
+        self.extractor, self.data, self.seed, self.allow_fewer = extractor, data, seed, allow_fewer
         self.asked = [parse(name) for name in names.split(",")]
         self.metrics: list[FeatureMetric] = []
-        self.subjects: dict[int, Subject] = {}
+        self.subjects: dict[int, EvaluationRun] = {}
 
     @property
     def names(self) -> list[str]:
-        """Under which the values are logged; with ``or_fewer`` known after ``check``."""
-        return [f"val/{self.extractor.label(name)}@{short(n)}" for name, n in self.asked]
+        """Under which the values are logged; with ``allow_fewer`` known after ``check``."""
+        return [f"val/{self.extractor.label(name)}@{format_count(n)}" for name, n in self.asked]
 
     def check(self) -> None:
         """Whether the data, which must be there by now, can be measured."""
-        if self.or_fewer:
+        if self.allow_fewer:
             n = self.data.size("val")
             self.asked = [(name, min(wanted, n)) for name, wanted in self.asked if n >= LEAST]
         for name, n in self.asked:
@@ -82,27 +82,27 @@ class Watch(Callback):
         self.metrics = [
             FrechetDistance(process_group=group) if name == "fd" else _kernel(n, group) for name, n in self.asked
         ]
-        here = partial(Subject, rank=trainer.global_rank, world=trainer.world_size, split="val", seed=self.seed)
+        here = partial(EvaluationRun, rank=trainer.global_rank, world=trainer.world_size, split="val", seed=self.seed)
         self.subjects = {n: here(pl_module, self.data, self.extractor, n=n) for _, n in self.asked}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self.asked:
             return
         for subject in self.subjects.values():
-            subject.forget_samples()
+            subject.clear_samples()
         values = {}
         for name, (_, n), metric in zip(self.names, self.asked, self.metrics, strict=True):
             with evaluation_mode(pl_module):
                 metric.reset()
-                metric.update(self.subjects[n].described("reference").features, real=True)
-                metric.update(self.subjects[n].described("generated").features, real=False)
+                metric.update(self.subjects[n].extract_features("reference").features, real=True)
+                metric.update(self.subjects[n].extract_features("generated").features, real=False)
             result = metric.compute()
             values[name] = float(result["mean"] if isinstance(result, dict) else result)
         pl_module.log_dict(values, logger=False)  # for other callbacks, such as the one that keeps best.ckpt
-        pl_module.write(values)
+        pl_module.log_to_loggers(values)
 
 
-def own_extractor(dataset: str, data: Any) -> Extractor | None:
+def trained_extractor(dataset: str, data: Any) -> Extractor | None:
     """One that was trained on a data set, if there is any; quick enough to go unasked.
 
     Not the values themselves: mean and covariance of points say little about them, and would choose a poor checkpoint.
@@ -131,7 +131,7 @@ def parse(text: str) -> tuple[str, int]:
     return found.group(1), n
 
 
-def short(n: int) -> str:
+def format_count(n: int) -> str:
     """1000 -> "1k", 297 -> "297"."""
     return f"{n // 1000}k" if n % 1000 == 0 else str(n)
 

@@ -17,8 +17,8 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_gen.cluster.launcher import LocalLauncher
-from lightning_gen.exits import leave_group
+from lightning_gen.cluster.launcher import SubprocessLauncher
+from lightning_gen.exits import destroy_gloo_group
 
 PATIENCE = 1800  # seconds
 
@@ -42,11 +42,11 @@ class FlatStrategy(DDPStrategy):
 
     def setup_environment(self) -> None:
         super().setup_environment()
-        atexit.register(leave_group)
+        atexit.register(destroy_gloo_group)
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
-        self._launcher = LocalLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
+        self._launcher = SubprocessLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def configure_ddp(self) -> None:
         """All ranks start from the weights of the first one."""

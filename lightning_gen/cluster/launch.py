@@ -15,13 +15,13 @@ class Launch(NamedTuple):
         kind: "slurm" (a task of an srun step), "torchrun", "child" (of Lightning's first rank) or "alone".
         per_node: processes on each node, (n_1, ..., n_nodes); known for slurm and torchrun only.
         job: names what is restarted as a whole, the same after a requeue; "" where nothing restarts it.
-        again: whether this may be a restart, so that an earlier attempt is looked for.
+        may_be_restart: whether this may be a restart, so that an earlier attempt is looked for.
     """
 
     kind: str
-    per_node: tuple[int, ...] = ()
+    processes_per_node: tuple[int, ...] = ()
     job: str = ""
-    again: bool = False
+    may_be_restart: bool = False
 
     @property
     def external(self) -> bool:
@@ -31,10 +31,10 @@ class Launch(NamedTuple):
     @property
     def world(self) -> int:
         """Number of processes; 1 where that is not known yet."""
-        return sum(self.per_node) or 1
+        return sum(self.processes_per_node) or 1
 
 
-def detect(environ: Mapping[str, str] = os.environ) -> Launch:
+def detect_launch(environ: Mapping[str, str] = os.environ) -> Launch:
     """Read the variables that the launchers set."""
     if {"TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= set(environ):
         here, world = int(environ["LOCAL_WORLD_SIZE"]), int(environ["WORLD_SIZE"])

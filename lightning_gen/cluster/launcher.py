@@ -19,7 +19,7 @@ LOOK_EVERY = 0.5  # seconds
 GRACE = 8.0  # seconds in which a run may end by itself after it has lost a process
 
 
-class LocalLauncher(_SubprocessScriptLauncher):
+class SubprocessLauncher(_SubprocessScriptLauncher):
     """Lightning's, with a watch that names a rank that died, and that leaves nobody behind.
 
     Lightning's own kills the first rank as soon as another one has ended with a status other than 0, before either can
@@ -36,7 +36,7 @@ class LocalLauncher(_SubprocessScriptLauncher):
         return function(*args, **options)
 
 
-def end(processes: Sequence[subprocess.Popen[Any]], patience: float = GRACE) -> None:
+def wait_then_kill(processes: Sequence[subprocess.Popen[Any]], patience: float = GRACE) -> None:
     """Wait for processes to end by themselves, then kill those that do not, frozen ones too."""
     give_up = time.monotonic() + patience
     for process in processes:
@@ -46,7 +46,7 @@ def end(processes: Sequence[subprocess.Popen[Any]], patience: float = GRACE) -> 
             process.kill()
 
 
-def how_it_ended(status: int) -> str:
+def exit_reason(status: int) -> str:
     """-9 -> "was killed by SIGKILL"; 1 -> "ended with status 1"."""
     if status >= 0:
         return f"ended with status {status}"
@@ -67,6 +67,6 @@ def _watch(processes: Sequence[subprocess.Popen[Any]]) -> None:
             break
     rank, status = next((rank, status) for rank, status in enumerate(ended, 1) if status)
     time.sleep(GRACE)  # the first rank's own error says more
-    print(f"error: rank {rank} {how_it_ended(status)}; the last checkpoint is good", file=sys.stderr, flush=True)
-    end(processes, 0.0)
+    print(f"error: rank {rank} {exit_reason(status)}; the last checkpoint is good", file=sys.stderr, flush=True)
+    wait_then_kill(processes, 0.0)
     os._exit(1)

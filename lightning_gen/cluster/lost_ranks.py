@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 
-from lightning_gen.cluster.launcher import LocalLauncher, end
+from lightning_gen.cluster.launcher import SubprocessLauncher, wait_then_kill
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.exits import RankLost
 
@@ -27,7 +27,7 @@ BROKEN = re.compile(
 
 
 @contextlib.contextmanager
-def of_this_rank(trainer: L.Trainer) -> Iterator[None]:
+def report_lost_ranks(trainer: L.Trainer) -> Iterator[None]:
     """From here on an error is one of this rank, and a broken connection names those that broke it.
 
     Raises:
@@ -38,17 +38,17 @@ def of_this_rank(trainer: L.Trainer) -> Iterator[None]:
     except RuntimeError as error:
         if trainer.world_size > 1 and is_connection_error(error):
             folder = trainer.checkpoint_callback.folder.parent  # type: ignore[union-attr]  # ours
-            raise rank_lost(trainer.global_rank, trainer.world_size, folder) from error
+            raise lost_ranks_error(trainer.global_rank, trainer.world_size, folder) from error
         raise
     except UserError as error:
-        error.of_this_rank = True
+        error.rank_local = True
         if trainer.world_size > 1:
             with contextlib.suppress(RuntimeError, ValueError):
                 _store().set(f"failed/{trainer.global_rank}", str(error))
         raise
     finally:
-        if sys.exc_info()[0] and isinstance(trainer.strategy.launcher, LocalLauncher):
-            end(trainer.strategy.launcher.procs)
+        if sys.exc_info()[0] and isinstance(trainer.strategy.launcher, SubprocessLauncher):
+            wait_then_kill(trainer.strategy.launcher.procs)
 
 
 def is_connection_error(error: BaseException) -> bool:
@@ -57,9 +57,9 @@ def is_connection_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or bool(BROKEN.search(str(error))))
 
 
-def rank_lost(rank: int, world: int, folder: Path) -> UserError:
+def lost_ranks_error(rank: int, world: int, folder: Path) -> UserError:
     """Call the roll, in the store through which the ranks met, and name those that do not answer, or have said why."""
-    missing = absent(rank, world)
+    missing = missing_ranks(rank, world)
     for other in missing:
         with contextlib.suppress(RuntimeError, ValueError):
             if _store().check([f"failed/{other}"]):
@@ -71,7 +71,7 @@ def rank_lost(rank: int, world: int, folder: Path) -> UserError:
     )
 
 
-def absent(rank: int, world: int) -> list[int]:
+def missing_ranks(rank: int, world: int) -> list[int]:
     """The ranks that do not answer within ``WAIT`` seconds; the first one, if the store itself is gone."""
     missing: list[int] = []
     try:

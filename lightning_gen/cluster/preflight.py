@@ -15,14 +15,16 @@ from typing import Any
 import torch
 
 from lightning_gen.cluster.launch import Launch
-from lightning_gen.cluster.slurm import SlurmTasks
+from lightning_gen.cluster.slurm import SlurmEnvironment
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.exits import error_here
+from lightning_gen.exits import rank_local_error
 
 SHELLS = ("bash", "interactive")  # names of jobs that Lightning takes for a shell
 
 
-def settle(trainer: Mapping[str, Any], launch: Launch, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def resolve_trainer_options(
+    trainer: Mapping[str, Any], launch: Launch, environ: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
     """The Trainer's options with ``devices`` and ``num_nodes`` as the launcher made them, or as asked for.
 
     Raises:
@@ -38,7 +40,10 @@ def settle(trainer: Mapping[str, Any], launch: Launch, environ: Mapping[str, str
     if launch.external:
         _check_layout(launch)
         given = _asked(settled)
-        for name, there in {"devices": launch.per_node[0], "num_nodes": len(launch.per_node)}.items():
+        for name, there in {
+            "devices": launch.processes_per_node[0],
+            "num_nodes": len(launch.processes_per_node),
+        }.items():
             if name not in given:
                 settled[name] = there
             elif _count(given[name]) != there:
@@ -60,7 +65,7 @@ def world_size(trainer: Mapping[str, Any], launch: Launch) -> int:
     return _count(devices) * int(trainer.get("num_nodes") or 1)
 
 
-def check_folders(*folders: Path) -> None:
+def refuse_requeue_checkpoints(*folders: Path) -> None:
     """Refuse Lightning's files of a requeued job: they would be loaded in place of the run's own checkpoint.
 
     Raises:
@@ -112,8 +117,8 @@ def _contradiction(launch: Launch, name: str, asked: int, there: int) -> UserErr
 
 
 def _check_layout(launch: Launch) -> None:
-    if len(set(launch.per_node)) > 1:
-        counts = ", ".join(map(str, launch.per_node))
+    if len(set(launch.processes_per_node)) > 1:
+        counts = ", ".join(map(str, launch.processes_per_node))
         raise UserError(f"{counts} processes on the nodes: all nodes need equally many, see --ntasks-per-node")
 
 
@@ -150,20 +155,20 @@ def _check_restarts(environ: Mapping[str, str]) -> None:
 
 
 def _check_gpus(trainer: Mapping[str, Any], launch: Launch, given: bool, environ: Mapping[str, str]) -> None:
-    seen, needed = torch.cuda.device_count(), launch.per_node[0]
+    seen, needed = torch.cuda.device_count(), launch.processes_per_node[0]
     if trainer.get("accelerator") in (None, "auto") and not seen and int(environ.get("SLURM_GPUS_ON_NODE") or 0):
-        raise error_here(
+        raise rank_local_error(
             f"the job has GPUs on {socket.gethostname()}, but torch sees none there: is its CUDA build installed? "
             "--trainer.accelerator cpu trains without"
         )
     if trainer.get("accelerator") != "cpu" and seen > needed and not given:
-        raise error_here(
+        raise rank_local_error(
             f"{needed} processes on {socket.gethostname()}, which has {seen} GPUs: start one for each "
             f"(--ntasks-per-node={seen}, --nproc-per-node={seen}), or say --trainer.devices {needed}"
         )
     on_gpu = trainer.get("accelerator") in ("gpu", "cuda") or (trainer.get("accelerator") in (None, "auto") and seen)
     if on_gpu and seen < needed:
-        raise error_here(
+        raise rank_local_error(
             f"{needed} processes on {socket.gethostname()}, but each sees {seen} GPUs: give the job "
             f"--gpus-per-node={needed} (not --gpus-per-task, which hides the others), or fewer tasks"
         )
@@ -171,23 +176,23 @@ def _check_gpus(trainer: Mapping[str, Any], launch: Launch, given: bool, environ
 
 def _check_names(launch: Launch, environ: Mapping[str, str]) -> None:
     """Several nodes meet under the first one's name, and each is reached under its own."""
-    if len(launch.per_node) == 1:
+    if len(launch.processes_per_node) == 1:
         return
     master = environ.get("MASTER_ADDR") or _first_node(environ)
     if master and (address := _address(master)) is None:
-        raise error_here(
+        raise rank_local_error(
             f"the first node's name {master!r} is unknown on {socket.gethostname()}: add it to /etc/hosts or the name "
             "server, or export MASTER_ADDR with an address that all nodes reach"
         )
     if launch.kind == "torchrun" and master and address and address.startswith("127."):
-        raise error_here(
+        raise rank_local_error(
             f"the nodes are to meet at {master}, which is {address} on {socket.gethostname()}: each would wait for "
             "itself. Give torchrun --rdzv-endpoint with a name or address that all nodes reach"
         )
     own = _address(socket.gethostname())
     if own and own.startswith("127.") and "GLOO_SOCKET_IFNAME" not in environ and not torch.cuda.is_available():
         known = ", ".join(name for _, name in socket.if_nameindex() if name != "lo") or "none"
-        raise error_here(
+        raise rank_local_error(
             f"the name {socket.gethostname()!r} of this node stands for {own}, under which no other node reaches it: "
             f"export GLOO_SOCKET_IFNAME with one of its interfaces ({known}), or mend /etc/hosts"
         )
@@ -195,7 +200,7 @@ def _check_names(launch: Launch, environ: Mapping[str, str]) -> None:
 
 def _first_node(environ: Mapping[str, str]) -> str:
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
-    return SlurmTasks.resolve_root_node_address(nodes) if nodes else ""
+    return SlurmEnvironment.resolve_root_node_address(nodes) if nodes else ""
 
 
 def _address(name: str) -> str | None:

@@ -9,10 +9,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_gen.exits import Interrupted, first_rank
+from lightning_gen.exits import Interrupted, is_global_zero
 
-STOP = ("SIGINT", "SIGTERM")  # while training; before it there is nothing to save, and they end the process at once
-WARNING = "SIGUSR1"  # of a scheduler: the time is nearly up
+STOP_SIGNALS = (
+    "SIGINT",
+    "SIGTERM",
+)  # while training; before it there is nothing to save, and they end the process at once
+TIME_LIMIT_SIGNAL = "SIGUSR1"  # of a scheduler: the time is nearly up
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def interruptible() -> Iterator[None]:
         raise
 
 
-class Signals:
+class SignalHandler:
     """Notes the signals that ask for a stop."""
 
     def __init__(self) -> None:
@@ -38,7 +41,7 @@ class Signals:
         self._impatient = False  # Ctrl-C once
         self._handlers: dict[int, Any] = {}
 
-    def catch(self, *names: str) -> None:
+    def install(self, *names: str) -> None:
         """From now on these are noted; in the main thread only, as the system wants it."""
         if threading.current_thread() is not threading.main_thread():
             return
@@ -46,19 +49,19 @@ class Signals:
             before = signal.signal(signum, self._note)
             self._handlers.setdefault(signum, before)
 
-    def release(self) -> None:
+    def restore(self) -> None:
         """As it was before; but a warning that comes while a run is being finished does not end it."""
         for signum, handler in self._handlers.items():
-            late = signum == getattr(signal, WARNING, 0) and "SLURM_JOB_ID" in os.environ
+            late = signum == getattr(signal, TIME_LIMIT_SIGNAL, 0) and "SLURM_JOB_ID" in os.environ
             signal.signal(signum, signal.SIG_IGN if late else handler)
         self._handlers = {}
 
     def _note(self, signum: int, _: Any) -> None:
         if signum == signal.SIGINT and self._impatient:  # a person for the second time: at once
-            self.release()
+            self.restore()
             raise Interrupted
         self._impatient = self._impatient or signum == signal.SIGINT
-        if not self.pending and first_rank():
+        if not self.pending and is_global_zero():
             # written, not printed: the signal may have interrupted a print
             os.write(1, f"\n{signal.Signals(signum).name}: saving after this iteration ...\n".encode())
         self.pending = max(self.pending, signum)

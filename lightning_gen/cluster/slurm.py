@@ -13,7 +13,7 @@ from lightning_gen.cluster.launch import slurm_id
 PORTS = 10_000  # from 15,000 on
 
 
-class SlurmTasks(SLURMEnvironment):
+class SlurmEnvironment(SLURMEnvironment):
     """Lightning's, without its handlers of signals, which save between two players' steps and may hang.
 
     The port depends on the step too, so that two steps of a job do not meet on one. What is wrong with the numbers of
@@ -43,7 +43,7 @@ class SlurmTasks(SLURMEnvironment):
         """Done by the preflight."""
 
 
-def preempted() -> bool:
+def is_preempted() -> bool:
     """Whether Slurm takes the nodes for a more urgent job and would put this one back into the queue.
 
     It does so only to jobs that it must kill: one that saves and ends by itself is a finished job.

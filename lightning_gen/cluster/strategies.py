@@ -12,12 +12,12 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_gen.cluster.flat import PATIENCE, FlatStrategy
 from lightning_gen.cluster.launch import Launch
-from lightning_gen.cluster.slurm import SlurmTasks
+from lightning_gen.cluster.slurm import SlurmEnvironment
 
 OURS = (None, "auto", "flat")
 
 
-def choose(asked: Any, players: int, patience: int | None) -> Any:
+def select_strategy(asked: Any, players: int, patience: int | None) -> Any:
     """The strategy for several devices: ours where none is named.
 
     Args:
@@ -33,11 +33,11 @@ def choose(asked: Any, players: int, patience: int | None) -> Any:
     return asked
 
 
-def environment(launch: Launch, trainer: Mapping[str, Any]) -> ClusterEnvironment | None:
+def cluster_environment(launch: Launch, trainer: Mapping[str, Any]) -> ClusterEnvironment | None:
     """How the processes of a run find each other; None leaves it to Lightning, or to the user's plugins."""
     plugins = trainer.get("plugins") or []
     if any("nvironment" in str(plugin) for plugin in (plugins if isinstance(plugins, list) else [plugins])):
         return None
     if launch.external:
-        return SlurmTasks() if launch.kind == "slurm" else TorchElasticEnvironment()
+        return SlurmEnvironment() if launch.kind == "slurm" else TorchElasticEnvironment()
     return LightningEnvironment() if "SLURM_JOB_ID" in os.environ else None  # a single process within a job

@@ -21,8 +21,8 @@ from lightning_gen.benchmarking.cells import (
     CellFailed,
     Interrupted,
     Outcome,
-    Processes,
-    config_of,
+    ProcessRunner,
+    config_from_arguments,
     fit,
     record_failure,
     run_cell,
@@ -42,7 +42,7 @@ UNITS = {
 CALIBRATION = 10.0  # seconds of training that turn a time into iterations
 # of evaluate.py's options those that a benchmark hands on
 MEASURES = ("n", "k", "draws", "device", "extractor", "segmenter")
-OWN = (
+FIT_OPTIONS = (
     "val_every",
     "save_every",
     "watch",
@@ -65,7 +65,7 @@ def main(argv: list[str], call: Call | None = None) -> None:
     if given.table:
         print(write_page(given.results))
         return
-    processes = Processes()
+    processes = ProcessRunner()
     b, budget = _benchmark(given, rest, call or processes)
     models = list(dict.fromkeys(given.models))
     for model in models:  # mistakes show before anything runs
@@ -113,8 +113,8 @@ def _benchmark(given: argparse.Namespace, rest: list[str], call: Call) -> tuple[
     """The call's settings, checked."""
     if not given.models:
         raise UserError(f"which models? give --models NAME NAME ...; known: {', '.join(sorted(PRESETS))}")
-    for name in cli.pre_parse([word for word in rest if not word.startswith(f"--{MEASURE}")])[0]:
-        if name not in OWN:
+    for name in cli.parse_short_options([word for word in rest if not word.startswith(f"--{MEASURE}")])[0]:
+        if name not in FIT_OPTIONS:
             raise UserError(f"--{name} is not used here: a benchmark has --models, --data, --seeds and --budget")
     for name in given.only or ():
         if name not in METRICS:
@@ -134,10 +134,10 @@ def _benchmark(given: argparse.Namespace, rest: list[str], call: Call) -> tuple[
 
 def _check(b: Benchmark, budget: Budget, model: str, seeds: int) -> None:
     """Whether a model's runs and files can be what is asked for; raises UserError if not."""
-    steps = fixed_iterations(budget, config_of(b.fit(Cell(model, 0, 1))))
-    config_of(b.fit(Cell(model, 0, steps or 1)))
+    steps = fixed_iterations(budget, config_from_arguments(b.fit_arguments(Cell(model, 0, 1))))
+    config_from_arguments(b.fit_arguments(Cell(model, 0, steps or 1)))
     for seed in range(seeds):
-        b.known(model, seed)
+        b.existing_record(model, seed)
 
 
 def parse_budget(text: str) -> Budget:
@@ -187,7 +187,7 @@ def iterations_of(b: Benchmark, budget: Budget, model: str) -> int:
         CellFailed: it could not be measured.
         Interrupted: the measurement was told to stop.
     """
-    fixed = fixed_iterations(budget, config_of(b.fit(Cell(model, 0, 1))))
+    fixed = fixed_iterations(budget, config_from_arguments(b.fit_arguments(Cell(model, 0, 1))))
     if fixed is not None:
         return fixed
     first = b.path(model, 0)
@@ -207,7 +207,7 @@ def iterations_per_second(b: Benchmark, model: str, wanted: float) -> float:
     steps, seconds = 20, 0.0
     for _ in range(3):  # of the first, setting up is a large part
         cell = Cell(model, 0, steps)
-        folder = fit(b, cell, b.fit(cell, name=f"{b.name}-calibration", val_every=steps))
+        folder = fit(b, cell, b.fit_arguments(cell, name=f"{b.name}-calibration", val_every=steps))
         summary = summary_of(folder)
         shutil.rmtree(folder.parent)  # holds nothing else
         seconds = summary["images"] / summary["images_per_second"]

@@ -20,9 +20,9 @@ from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import report
 from lightning_gen.evaluation.ranking import best_of, format_number
-from lightning_gen.pictures.comparison import draw, figure
-from lightning_gen.storage.checkpoints import find, write_atomically
-from lightning_gen.storage.runs import ROOT, SUMMARY, flat, folder_of, read_config
+from lightning_gen.pictures.comparison import figure, sample_run
+from lightning_gen.storage.checkpoints import find_checkpoint, write_atomically
+from lightning_gen.storage.runs import ROOT, SUMMARY, find_run_folder, flatten_config, read_config
 
 PAGE, PICTURE = "comparison.md", "comparison.png"
 MISSING, BEST = "-", " *"
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"-n {given.n}: draw at least 1 sample of each run")
     runs = read_runs(given.runs)
     tags = chosen_curves(runs, given.curve)
-    sheets = [draw(run.label, run.checkpoint, given.n, given.seed, given.trust) for run in runs]
+    sheets = [sample_run(run.label, run.checkpoint, given.n, given.seed, given.trust) for run in runs]
     across = across_data(runs)
     values, unlike = evaluation_table(runs, ranked=not across)
     tables = [options_table(runs), values, summary_table(runs)]
@@ -86,13 +86,13 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     """
     if len(paths) < 2:
         raise UserError(f"a comparison takes two runs or more, not {len(paths)}; your runs are below {ROOT}/")
-    folders = [folder_of(path) for path in paths]
+    folders = [find_run_folder(path) for path in paths]
     places = [folder.resolve() for folder in folders]
     for k, place in enumerate(places):
         if place in places[:k]:
             raise UserError(f"{paths[k]} is the same run as {paths[places.index(place)]}: give different runs")
     return [
-        Run(label, at, find(path), _options(at), _read_json(at / SUMMARY), read_evaluation(at), _curves(at))
+        Run(label, at, find_checkpoint(path), _options(at), _read_json(at / SUMMARY), read_evaluation(at), _curves(at))
         for label, at, path in zip(labels_of(places), folders, paths, strict=True)
     ]
 
@@ -106,7 +106,7 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
 
 
 def _options(folder: Path) -> dict[str, Any]:
-    return {key.replace(".init_args", ""): value for key, value in flat(read_config(folder)).items()}
+    return {key.replace(".init_args", ""): value for key, value in flatten_config(read_config(folder)).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

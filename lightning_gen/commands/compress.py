@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gen.compression import codec, container, pictures, report
+from lightning_gen.compression import codec, container, image_io, report
 from lightning_gen.config.cli import Parser
-from lightning_gen.config.run_data import data_of
+from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.errors import UserError, unknown
-from lightning_gen.storage.checkpoints import find, load, write_atomically
-from lightning_gen.storage.loaded import AT_ONCE
+from lightning_gen.storage.checkpoints import find_checkpoint, load, write_atomically
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 
 SPLITS = ("train", "val", "test")
 USAGE = "compress.py encode RUN IMAGE ... --out FILE, or compress.py decode FILE --out DIR"
@@ -96,12 +96,12 @@ def _decoding(argv: list[str]) -> Any:
 def encode(argv: list[str]) -> None:
     """Read, encode, verify, write, report."""
     given, rest = _encoding(argv)
-    path = find(given.run, given.which)
+    path = find_checkpoint(given.run, given.which)
     model = load(path, trust=given.trust)
-    codec.coder_of(model)  # first, so that a model that cannot code is told at once
-    files = pictures.files_of(given.images)
-    names = pictures.names_of(files)
-    x = _rows(given, rest) if given.split else pictures.read_pictures(files, model.spec)
+    codec.coder_for(model)  # first, so that a model that cannot code is told at once
+    files = image_io.files_of(given.images)
+    names = image_io.names_of(files)
+    x = _rows(given, rest) if given.split else image_io.read_pictures(files, model.spec)
     made = codec.encode(model, x, run=str(path), names=names, block=given.block or 0)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.out, made.content)
@@ -115,30 +115,30 @@ def encode(argv: list[str]) -> None:
 
 def _rows(given: Any, rest: list[str]) -> Tensor:
     """Examples of a data set (n, *shape), in its order."""
-    data, _ = data_of(given.run, rest, given.trust, given.data)
+    data, _ = instantiate_run_data(given.run, rest, given.trust, given.data)
     data.prepare_data()
     data.setup()
     if data.spec.has_two_sides:
         raise UserError("these data have two sides, and a compressor takes single examples")
     rows = torch.arange(min(data.size(given.split), given.n or data.size(given.split)))
-    return torch.cat([data.examples(given.split, part)["x"] for part in rows.split(AT_ONCE)])
+    return torch.cat([data.examples(given.split, part)["x"] for part in rows.split(EVAL_BATCH_SIZE)])
 
 
 def decode(argv: list[str]) -> None:
     """Read, check, decode, verify, write."""
     given = _decoding(argv)
-    pictures.check_free(given.out)
+    image_io.check_empty_folder(given.out)
     try:
         content = given.file.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {given.file}: {error.strerror}") from None
     header, _ = container.unpack(content, str(given.file))
     try:
-        path = find(given.run or header.run, given.which)
+        path = find_checkpoint(given.run or header.run, given.which)
     except UserError as error:
         raise UserError(f"{error}. {given.file} was made by it: say where it is now, --run RUN") from None
     model = load(path, trust=given.trust)
     x, header = codec.decode(model, content, str(given.file))
-    pictures.write_examples(x, header.names, model.spec, given.out)
-    what = f"pictures of {header.examples} files" if header.names else f"{header.examples} examples in {pictures.ARRAY}"
+    image_io.write_examples(x, header.names, model.spec, given.out)
+    what = f"pictures of {header.examples} files" if header.names else f"{header.examples} examples in {image_io.ARRAY}"
     print(f"{what} decoded by {path} in {given.out}")

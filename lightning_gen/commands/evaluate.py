@@ -19,28 +19,28 @@ from rich.progress import track
 from torch import Tensor
 
 from lightning_gen.config import cli
-from lightning_gen.config.run_data import data_of, parse_with_data
+from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.loader import cores
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import pictures, translation
+from lightning_gen.evaluation.evaluation_run import EvaluationRun, told
 from lightning_gen.evaluation.groups import CODES, METRICS, SAMPLES, TRANSLATIONS, VERSION, Metric
 from lightning_gen.evaluation.report import FILE, PREVIOUS, Report
-from lightning_gen.evaluation.samplers import add_sampler, attach
-from lightning_gen.evaluation.subject import Subject, told
+from lightning_gen.evaluation.samplers import add_sampler, attach_sampler
 from lightning_gen.evaluation.values import Value
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.protocols import Translates
 from lightning_gen.storage import runs
-from lightning_gen.storage.checkpoints import find, read
+from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
 from lightning_gen.storage.loaded import load_on, provenance
 
 USUAL_N = 10_000
 PATIENCE = timedelta(days=1)  # of a process that waits for the share of another
 # settings that only these groups depend on
-OWN = {"k": ("bits", "nll"), "draws": ("bits", "nll"), "segmenter": ("segmentation",)}
+SETTINGS_OF_GROUPS = {"k": ("bits", "nll"), "draws": ("bits", "nll"), "segmenter": ("segmentation",)}
 PICTURES = "evaluation"  # folder in the run's
 # options of data that leave evaluations as they are
 HANDLING = ("root", "a", "b", "num_workers", "memory", "batch_size", "flip")
@@ -50,15 +50,17 @@ def main(argv: list[str]) -> None:
     """Parse, load, measure, write and print."""
     given, rest = _parse(argv)
     fabric = _fabric(given)
-    path = find(given.run, given.which)
+    path = find_checkpoint(given.run, given.which)
     model = load_on(path, str(fabric.device), given.trust)
     names = _names(given.metrics, model)
     data, config = _data(given, rest, fabric)
     subject = _subject(model, data, config["dataset"], given, fabric)
-    drawn_from = attach(model, given.sampler, data, given.components)
+    drawn_from = attach_sampler(model, given.sampler, data, given.components)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     setting = _setting(subject, model, path, config) | drawn_from | {"segmenter": given.segmenter}
-    report = Report(folder / FILE, setting, runs.environment(model.device), names if given.fresh else [], OWN)
+    report = Report(
+        folder / FILE, setting, runs.environment(model.device), names if given.fresh else [], SETTINGS_OF_GROUPS
+    )
     report.writes = fabric.is_global_zero
     fabric.barrier()  # all have read the earlier report before one writes
     if report.writes:
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"failed, for the reasons above: {', '.join(report.content['failed'])}; the rest is saved")
 
 
-def _subject(model: Any, data: DataModule, dataset: str, given: Any, fabric: Fabric) -> Subject:
+def _subject(model: Any, data: DataModule, dataset: str, given: Any, fabric: Fabric) -> EvaluationRun:
     """What is measured: the samples of a model, or the translations of each direction of a translator."""
     shows = fabric.is_global_zero and sys.stdout.isatty()
     options: dict[str, Any] = {
@@ -97,16 +99,16 @@ def _subject(model: Any, data: DataModule, dataset: str, given: Any, fabric: Fab
     }
     if isinstance(model, Translates):
         segmenters = translation.segmenters_of(given.segmenter or [], fabric.device)
-        return translation.subject_of(model, data, given.extractor, dataset, segmenters, **options)
-    return Subject(model, data, _extractor(given.extractor, dataset, data), **options)
+        return translation.translation_run(model, data, given.extractor, dataset, segmenters, **options)
+    return EvaluationRun(model, data, _extractor(given.extractor, dataset, data), **options)
 
 
-def draw(subject: Subject, report: Report) -> dict[str, Tensor]:
+def draw(subject: EvaluationRun, report: Report) -> dict[str, Tensor]:
     """File -> picture uint8 (3, H, W) of what the model makes."""
     shown = {}
     try:
-        for part in subject.parts:
-            for name, picture in pictures.all_of(part):
+        for part in subject.all_runs:
+            for name, picture in pictures.draw_all(part):
                 shown[f"{PICTURES}/{part.prefix}{name}.png"] = picture
     except Inapplicable:  # it makes no samples
         pass
@@ -115,7 +117,7 @@ def draw(subject: Subject, report: Report) -> dict[str, Tensor]:
     return shown
 
 
-def measure(subject: Subject, report: Report, names: list[str]) -> bool:
+def measure(subject: EvaluationRun, report: Report, names: list[str]) -> bool:
     """Measure groups of metrics; what is done already is kept, what fails does not keep the rest from it.
 
     Returns:
@@ -137,7 +139,7 @@ def measure(subject: Subject, report: Report, names: list[str]) -> bool:
     return bool(names)
 
 
-def _values(subject: Subject, metric: Metric) -> dict[str, Value]:
+def _values(subject: EvaluationRun, metric: Metric) -> dict[str, Value]:
     """The values of all parts to which a group of metrics applies.
 
     Raises:
@@ -145,7 +147,7 @@ def _values(subject: Subject, metric: Metric) -> dict[str, Value]:
     """
     values: dict[str, Value] = {}
     reasons = []
-    for part in subject.parts:
+    for part in subject.all_runs:
         try:
             values |= {f"{part.prefix}{name}": value for name, value in metric.measure(part)}
         except Inapplicable as reason:
@@ -188,7 +190,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument("--devices", type=int, default=1, help="number of devices, which share the work (default 1)")
     parser.add_argument("--fresh", action="store_true", help="measure again what evaluation.json holds already")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
-    given, rest = parse_with_data(parser, argv)
+    given, rest = parse_with_data_options(parser, argv)
     for name, least in (("n", 2), ("draws", 1), ("devices", 1), ("seed", 0)):
         if getattr(given, name) is not None and getattr(given, name) < least:
             raise UserError(f"{name} {getattr(given, name)}: it must be at least {least}")
@@ -203,7 +205,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
 def _names(given: list[str] | None, model: Any) -> list[str]:
     """The groups that were asked for; without any, those that models of this kind may have."""
     usual = (SAMPLES, TRANSLATIONS) if isinstance(model, Translates) else (SAMPLES, CODES)
-    return [name for name, metric in METRICS.items() if (metric.of in usual if given is None else name in given)]
+    return [name for name, metric in METRICS.items() if (metric.category in usual if given is None else name in given)]
 
 
 def _fabric(given: Any) -> Fabric:
@@ -226,7 +228,7 @@ def _fabric(given: Any) -> Fabric:
 
 def _data(given: Any, rest: list[str], fabric: Fabric) -> tuple[DataModule, dict[str, Any]]:
     """The data as the model sees them, and the configuration that says which."""
-    data, config = data_of(given.run, rest, given.trust, given.data)
+    data, config = instantiate_run_data(given.run, rest, given.trust, given.data)
     with fabric.rank_zero_first():
         data.prepare_data()
     data.setup()
@@ -243,15 +245,17 @@ def _extractor(name: str, dataset: str, data: DataModule) -> Extractor | str:
         return str(reason)
 
 
-def _setting(s: Subject, model: Any, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _setting(s: EvaluationRun, model: Any, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """All that the values depend on; those of an earlier evaluation with another setting are not taken over."""
-    state: Mapping[str, Any] = read(path)
-    extractors = list(dict.fromkeys(e for part in s.parts if not isinstance(e := part.extractor, str)))
-    digest, readable = s.digest()
-    split = s.split if s.originals.holds_out(s.split) else "training"
-    each = " of each side" if s.compared else ""
+    state: Mapping[str, Any] = read_checkpoint(path)
+    extractors = list(dict.fromkeys(e for part in s.all_runs if not isinstance(e := part.extractor, str)))
+    digest, readable = s.reference_hash()
+    split = s.split if s.unbinarized_data.has_own_examples(s.split) else "training"
+    each = " of each side" if s.reference_data else ""
     broken = f" ({s.n - readable} of {s.n:,} could not be read)" if readable < s.n else ""
-    options = {name: v for name, v in runs.flat(config["data"]).items() if name.split(".")[-1] not in HANDLING}
+    options = {
+        name: v for name, v in runs.flatten_config(config["data"]).items() if name.split(".")[-1] not in HANDLING
+    }
     return {
         "version": VERSION,
         "checkpoint": path.name,
@@ -265,7 +269,7 @@ def _setting(s: Subject, model: Any, path: Path, config: Mapping[str, Any]) -> d
         "draws": s.draws,
         "data": config["dataset"],
         "data_options": options,
-        "training_examples": s.originals.size("train"),
+        "training_examples": s.unbinarized_data.size("train"),
         "reference": f"{split} split, {readable:,} examples{each}{broken}",
         "reference_sha256": digest,
         "floor": f"{s.floor_size:,} validation, then training examples against the reference",
@@ -274,9 +278,9 @@ def _setting(s: Subject, model: Any, path: Path, config: Mapping[str, Any]) -> d
     }
 
 
-def _warn(s: Subject, given: Any, report: Report) -> None:
+def _warn(s: EvaluationRun, given: Any, report: Report) -> None:
     """Say what may surprise."""
-    if not s.originals.holds_out(s.split):
+    if not s.unbinarized_data.has_own_examples(s.split):
         print("warning: the data have no test examples of their own: training examples are the reference", flush=True)
     if given.n and given.n > s.n:
         print(f"-n {given.n:,}: the reference has {s.n:,} examples, so N is {s.n:,}", flush=True)

@@ -17,34 +17,39 @@ from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.pictures import Pictures
 from lightning_gen.callbacks.progress import RunProgress
 from lightning_gen.callbacks.stability import Stability
-from lightning_gen.callbacks.watch import Watch, own_extractor
+from lightning_gen.callbacks.watch import Watch, trained_extractor
 from lightning_gen.cluster import preflight, restart, strategies
-from lightning_gen.cluster.launch import detect
-from lightning_gen.cluster.lost_ranks import of_this_rank
-from lightning_gen.cluster.signals import WARNING, Signals, interruptible
+from lightning_gen.cluster.launch import detect_launch
+from lightning_gen.cluster.lost_ranks import report_lost_ranks
+from lightning_gen.cluster.signals import TIME_LIMIT_SIGNAL, SignalHandler, interruptible
 from lightning_gen.config import cli
 from lightning_gen.config.help import help_text
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import posterior_collapse
-from lightning_gen.exits import first_rank
+from lightning_gen.exits import is_global_zero
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.pictures import views
-from lightning_gen.protocols import Adversarial, Samples, Translates
+from lightning_gen.protocols import Discriminates, Samples, Translates
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import (
     LAST,
     AtomicCheckpointIO,
-    find,
-    foreign_modules,
+    find_checkpoint,
     load_weights,
-    read,
+    read_checkpoint,
     set_aside_last,
+    user_modules,
 )
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.speed import NoProfiler, block_size, quiet_loop, undisturbed
+from lightning_gen.training.speed import (
+    NoProfiler,
+    choose_iterations_per_batch,
+    disable_sigterm_broadcast,
+    without_garbage_collection,
+)
 
 C = TypeVar("C", bound=L.Callback)
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
@@ -64,7 +69,7 @@ QUIET = (  # warnings of Lightning that do not apply here
 
 def main(argv: list[str]) -> None:
     """Parse, train, summarise."""
-    given, rest = cli.pre_parse(argv)
+    given, rest = cli.parse_short_options(argv)
     if "help" in given:
         print(help_text(given, everything=given["help"] == "all"))
         return
@@ -77,77 +82,79 @@ def main(argv: list[str]) -> None:
     if resume:
         if "config" in given:
             raise UserError("--resume takes the configuration of its run: drop --config")
-        folder, checkpoint = runs.folder_of(resume), find(resume, "last")
+        folder, checkpoint = runs.find_run_folder(resume), find_checkpoint(resume, "last")
         saved = runs.read_config(folder)
-        plan = cli.plan(given, rest, base=saved)
-        if changed := restart.changes(saved, plan.config, MAY_CHANGE):
+        plan = cli.resolve_config(given, rest, base=saved)
+        if changed := restart.config_changes(saved, plan.config, MAY_CHANGE):
             raise UserError(
                 "--resume goes on with the same experiment, but these differ: "
                 f"{', '.join(changed)}. Start a new run, with --init"
             )
     else:
-        plan = cli.plan(given, rest)
+        plan = cli.resolve_config(given, rest)
     if given.get("print_config"):
         print(runs.dump(plan.config), end="")
         return
     train(plan, folder, checkpoint)
 
 
-def train(plan: cli.Plan, resumed: Path | None = None, checkpoint: Path | None = None) -> Path:
+def train(plan: cli.ResolvedConfig, resumed: Path | None = None, checkpoint: Path | None = None) -> Path:
     """Run a plan, from a checkpoint of a resumed run's folder; returns the run's folder."""
     _quiet()
-    config, launch, signals = plan.config, detect(), Signals()
-    options = preflight.settle(plan.parsed.trainer.as_dict(), launch)
+    config, launch, signals = plan.config, detect_launch(), SignalHandler()
+    options = preflight.resolve_trainer_options(plan.parsed.trainer.as_dict(), launch)
     world = preflight.world_size(options, launch)
     if launch.job:
-        signals.catch(WARNING)  # it comes once, perhaps while the data are loaded
-    if not resumed and (resumed := restart.earlier_attempt(config, launch)):
-        checkpoint, complaint = restart.last_good(resumed)
-        if first_rank():
+        signals.install(TIME_LIMIT_SIGNAL)  # it comes once, perhaps while the data are loaded
+    if not resumed and (resumed := restart.find_previous_attempt(config, launch)):
+        checkpoint, complaint = restart.last_valid_checkpoint(resumed)
+        if is_global_zero():
             print(f"job started again: {complaint or f'going on with {resumed}'}")
-    if checkpoint and first_rank():
+    if checkpoint and is_global_zero():
         set_aside_last(checkpoint)
-    preflight.check_folders(runs.ROOT, *([resumed] if resumed else []))
+    preflight.refuse_requeue_checkpoints(runs.ROOT, *([resumed] if resumed else []))
     L.seed_everything(config["seed"], verbose=False)
-    state = read(checkpoint) if checkpoint else None
+    state = read_checkpoint(checkpoint) if checkpoint else None
     done = state["lightning_gen"]["iteration"] if state else 0
     model, data = cli.instantiate(plan)
     steps = _steps(config, data)
     if resumed and done >= steps:
-        if launch.again:
-            if first_rank():
+        if launch.may_be_restart:
+            if is_global_zero():
                 print(f"{resumed} of this job is complete: {done} of {steps} iterations")
             return resumed
         raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
     _check_batch(model, data, world)
     if config["init"] and not state:
-        start = find(config["init"])
-        load_weights(model, start, read(start), memory=False)
+        start = find_checkpoint(config["init"])
+        load_weights(model, start, read_checkpoint(start), memory=False)
     watch = _watch(config, model, data)
     stability = _stability(config, model, data, watch)
-    if isinstance(data, DataModule) and first_rank():  # what is wrong with the data shows before a folder is made
+    if isinstance(data, DataModule) and is_global_zero():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
         if watch:
             watch.check()
-    folder = resumed or (runs.new_folder(config) if first_rank() else runs.ROOT)
+    folder = resumed or (runs.new_folder(config) if is_global_zero() else runs.ROOT)
     if world > 1:
-        options["strategy"] = strategies.choose(options.get("strategy"), len(model.players), config.get("patience"))
-    environment = strategies.environment(launch, options)
-    trainer = trainer_of(
+        options["strategy"] = strategies.select_strategy(
+            options.get("strategy"), len(model.players), config.get("patience")
+        )
+    environment = strategies.cluster_environment(launch, options)
+    trainer = build_trainer(
         options, folder, config, steps, data, done, watch, stability, environment=environment, signals=signals
     )
     _announce(trainer, model, data, folder, steps, state)
     if trainer.is_global_zero:
         runs.write_config(config, folder)
-        restart.remember(folder, launch)
-    with undisturbed(), of_this_rank(trainer), interruptible():
+        restart.write_job_file(folder, launch)
+    with without_garbage_collection(), report_lost_ranks(trainer), interruptible():
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         _finish(trainer, model, data, folder, config)
         if stability and stability.stopped:  # on the first rank alone: where another one fails, it may be killed
             last = folder / "checkpoints" / LAST
-            raise UserError(f"stopped at iteration {model.iteration:,}: {stability.complaint()}. Saved: {last}")
+            raise UserError(f"stopped at iteration {model.iteration:,}: {stability.message()}. Saved: {last}")
     return folder
 
 
@@ -184,8 +191,8 @@ def _watch(config: dict[str, Any], model: GenerativeModule, data: Any) -> Watch 
     if names == "none":
         return None
     if names == "auto":
-        extractor = own_extractor(config["dataset"], data) if isinstance(model, Adversarial) else None
-        return Watch("fd", extractor, data, config["seed"], or_fewer=True) if extractor else None
+        extractor = trained_extractor(config["dataset"], data) if isinstance(model, Discriminates) else None
+        return Watch("fd", extractor, data, config["seed"], allow_fewer=True) if extractor else None
     if not isinstance(data, DataModule):
         raise UserError(f"--watch needs a data set of this package, not a {type(data).__name__}")
     try:
@@ -200,14 +207,14 @@ def _watch(config: dict[str, Any], model: GenerativeModule, data: Any) -> Watch 
 def _stability(config: dict[str, Any], model: GenerativeModule, data: Any, watch: Watch | None) -> Stability | None:
     """The callback that looks after a game of two players."""
     asked = config.get("on_collapse")
-    if isinstance(model, Adversarial) and isinstance(data, DataModule):
+    if isinstance(model, Discriminates) and isinstance(data, DataModule):
         return Stability(data, asked or "warn", watch, config["seed"])
     if asked == "stop":
         raise UserError(f"--on_collapse stop: {type(model).__name__} has no discriminator that could be asked")
     return None
 
 
-def trainer_of(
+def build_trainer(
     arguments: dict[str, Any],
     folder: Path,
     config: dict[str, Any],
@@ -217,7 +224,7 @@ def trainer_of(
     watch: Watch | None = None,
     stability: Stability | None = None,
     environment: ClusterEnvironment | None = None,
-    signals: Signals | None = None,
+    signals: SignalHandler | None = None,
 ) -> L.Trainer:
     """The Trainer of a run of ``steps`` iterations, of which some are done, with its callbacks.
 
@@ -230,7 +237,7 @@ def trainer_of(
     shown = arguments.pop("enable_progress_bar", True)
     may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
     best_by = config.get("best_by")
-    choice = {"monitor": [best_by], "must": True} if best_by else {"watch": watch}
+    choice = {"monitor": [best_by], "monitor_required": True} if best_by else {"watch": watch}
     checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], signals=signals, **choice)
     progress = RunProgress()
     if not shown:
@@ -256,10 +263,10 @@ def trainer_of(
         trainer = L.Trainer(**built)
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         raise UserError(f"the Trainer refuses its options: {' '.join(str(error).split())}") from error
-    quiet_loop(trainer)
+    disable_sigterm_broadcast(trainer)
     if may_group and trainer.world_size == 1:
-        block = block_size(data.spec, data.batch_size, steps, val_every, config["save_every"], done)
-        data.position.block = block
+        block = choose_iterations_per_batch(data.spec, data.batch_size, steps, val_every, config["save_every"], done)
+        data.position.batches_per_fetch = block
         trainer.val_check_interval = val_every // block
     return trainer
 
@@ -281,7 +288,7 @@ def _announce(
     print(f"{type(model).__name__} on {spec.size:,} examples of {shape}; {steps:,} iterations, batch {batch}{devices}")
     weights = sum(p.numel() for player in model.players for p in model.parameters_of(player))
     print(f"{weights:,} weights; run folder {folder}; curves: tensorboard --logdir {runs.ROOT}")
-    for line in getattr(model, "notes", lambda _: [])(batch) if isinstance(batch, int) else []:
+    for line in getattr(model, "startup_messages", lambda _: [])(batch) if isinstance(batch, int) else []:
         print(line)
     if (watch := _callback(trainer, Watch)) and watch.names:
         print(f"watched at each validation: {', '.join(watch.names)}")
@@ -307,7 +314,7 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
     final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     rate = model.images / progress.training_seconds if progress.training_seconds else None
     with evaluation_mode(model):
-        latents = posterior_collapse.examine(model, data)
+        latents = posterior_collapse.report(model, data)
     summary = {
         "model": config["preset"],
         "data": config["dataset"],
@@ -328,13 +335,13 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
     runs.write_summary(folder, summary)
     hyper = {
         key: value if isinstance(value, (int, float, str, bool)) else str(value)
-        for key, value in runs.flat(config).items()
+        for key, value in runs.flatten_config(config).items()
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hyper, final, step=model.iteration)
             logger.finalize("success")
-    trust = f" --trust {' '.join(modules)}" if (modules := foreign_modules(model)) else ""
+    trust = f" --trust {' '.join(modules)}" if (modules := user_modules(model)) else ""
     _print_summary(summary, picture, f"{_use(model, folder)}{trust}")
 
 
@@ -347,7 +354,7 @@ def _last_picture(trainer: L.Trainer, model: GenerativeModule, seed: int, folder
         elif isinstance(model, Translates) and pictures and pictures.examples:
             path = folder / runs.TRANSLATIONS
             views_of = views.translations(model, pictures.examples["a"], pictures.examples["b"])
-            save_png(views.stacked([picture for name, picture in views_of if name in model.directions]), path)
+            save_png(views.stack_vertically([picture for name, picture in views_of if name in model.directions]), path)
         else:
             return None
     return path

@@ -23,19 +23,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gen.benchmarking.cells import SCRIPTS, Processes, config_of, last_error, pairs_of
-from lightning_gen.compression.curves import Point, draw, pictures_of
-from lightning_gen.compression.stack import library
+from lightning_gen.benchmarking.cells import SCRIPTS, ProcessRunner, config_from_arguments, last_error, option_pairs
+from lightning_gen.compression.curves import Point, draw, image_codec_points
+from lightning_gen.compression.stack import import_constriction
 from lightning_gen.compression.tokens import TokenCoder
 from lightning_gen.config import cli
-from lightning_gen.config.run_data import data_of
+from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.drawing.images import save_png
 from lightning_gen.storage import runs
-from lightning_gen.storage.checkpoints import find, load, write_atomically
-from lightning_gen.storage.loaded import AT_ONCE
-from lightning_gen.training.noise import numbered
+from lightning_gen.storage.checkpoints import find_checkpoint, load, write_atomically
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
+from lightning_gen.training.noise import indexed_noise
 
 PAGE, PICTURE = "rate_distortion.md", "rate_distortion.png"
 VAE, VQ = "vae", "vq-vae"
@@ -56,23 +56,23 @@ class Job(NamedTuple):
 def main(argv: list[str], call: Any = None) -> None:
     """Parse, train what is not trained, measure, write the table and the plot."""
     given, rest = _parse(argv)
-    jobs = jobs_of(given, rest)
+    jobs = list_jobs(given, rest)
     for job in jobs:
-        config_of(job.arguments)  # mistakes show before anything runs
+        config_from_arguments(job.arguments)  # mistakes show before anything runs
     if given.codes:
-        library()  # of the coder of tokens, which is asked for last
-    processes = Processes()
+        import_constriction()  # of the coder of tokens, which is asked for last
+    processes = ProcessRunner()
     given.out.mkdir(parents=True, exist_ok=True)
     points, x = [], None
     with processes.stopping():
         for job in jobs:
-            folder = trained(job, given.out, call or processes)
+            folder = train_if_missing(job, given.out, call or processes)
             if x is None:
                 x = examples(folder, given.n)
-            points.append(measured(job, folder, x))
+            points.append(measure_point(job, folder, x))
             print(f"{points[-1].curve}, {points[-1].label}: {line(points[-1])}   {folder}", flush=True)
     assert x is not None
-    others = pictures_of(x[0]) if x[1] else []
+    others = image_codec_points(x[0]) if x[1] else []
     text = page(points + others, given.steps, argv)
     write_atomically(given.out / PAGE, text.encode())
     save_png(draw(points + others, title=f"{given.data}, {len(x[0]):,} test examples"), given.out / PICTURE, {})
@@ -110,9 +110,9 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     return given, rest
 
 
-def jobs_of(given: Any, rest: Sequence[str]) -> list[Job]:
+def list_jobs(given: Any, rest: Sequence[str]) -> list[Job]:
     """All runs, with fit.py's arguments."""
-    pairs = pairs_of(rest)
+    pairs = option_pairs(rest)
     shared = {"data": given.data, "steps": given.steps, "seed": given.seed}
     shared |= {name: value for name, value in pairs.items() if name.startswith("data.")}
     jobs = []
@@ -128,13 +128,13 @@ def jobs_of(given: Any, rest: Sequence[str]) -> list[Job]:
     return jobs
 
 
-def trained(job: Job, out: Path, call: Any) -> Path:
+def train_if_missing(job: Job, out: Path, call: Any) -> Path:
     """The folder of a job's run, which is trained unless an earlier call did.
 
     Raises:
         UserError: it does not train; says why.
     """
-    known = run_of(job)
+    known = find_finished_run(job)
     if known:
         return known
     log = out / (re.sub(r"[^\w.-]+", "_", f"{job.curve} {job.label}") + ".log")
@@ -142,15 +142,15 @@ def trained(job: Job, out: Path, call: Any) -> Path:
     if status:
         reason = last_error(log.read_text(encoding="utf-8", errors="replace"), status)
         raise UserError(f"{job.curve} with {job.label} failed: {reason} ({log}); the same command goes on from here")
-    folder = run_of(job)
+    folder = find_finished_run(job)
     if folder is None:
         raise UserError(f"the run of {job.curve} with {job.label} is not below {runs.ROOT}: see {log}")
     return folder
 
 
-def run_of(job: Job) -> Path | None:
+def find_finished_run(job: Job) -> Path | None:
     """The finished run that fit.py made with a job's arguments, if there is one."""
-    config, found = config_of(job.arguments), []
+    config, found = config_from_arguments(job.arguments), []
     for summary in runs.ROOT.glob(f"{job.curve}-*/version_*/{runs.SUMMARY}"):
         with contextlib.suppress(UserError):
             if runs.dump(runs.read_config(summary.parent)) == runs.dump(config):
@@ -163,42 +163,45 @@ def run_of(job: Job) -> Path | None:
 
 def examples(folder: Path, n: int) -> tuple[Tensor, bool]:
     """The first n test examples of a run's data (n, *shape) as they reach a model, and whether they are pictures."""
-    data, _ = data_of(str(folder), [], (), None)
+    data, _ = instantiate_run_data(str(folder), [], (), None)
     data.prepare_data()
     data.setup()
     if data.spec.values == "real" or data.spec.has_two_sides:
         raise UserError(f"{data.spec.kind} data of {data.spec.values} values have no range that errors compare with")
     rows = torch.arange(min(n, data.size("test")))
-    return torch.cat([data.examples("test", part)["x"] for part in rows.split(AT_ONCE)]), _is_picture(data)
+    return torch.cat([data.examples("test", part)["x"] for part in rows.split(EVAL_BATCH_SIZE)]), _is_picture(data)
 
 
 def _is_picture(data: DataModule) -> bool:
     return data.spec.kind == "image" and data.spec.shape[0] in (1, 3)
 
 
-def measured(job: Job, folder: Path, x: tuple[Tensor, bool]) -> Point:
+def measure_point(job: Job, folder: Path, x: tuple[Tensor, bool]) -> Point:
     """Rate and distortion of a run on examples."""
-    model: Any = load(find(folder))
+    model: Any = load(find_checkpoint(folder))
     with torch.inference_mode():
-        bits, rebuilt = (of_vae if job.curve == VAE else of_tokens)(model, x[0])
+        bits, rebuilt = (vae_rate_and_mean if job.curve == VAE else token_rate_and_reconstruction)(model, x[0])
     error = float((rebuilt.double() - x[0].double()).square().mean()) / 4  # of values in [0, 1]
     return Point(job.curve, job.label, bits / x[0].numel(), error)
 
 
-def of_vae(model: Any, x: Tensor) -> tuple[float, Tensor]:
+def vae_rate_and_mean(model: Any, x: Tensor) -> tuple[float, Tensor]:
     """KL(q(z|x) || p(z)) in bits, of all examples together, and the means of p(x|z) for a draw of each z."""
-    noise = numbered(range(len(x)), (model.noise_dim,), 0, "rate")
-    steps = [model.infer(part, None, draws) for part, draws in zip(x.split(AT_ONCE), noise.split(AT_ONCE), strict=True)]
+    noise = indexed_noise(range(len(x)), (model.noise_dim,), 0, "rate")
+    steps = [
+        model.infer(part, None, draws)
+        for part, draws in zip(x.split(EVAL_BATCH_SIZE), noise.split(EVAL_BATCH_SIZE), strict=True)
+    ]
     nats = sum(float(s.kl.double().sum()) for s in steps)
     return nats / math.log(2), torch.cat([model.likelihood.mean(s.out) for s in steps])
 
 
-def of_tokens(model: Any, x: Tensor) -> tuple[float, Tensor]:
+def token_rate_and_reconstruction(model: Any, x: Tensor) -> tuple[float, Tensor]:
     """Bits of the coded tokens, and what they decode to."""
     coder = TokenCoder(model)
-    tokens = coder.symbols(x, coder.usual_block)
-    words, _ = coder.encode(tokens, coder.usual_block)
-    return 32.0 * len(words), coder.examples(tokens, coder.usual_block)
+    tokens = coder.to_symbols(x, coder.default_block)
+    words, _ = coder.encode(tokens, coder.default_block)
+    return 32.0 * len(words), coder.from_symbols(tokens, coder.default_block)
 
 
 # The page

@@ -9,13 +9,13 @@ import torch
 
 from lightning_gen.config.cli import Parser
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.datamodules.images import Reader, attempt
+from lightning_gen.datamodules.images import Reader, try_read
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.pictures import views
 from lightning_gen.protocols import Reconstructs, SamplesClasses, Tokenises
-from lightning_gen.storage.checkpoints import find
-from lightning_gen.storage.loaded import AT_ONCE, load_on, provenance
+from lightning_gen.storage.checkpoints import find_checkpoint
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, load_on, provenance
 from lightning_gen.training.module import GenerativeModule
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given = parser.parse_args(argv)
-    path = find(given.run, given.which)
+    path = find_checkpoint(given.run, given.which)
     model = load_on(path, given.device, given.trust)
     if not isinstance(model, Reconstructs) or model.spec.kind != "image":
         raise UserError(f"{type(model).__name__} on {model.spec.kind} data cannot reconstruct pictures")
@@ -45,11 +45,13 @@ def main(argv: list[str]) -> None:
     with torch.inference_mode():
         rebuilt = torch.cat(
             [
-                model.reconstruct(x[k : k + AT_ONCE].to(given.device), None if y is None else y[k : k + AT_ONCE]).cpu()
-                for k in range(0, len(x), AT_ONCE)
+                model.reconstruct(
+                    x[k : k + EVAL_BATCH_SIZE].to(given.device), None if y is None else y[k : k + EVAL_BATCH_SIZE]
+                ).cpu()
+                for k in range(0, len(x), EVAL_BATCH_SIZE)
             ]
         )
-        save_png(views.pairs(x, rebuilt, model.spec), given.out / "grid.png", source)
+        save_png(views.original_and_reconstruction(x, rebuilt, model.spec), given.out / "grid.png", source)
     for name, image, picture in zip(names, given.images, to_uint8(rebuilt), strict=True):
         save_png(picture, given.out / f"{name}.png", source | {"original": image.name})
     print(f"{len(names)} reconstructions by {path} in {given.out}; grid.png shows each below its original")
@@ -75,7 +77,7 @@ def _names(images: list[Path]) -> list[str]:
 
 
 def _read(reader: Reader, path: Path) -> np.ndarray:
-    image = attempt(reader, str(path))
+    image = try_read(reader, str(path))
     if isinstance(image, str):
         raise UserError(f"cannot read {path} as a picture: {image}")
     return image

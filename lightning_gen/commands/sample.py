@@ -11,32 +11,32 @@ import numpy as np
 import torch
 
 from lightning_gen.config import cli
-from lightning_gen.config.run_data import data_of, parse_with_data
+from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import render, to_uint8
-from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach, described
+from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach_sampler, describe_sampler
 from lightning_gen.pictures import views
-from lightning_gen.protocols import Decodes, Encodes, HasCodes, Samples, SamplesClasses
-from lightning_gen.storage.checkpoints import find
-from lightning_gen.storage.loaded import load_on, provenance, samples_of
+from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
+from lightning_gen.storage.checkpoints import find_checkpoint
+from lightning_gen.storage.loaded import load_on, provenance, sample_in_batches
 from lightning_gen.training.module import GenerativeModule
 
 
 def main(argv: list[str]) -> None:
     """Parse, load, draw, save."""
     given, rest = _parse(argv)
-    path = find(given.run, given.which)
+    path = find_checkpoint(given.run, given.which)
     model = load_on(path, given.device, given.trust)
     if not isinstance(model, Samples):
         raise UserError(f"{type(model).__name__} cannot make new examples")
     y = _asked(model, given.classes, given.n)
-    drawn_from = attach(model, given.sampler, _data(given, rest), given.components)
+    drawn_from = attach_sampler(model, given.sampler, _data(given, rest), given.components)
     source = provenance(model, path) | {"seed": given.seed} | drawn_from
     out = given.out or _folder(path, given)
     with torch.inference_mode():
-        samples = samples_of(model, given.n, given.seed, y)
+        samples = sample_in_batches(model, given.n, given.seed, y)
         save_png(render(samples, model.spec, columns=_columns(y, given.classes, model)), out / "grid.png", source)
         if given.interpolate or given.traverse:
             _save_views(model, samples.to(given.device), y, out, source, given)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
             save_png(picture, out / f"{number:05d}.png", source | {"number": number} | asked)
     else:
         np.save(out / "samples.npy", samples.numpy())
-    print(f"{given.n} examples of {path}{f', codes by {described(drawn_from)},' if drawn_from else ''} in {out}")
+    print(f"{given.n} examples of {path}{f', codes by {describe_sampler(drawn_from)},' if drawn_from else ''} in {out}")
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
@@ -75,7 +75,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm to other data than the run's")
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
-    given, rest = parse_with_data(parser, argv)
+    given, rest = parse_with_data_options(parser, argv)
     if given.n < 1:
         raise UserError(f"-n {given.n}: draw at least 1 example")
     if (rest or given.data) and given.sampler not in FITTED:
@@ -87,7 +87,7 @@ def _data(given: Any, rest: list[str]) -> DataModule | None:
     """The data that the sampler is fitted to, if it is."""
     if given.sampler not in FITTED:
         return None
-    data, _ = data_of(given.run, rest, given.trust, given.data)
+    data, _ = instantiate_run_data(given.run, rest, given.trust, given.data)
     data.prepare_data()
     data.setup()
     return data
@@ -149,7 +149,7 @@ def _traversals(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given
     if isinstance(model, Encodes):
         first = None if y is None else y[:1]
         return views.traversals(model, samples[:1], first, rows=model.encode(samples[:1], first).shape[1])
-    if isinstance(model, HasCodes) and model.codes:
+    if isinstance(model, HasInfoGANCodes) and model.codes:
         return views.code_traversals(model, given.seed, _rows(given.classes))
     raise UserError(
         f"--traverse: {type(model).__name__} has neither an encoder nor codes that stand for something, which infogan "

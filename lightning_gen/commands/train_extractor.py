@@ -17,10 +17,10 @@ from torch import Tensor
 from lightning_gen.config import cli
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
-from lightning_gen.datamodules.order import mix
+from lightning_gen.datamodules.order import derive_seed
 from lightning_gen.datamodules.sources import Batch
 from lightning_gen.metrics.extractors import FORMAT, KEY, Extractor, load_extractor, short_name, trained_path
-from lightning_gen.names import at_least_one
+from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.classifier import Classifier
 from lightning_gen.schedule import schedule
 from lightning_gen.storage.checkpoints import write_atomically
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     """Parse, train, check, write."""
     given, rest = _parse(argv)
     data = labelled(given.data, given.seed, rest)
-    if not data.holds_out("test"):
+    if not data.has_own_examples("test"):
         raise UserError(f"--data {given.data} has no test examples, on which the accuracy could be measured")
     network = train(data, given.steps, given.seed, given.width)
     extractor = Extractor(network, short_name(given.data), shape=data.spec.shape, num_classes=data.spec.num_classes)
@@ -76,7 +76,7 @@ def _check(given: Any, rest: list[str]) -> None:
         if option.startswith("--") and not option.startswith("--data."):
             known = ("data", "data.OPTION", "steps", "seed", "width", "min_accuracy", "out")
             raise unknown("option", option, [f"--{name}" for name in known])
-    at_least_one(steps=given.steps, width=given.width)
+    check_at_least_one(steps=given.steps, width=given.width)
     if not 0 <= given.min_accuracy <= 1:
         raise UserError(f"--min_accuracy {given.min_accuracy}: it must lie between 0 and 1")
     if given.out is not None and given.out.is_dir():
@@ -94,7 +94,7 @@ def labelled(name: str, seed: int, options: list[str]) -> DataModule:
     Raises:
         UserError: it is unknown, or holds no labelled images.
     """
-    data = cli.instantiate_data(cli.plan({"model": "vae", "data": name, "seed": seed}, options))
+    data = cli.instantiate_data(cli.resolve_config({"model": "vae", "data": name, "seed": seed}, options))
     if not isinstance(data, DataModule):
         raise UserError(
             f"--data {name} is no DataModule of this package: wrap its sets with "
@@ -130,7 +130,7 @@ def train(data: DataModule, steps: int, seed: int, width: int) -> Classifier:
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.default_generator.manual_seed(seed)
         network = Classifier(data.spec.shape, data.spec.num_classes, width)
-    generator = torch.Generator().manual_seed(mix(seed, "shift"))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "shift"))
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     for n, batch in enumerate(track(islice(_endless(data), steps), "training", steps)):
         for group in optimizer.param_groups:

@@ -22,12 +22,12 @@ from torch import Tensor
 from lightning_gen.config.cli import Parser
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.image_files import ACCEPTED, list_images
-from lightning_gen.datamodules.images import SUFFIXES, Reader, attempt, opened
+from lightning_gen.datamodules.images import SUFFIXES, Reader, open_image, try_read
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
-from lightning_gen.pictures.views import blocks
+from lightning_gen.pictures.views import image_row_blocks
 from lightning_gen.protocols import Translates
-from lightning_gen.storage.checkpoints import find
+from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.loaded import load_on, provenance
 
 GRID, SHOWN = "grid.png", 16
@@ -53,17 +53,17 @@ class Whole(NamedTuple):
 
     def __call__(self, path: str | Path) -> np.ndarray:
         """Read one file; raises whatever Pillow raises on a broken one."""
-        image = opened(path).convert("L" if self.channels == 1 else "RGB")
+        image = open_image(path).convert("L" if self.channels == 1 else "RGB")
         return np.array(image, np.uint8).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
 
 
 def main(argv: list[str]) -> None:
     """Parse, check what would be written, load, translate, save."""
     given = _parse(argv)
-    jobs = jobs_of(given.pictures, given.out)
+    jobs = list_jobs(given.pictures, given.out)
     sheet = _grid_name(jobs) if given.grid else ""
-    check_free(jobs, given.out, sheet, given.force)
-    path = find(given.run, given.which)
+    check_no_overwrite(jobs, given.out, sheet, given.force)
+    path = find_checkpoint(given.run, given.which)
     model = load_on(path, given.device, given.trust)
     direction = _direction(model, given.direction)
     source = provenance(model, path) | {"direction": direction}
@@ -151,7 +151,7 @@ def _size(text: str | None) -> Any:
 # Which files
 
 
-def jobs_of(given: str, out: Path) -> list[Job]:
+def list_jobs(given: str, out: Path) -> list[Job]:
     """The pictures that a file, a folder or a pattern stands for, and the names of their results.
 
     What lies in ``out`` is no input, so that a folder of results may lie in the folder of the pictures.
@@ -222,7 +222,7 @@ def _grid_name(jobs: Sequence[Job]) -> str:
     return GRID if GRID not in taken else _free("grid", taken)
 
 
-def check_free(jobs: Sequence[Job], out: Path, sheet: str, force: bool) -> None:
+def check_no_overwrite(jobs: Sequence[Job], out: Path, sheet: str, force: bool) -> None:
     """Refuse to write over anything, before there is anything to write.
 
     Args:
@@ -258,7 +258,7 @@ def _read(
 ) -> Iterator[tuple[Job, Tensor]]:
     """Each picture (C, H, W) uint8; those that cannot be read are noted. One far from the training size is told."""
     for job in track(jobs, "translating", disable=not sys.stdout.isatty(), transient=True):
-        image = attempt(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
+        image = try_read(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
         if isinstance(image, str):
             broken[job.name] = image
             continue
@@ -296,11 +296,11 @@ def translations(
         UserError: the model has diverged.
     """
     for part in of_one_size(pictures, batch):
-        made = translated(model, torch.stack([x for _, x in part]), direction)
+        made = translate_batch(model, torch.stack([x for _, x in part]), direction)
         yield from ((job, x, y) for (job, x), y in zip(part, made, strict=True))
 
 
-def translated(model: Any, pictures: Tensor, direction: str) -> Tensor:
+def translate_batch(model: Any, pictures: Tensor, direction: str) -> Tensor:
     """Pictures (B, C, H, W) uint8 of any size -> their translations (B, C', H, W) uint8, of the same size.
 
     Raises:
@@ -351,4 +351,4 @@ def _sheet(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
         return torch.from_numpy(np.array(ImageOps.pad(image, (size, size), color="white"))).permute(2, 0, 1)
 
     columns = [torch.stack([tile(picture) for picture in column]) for column in zip(*pairs, strict=True)]
-    return blocks(*(column.float() / 127.5 - 1 for column in columns))
+    return image_row_blocks(*(column.float() / 127.5 - 1 for column in columns))

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.compression.coder import Coder, Settings, damaged
-from lightning_gen.compression.pixels import Pixels, pixels_of
-from lightning_gen.compression.stack import Stack, library
+from lightning_gen.compression.coder import Coder, Settings, decoding_error
+from lightning_gen.compression.pixel_coders import PixelCoder, pixel_coder_for
+from lightning_gen.compression.stack import AnsStack, import_constriction
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Posterior
@@ -49,7 +49,7 @@ class Grid:
     def __init__(self, bits: int) -> None:
         self.step = 2.0**-bits
         self.last = REACH * 2**bits - 1
-        self.family = library().stream.model.QuantizedGaussian(-self.last - 1, self.last)
+        self.family = import_constriction().stream.model.QuantizedGaussian(-self.last - 1, self.last)
 
     def posterior(self, mean: Tensor, log_var: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Mean and log-variance (n, Z) -> means and standard deviations in cells, float64."""
@@ -77,23 +77,23 @@ class BitsBack(Coder):
 
     name = "bits-back"
     lossless = True
-    usual_block: ClassVar[int] = 64
+    default_block: ClassVar[int] = 64
 
     def __init__(self, model: Any) -> None:
         self.model, self.pixels = model, check(model)
 
-    def symbols(self, x: Tensor, block: int) -> Tensor:
+    def to_symbols(self, x: Tensor, block: int) -> Tensor:
         """x (n, *shape) in the range of the data -> levels uint8."""
         return self.pixels.to_levels(x)
 
-    def examples(self, symbols: Tensor, block: int) -> Tensor:
+    def from_symbols(self, symbols: Tensor, block: int) -> Tensor:
         """Levels -> x."""
         return self.pixels.to_x(symbols)
 
     def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:
         bits = self._grid_bits(symbols, block)
-        grid, stack, width = Grid(bits), Stack(), self.model.latent_dim
-        for here in blocks(len(symbols), block):
+        grid, stack, width = Grid(bits), AnsStack(), self.model.latent_dim
+        for here in block_slices(len(symbols), block):
             levels = symbols[here]
             means, deviations = grid.posterior(*self._posterior(levels))
             cells = []
@@ -105,15 +105,15 @@ class BitsBack(Coder):
                 self.pixels.push(stack, level, out)
             for cell in cells:
                 stack.push(cell, grid.family, *grid.prior(width))
-        return stack.words(), {"grid": bits, "ground": stack.depth}
+        return stack.words(), {"grid": bits, "ground": stack.num_initial_words}
 
     def decode(self, words: np.ndarray, count: int, block: int, settings: Settings) -> Tensor:
         bits = settings.get("grid")
         if not isinstance(bits, int) or not COARSEST <= bits <= FINEST:
-            raise damaged(f"it tells of a grid of 2^-{bits}")
-        grid, stack, width = Grid(bits), Stack(words), self.model.latent_dim
+            raise decoding_error(f"it tells of a grid of 2^-{bits}")
+        grid, stack, width = Grid(bits), AnsStack(words), self.model.latent_dim
         parts: list[Tensor] = []
-        for here in reversed(list(blocks(count, block))):
+        for here in reversed(list(block_slices(count, block))):
             n = here.stop - here.start
             cells = [stack.pop(grid.family, *grid.prior(width)) for _ in range(n)][::-1]
             outs = self._outputs(grid, cells)
@@ -123,11 +123,11 @@ class BitsBack(Coder):
             for k in reversed(range(n)):
                 stack.push(cells[k], grid.family, means[k], deviations[k])
             parts.append(levels)
-        if not stack.is_ground() or len(stack.words()) != settings.get("ground"):
-            raise damaged("what is left after decoding is not the ground on which it was coded")
+        if not stack.holds_initial_bits_only() or len(stack.words()) != settings.get("ground"):
+            raise decoding_error("what is left after decoding is not the ground on which it was coded")
         return torch.cat(parts[::-1])
 
-    def bound(self, symbols: Tensor, block: int) -> float:
+    def ideal_bits(self, symbols: Tensor, block: int) -> float:
         """-ELBO in bits, of all examples together, for one draw of each z."""
         total = 0.0
         for start in range(0, len(symbols), block):
@@ -159,7 +159,7 @@ class BitsBack(Coder):
         return int(np.clip(np.ceil(-np.log2(max(narrow, 1e-9) / 2)), COARSEST, FINEST))
 
 
-def blocks(count: int, most: int) -> Iterator[slice]:
+def block_slices(count: int, most: int) -> Iterator[slice]:
     """Consecutive rows that the networks see together, growing from one example to ``most``; a part of the format."""
     done = 0
     while done < count:
@@ -168,7 +168,7 @@ def blocks(count: int, most: int) -> Iterator[slice]:
         done += n
 
 
-def check(model: Any) -> Pixels:
+def check(model: Any) -> PixelCoder:
     """The coder of the pixels of a model that bits-back coding can take.
 
     Raises:
@@ -186,4 +186,4 @@ def check(model: Any) -> Pixels:
     if not isinstance(model.prior, Normal):
         prior = type(model.prior).__name__
         raise UserError(f"prior {prior} does not fall apart into dimensions, which bits-back codes here: take normal")
-    return pixels_of(model.likelihood, model.spec.values)  # type: ignore[attr-defined]
+    return pixel_coder_for(model.likelihood, model.spec.values)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_gen.compression import container
 from lightning_gen.compression.bitsback import BitsBack
-from lightning_gen.compression.coder import Coder, damaged
+from lightning_gen.compression.coder import Coder, decoding_error
 from lightning_gen.compression.container import Header, fingerprint
 from lightning_gen.compression.tokens import TokenCoder
 from lightning_gen.datamodules.errors import UserError
@@ -42,7 +42,7 @@ class Encoded(NamedTuple):
     decoding: float
 
 
-def coder_of(model: GenerativeModule) -> Coder:
+def coder_for(model: GenerativeModule) -> Coder:
     """How a model codes: tokens with a prior lossy, a VAE lossless.
 
     Raises:
@@ -64,19 +64,19 @@ def encode(model: GenerativeModule, x: Tensor, *, run: str, names: tuple[str, ..
     Raises:
         UserError: the model cannot code, or not these examples, or its file does not decode to them.
     """
-    coder = coder_of(model)
+    coder = coder_for(model)
     if tuple(x.shape[1:]) != tuple(model.spec.shape):
         raise UserError(f"examples of shape {tuple(x.shape[1:])}: the model codes those of shape {model.spec.shape}")
-    block = block or coder.usual_block
+    block = block or coder.default_block
     with torch.inference_mode():
         start = time.perf_counter()
-        symbols = coder.symbols(x, block)
+        symbols = coder.to_symbols(x, block)
         words, settings = coder.encode(symbols, block)
         header = Header(
             coder.name,
             type(model).__name__,
             run,
-            weights_of(model),
+            weights_hash(model),
             tuple(model.spec.shape),
             model.spec.values,
             len(x),
@@ -92,7 +92,7 @@ def encode(model: GenerativeModule, x: Tensor, *, run: str, names: tuple[str, ..
     decoded, _ = decode_symbols(model, content, "the new file")
     end = time.perf_counter()
     if not torch.equal(decoded, symbols):
-        raise damaged("decoding gave other values than were encoded; nothing was written")
+        raise decoding_error("decoding gave other values than were encoded; nothing was written")
     return Encoded(content, header, 4 * len(words), symbols, middle - start, end - middle)
 
 
@@ -103,12 +103,12 @@ def decode_symbols(model: GenerativeModule, content: bytes, name: str) -> tuple[
         UserError: the file is damaged, belongs to another model, or does not decode here.
     """
     header, words = container.unpack(content, name)
-    coder = coder_of(model)
+    coder = coder_for(model)
     check_belongs(model, coder, header, name)
     with torch.inference_mode(), threads(header.threads):
         symbols = coder.decode(words, header.examples, header.block, header.settings)
     if _hash(symbols) != header.symbols:
-        raise damaged(f"it gives other values here than where it was made ({header.system}; here {_system()})")
+        raise decoding_error(f"it gives other values here than where it was made ({header.system}; here {_system()})")
     return symbols, header
 
 
@@ -120,7 +120,7 @@ def decode(model: GenerativeModule, content: bytes, name: str) -> tuple[Tensor, 
     """
     symbols, header = decode_symbols(model, content, name)
     with torch.inference_mode():
-        return coder_of(model).examples(symbols, header.block), header
+        return coder_for(model).from_symbols(symbols, header.block), header
 
 
 def check_belongs(model: GenerativeModule, coder: Coder, header: Header, name: str) -> None:
@@ -133,13 +133,13 @@ def check_belongs(model: GenerativeModule, coder: Coder, header: Header, name: s
     own = (tuple(model.spec.shape), model.spec.values, coder.name)
     if (header.shape, header.values, header.method) != own:
         raise UserError(f"{made_by}, by {header.method}; this is a {type(model).__name__} on {own[1]} data of {own[0]}")
-    if header.weights != weights_of(model):
+    if header.weights != weights_hash(model):
         raise UserError(
             f"{made_by} with other weights than these: give the run or checkpoint that made it ({header.run})"
         )
 
 
-def weights_of(model: GenerativeModule) -> str:
+def weights_hash(model: GenerativeModule) -> str:
     """A hash of what the model computes with: class, options, parameters and buffers."""
     options = {key: str(value) for key, value in sorted(model.hparams.items())}
     parts = [json.dumps([type(model).__qualname__, options, str(model.spec)]).encode()]

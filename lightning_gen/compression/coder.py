@@ -13,7 +13,7 @@ from lightning_gen.datamodules.errors import UserError
 Settings = dict[str, int]  # what decoding needs besides the words, as plain numbers
 
 
-def damaged(reason: str) -> UserError:
+def decoding_error(reason: str) -> UserError:
     """The error for words that do not decode."""
     return UserError(
         f"the file does not decode: {reason}. Networks give the same bits only on the same kind of processor, with the "
@@ -30,11 +30,11 @@ class Coder(ABC):
 
     name: ClassVar[str]  # in the file's header
     lossless: ClassVar[bool]
-    usual_block: ClassVar[int]  # examples in one pass, at most
+    default_block: ClassVar[int]  # examples in one pass, at most
     model: Any
 
     @abstractmethod
-    def symbols(self, x: Tensor, block: int) -> Tensor:
+    def to_symbols(self, x: Tensor, block: int) -> Tensor:
         """x (n, *shape) in the range of the data -> what is coded of it, whole numbers (n, ...).
 
         Raises:
@@ -42,7 +42,7 @@ class Coder(ABC):
         """
 
     @abstractmethod
-    def examples(self, symbols: Tensor, block: int) -> Tensor:
+    def from_symbols(self, symbols: Tensor, block: int) -> Tensor:
         """What ``symbols`` gave -> x (n, *shape)."""
 
     @abstractmethod
@@ -58,5 +58,5 @@ class Coder(ABC):
         """
 
     @abstractmethod
-    def bound(self, symbols: Tensor, block: int) -> float:
+    def ideal_bits(self, symbols: Tensor, block: int) -> float:
         """Bits that the model promises for these symbols together."""

@@ -136,11 +136,11 @@ def _is_fine(header: Header) -> bool:
         and header.examples * math.prod(header.shape) < 2**36
         and len(header.names) in (0, header.examples)
         and len(set(header.names)) == len(header.names)
-        and all(map(is_plain, header.names))
+        and all(map(is_safe_filename, header.names))
     )
 
 
-def is_plain(name: Any) -> bool:
+def is_safe_filename(name: Any) -> bool:
     """Whether a name is that of a file in a folder, and leads nowhere else."""
     return (
         bool(name)

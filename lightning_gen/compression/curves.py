@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from lightning_gen.compression.peers import mosaic
+from lightning_gen.compression.baselines import mosaic
 from lightning_gen.drawing.render import to_uint8
 
 COLOURS = {"vae": "#0072B2", "vq-vae": "#D55E00", "JPEG": "#666666", "WebP": "#009E73"}
@@ -40,7 +40,7 @@ class Point(NamedTuple):
         return -10 * math.log10(max(self.error, 1e-12))
 
 
-def pictures_of(x: Tensor) -> list[Point]:
+def image_codec_points(x: Tensor) -> list[Point]:
     """Lossy picture formats on pictures (n, C, H, W) in [-1, 1], all in one picture, so that no header counts."""
     pictures = to_uint8(x).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
     sheet = mosaic(pictures)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.compression.codec import Encoded, coder_of
-from lightning_gen.compression.peers import peers
-from lightning_gen.compression.pictures import stored
+from lightning_gen.compression.baselines import measure_baselines
+from lightning_gen.compression.codec import Encoded, coder_for
+from lightning_gen.compression.image_io import to_stored_values
 from lightning_gen.storage.runs import environment
 from lightning_gen.training.module import GenerativeModule
 
@@ -33,10 +33,10 @@ def measure(model: GenerativeModule, x: Tensor, made: Encoded, others: bool = Tr
         made: the file.
         others: also measure other compressors, which takes longer than the coding.
     """
-    coder = coder_of(model)
+    coder = coder_for(model)
     with torch.inference_mode():
-        bits = coder.bound(made.symbols, made.header.block)
-        back = None if coder.lossless else coder.examples(made.symbols, made.header.block)
+        bits = coder.ideal_bits(made.symbols, made.header.block)
+        back = None if coder.lossless else coder.from_symbols(made.symbols, made.header.block)
         error = None if back is None else _mean_squared_error(x, back, model.spec.values)
     count, dims = len(x), math.prod(x.shape)
     report: dict[str, Any] = {
@@ -67,7 +67,7 @@ def measure(model: GenerativeModule, x: Tensor, made: Encoded, others: bool = Tr
             report["psnr"] = -10 * math.log10(max(error, 1e-12))
     levels = _levels(model, x) if others else None
     if levels is not None:
-        report["others"] = [peer._asdict() for peer in peers(levels, model.spec.values == "binary")]
+        report["others"] = [peer._asdict() for peer in measure_baselines(levels, model.spec.values == "binary")]
     return report
 
 
@@ -113,5 +113,5 @@ def _levels(model: GenerativeModule, x: Tensor) -> np.ndarray | None:
     """What other compressors get: uint8 (n, *shape), 0 and 1 where binary; None for data of other values."""
     if model.spec.values not in ("binary", "uint8"):
         return None
-    levels = stored(x, model.spec)
+    levels = to_stored_values(x, model.spec)
     return (levels > 127).astype(np.uint8) if model.spec.values == "binary" else levels

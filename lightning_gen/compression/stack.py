@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gen.compression.coder import damaged
+from lightning_gen.compression.coder import decoding_error
 from lightning_gen.datamodules.errors import UserError
 
 SEED = 20190115  # of the ground: a part of the format
@@ -14,7 +14,7 @@ MARGIN = 96  # bits: constriction's coder is only reversible while more than its
 START = 8  # words of the ground at first
 
 
-def library() -> Any:
+def import_constriction() -> Any:
     """The package constriction, which does the arithmetic.
 
     Raises:
@@ -29,13 +29,13 @@ def library() -> Any:
     return constriction
 
 
-def ground(count: int) -> np.ndarray:
+def initial_words(count: int) -> np.ndarray:
     """The first ``count`` words of a fixed random stream, uint32, with the first one on top (at the end)."""
     words = np.random.PCG64(SEED).random_raw(count) & 0xFFFFFFFF  # a bit generator's stream is fixed in NumPy
     return words.astype(np.uint32)[::-1]
 
 
-class Stack:
+class AnsStack:
     """Symbols are pushed and popped under models of constriction; popping what was not pushed draws random symbols.
 
     constriction gives symbols in silence, and loses information, where a stack is empty. So ``reserve`` puts more of
@@ -49,21 +49,21 @@ class Stack:
     """
 
     def __init__(self, words: np.ndarray | None = None) -> None:
-        self._new = library().stream.stack.AnsCoder
-        self.depth = START if words is None else 0  # words of the ground that were put in here
+        self._new = import_constriction().stream.stack.AnsCoder
+        self.num_initial_words = START if words is None else 0  # words of the ground that were put in here
         try:
-            self._coder = self._new(ground(START) if words is None else words)
+            self._coder = self._new(initial_words(START) if words is None else words)
         except ValueError as error:
-            raise damaged(str(error).splitlines()[0]) from error
+            raise decoding_error(str(error).splitlines()[0]) from error
 
     def reserve(self, bits: int) -> None:
         """See to it that so many bits can be popped."""
         missing = bits + MARGIN - self._coder.num_valid_bits()
         if missing > 0:
             more = -(-missing // 32)
-            below = ground(self.depth + more)[:more]
+            below = initial_words(self.num_initial_words + more)[:more]
             self._coder = self._new(np.concatenate([below, self._coder.get_compressed()]))
-            self.depth += more
+            self.num_initial_words += more
 
     def push(self, symbols: np.ndarray, family: Any, *parameters: np.ndarray) -> None:
         """Put int32 symbols (n,) on top, each under the model of its parameters (n,) or (n, K); the first is on top."""
@@ -77,7 +77,7 @@ class Stack:
         """All that is in it, uint32."""
         return self._coder.get_compressed()
 
-    def is_ground(self) -> bool:
+    def holds_initial_bits_only(self) -> bool:
         """Whether nothing but the ground is left, as after popping all that was pushed."""
         words = self.words()
-        return np.array_equal(words, ground(len(words)))
+        return np.array_equal(words, initial_words(len(words)))

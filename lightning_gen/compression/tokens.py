@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.compression.coder import Coder, Settings, damaged
-from lightning_gen.compression.stack import library
+from lightning_gen.compression.coder import Coder, Settings, decoding_error
+from lightning_gen.compression.stack import import_constriction
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.protocols import Tokenises
 
@@ -27,7 +27,7 @@ class TokenCoder(Coder):
 
     name = "tokens"
     lossless = False
-    usual_block: ClassVar[int] = 256
+    default_block: ClassVar[int] = 256
 
     def __init__(self, model: Tokenises) -> None:
         if model.vocab < 2:
@@ -35,16 +35,16 @@ class TokenCoder(Coder):
         self.model = model
         self.length = math.prod(model.tokens_shape)
 
-    def symbols(self, x: Tensor, block: int) -> Tensor:
+    def to_symbols(self, x: Tensor, block: int) -> Tensor:
         """x (n, *shape) in the range of the data -> tokens (n, L) int64."""
         return torch.cat([self.model.tokens(part) for part in x.split(block)])
 
-    def examples(self, symbols: Tensor, block: int) -> Tensor:
+    def from_symbols(self, symbols: Tensor, block: int) -> Tensor:
         """Tokens -> x (n, *shape), as near as they tell."""
         return torch.cat([self.model.from_tokens(part) for part in symbols.split(block)])
 
     def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:
-        encoder = library().stream.queue.RangeEncoder()
+        encoder = import_constriction().stream.queue.RangeEncoder()
         family = _family()
         for part in symbols.split(block):
             for tokens, table in zip(part.unbind(1), self._tables(part), strict=True):
@@ -53,22 +53,22 @@ class TokenCoder(Coder):
 
     def decode(self, words: np.ndarray, count: int, block: int, settings: Settings) -> Tensor:
         if settings.get("length") != self.length:
-            raise damaged(f"it holds rows of {settings.get('length')} tokens, the model makes {self.length}")
-        decoder, family = library().stream.queue.RangeDecoder(words), _family()
+            raise decoding_error(f"it holds rows of {settings.get('length')} tokens, the model makes {self.length}")
+        decoder, family = import_constriction().stream.queue.RangeDecoder(words), _family()
         parts = []
         for start in range(0, count, block):
             n = min(block, count - start)
             stream = self.model.token_stream(n)
             tokens: list[Tensor] = []
             for _ in range(self.length):
-                table = probabilities(stream.next(tokens[-1] if tokens else None))
+                table = probabilities(stream.next_logits(tokens[-1] if tokens else None))
                 tokens.append(torch.from_numpy(_drawn(decoder, family, table)).long())
             parts.append(torch.stack(tokens, 1))  # (n, L)
         if not decoder.maybe_exhausted():
-            raise damaged("there is more in it than the tokens of its examples")
+            raise decoding_error("there is more in it than the tokens of its examples")
         return torch.cat(parts)
 
-    def bound(self, symbols: Tensor, block: int) -> float:
+    def ideal_bits(self, symbols: Tensor, block: int) -> float:
         """-log p(tokens) in bits, of all examples together."""
         nats = 0.0
         for part in symbols.split(block):
@@ -81,7 +81,7 @@ class TokenCoder(Coder):
         """Probabilities (n, vocab) of each token of the rows (n, L), given those before."""
         stream = self.model.token_stream(len(tokens))
         for k in range(tokens.shape[1]):
-            yield probabilities(stream.next(tokens[:, k - 1] if k else None))
+            yield probabilities(stream.next_logits(tokens[:, k - 1] if k else None))
 
 
 def probabilities(logits: Tensor) -> np.ndarray:
@@ -97,11 +97,11 @@ def probabilities(logits: Tensor) -> np.ndarray:
 
 
 def _family() -> Any:
-    return library().stream.model.Categorical(perfect=False)
+    return import_constriction().stream.model.Categorical(perfect=False)
 
 
 def _drawn(decoder: Any, family: Any, table: np.ndarray) -> np.ndarray:
     try:
         return decoder.decode(family, table)
     except (AssertionError, ValueError, RuntimeError) as error:
-        raise damaged(str(error).splitlines()[0] if str(error) else "no token fits") from error
+        raise decoding_error(str(error).splitlines()[0] if str(error) else "no token fits") from error

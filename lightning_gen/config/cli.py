@@ -21,7 +21,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_gen import datamodules
-from lightning_gen.config.options import INSTEAD, check_known, options_of, type_error
+from lightning_gen.config.options import REPLACED_OPTIONS, check_known, options_of, type_error
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.names import expect_class, resolve
 from lightning_gen.presets import PRESETS, preset
@@ -31,7 +31,7 @@ SECTIONS = ("model", "data", "trainer")
 # options that stand as they are
 OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse", "patience")
 TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
-SHORT = {
+SHORT_OPTIONS = {
     "model": (str, "NAME", "a model of the list, or an import path of your own class"),
     "data": (str, "NAME", "a data set of the list, a folder of images, a .npy file, or an import path"),
     "steps": (int, "N", "length of the run in iterations"),
@@ -62,21 +62,21 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-class Plan(NamedTuple):
+class ResolvedConfig(NamedTuple):
     """What the command line asks for, checked and resolved."""
 
     config: dict[str, Any]  # plain values, as in config.yaml
     parsed: Namespace  # for instantiation
 
 
-def pre_parse(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+def parse_short_options(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Take the short options out of the arguments.
 
     Returns:
         the short options that were given, and the remaining ``--section.option`` arguments.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
-    for name, (kind, _, _) in SHORT.items():
+    for name, (kind, _, _) in SHORT_OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--print_config", action="store_true")
     parser.add_argument("--help", "-h", nargs="?", const="short", choices=["short", "all"])
@@ -84,15 +84,17 @@ def pre_parse(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     for token in rest:
         option = token.split("=")[0]
         if token.startswith("-") and not re.match(r"-?\d", token[1:]) and option[2:].split(".")[0] not in SECTIONS:
-            raise unknown("option", option, [f"--{name}" for name in SHORT] + [f"--{s}.OPTION" for s in SECTIONS])
+            raise unknown(
+                "option", option, [f"--{name}" for name in SHORT_OPTIONS] + [f"--{s}.OPTION" for s in SECTIONS]
+            )
     return {name: value for name, value in vars(given).items() if value is not None and value is not False}, rest
 
 
-def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None = None) -> Plan:
+def resolve_config(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None = None) -> ResolvedConfig:
     """Merge the layers and check every option.
 
     Args:
-        given: short options, from ``pre_parse``.
+        given: short options, from ``parse_short_options``.
         rest: arguments of the form ``--section.option value``.
         base: a resolved configuration to start from, when a run is resumed.
 
@@ -109,7 +111,7 @@ def plan(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None 
         if "seed" in options_of(cls):
             arguments["seed"] = layer["seed"]
     parsed = _parse(layer, passed, classes)
-    return Plan(_plain_config(layer, parsed), parsed)
+    return ResolvedConfig(_plain_config(layer, parsed), parsed)
 
 
 def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, networks: Mapp
     layer["model"] = {"class_path": row.model if row else name, "init_args": dict(row.arguments) if row else {}}
     own = file.get("data", {}).get("class_path", row.data if row else "digits")
     dataset = given.get("data", file.get("dataset", own))
-    path, arguments = datamodules.find(dataset)
+    path, arguments = datamodules.resolve_dataset(dataset)
     if row and dataset == row.data:
         arguments = {**arguments, **row.data_arguments}
     layer |= {
@@ -220,8 +222,8 @@ def _check_shape(path: str, config: dict[str, Any]) -> None:
         if not isinstance(entries.get("init_args", {}), dict) or not {"class_path", "init_args"} >= set(entries):
             raise UserError(f"{section} in {path} holds class_path and init_args: see --print_config for its form")
     for name in config.get("trainer", {}):
-        if f"trainer.{name}" in INSTEAD:
-            raise UserError(f"trainer.{name} in {path} is not used here: use {INSTEAD[f'trainer.{name}']}")
+        if f"trainer.{name}" in REPLACED_OPTIONS:
+            raise UserError(f"trainer.{name} in {path} is not used here: use {REPLACED_OPTIONS[f'trainer.{name}']}")
 
 
 def _class(section: str, path: str) -> type:
@@ -244,8 +246,8 @@ def _pairs(rest: list[str]) -> list[tuple[str, str]]:
             value = next(tokens, "--")
             if value.startswith("--"):
                 raise UserError(f"--{key} needs a value")
-        if key in INSTEAD:
-            raise UserError(f"--{key} is not used here: use {INSTEAD[key]}")
+        if key in REPLACED_OPTIONS:
+            raise UserError(f"--{key} is not used here: use {REPLACED_OPTIONS[key]}")
         pairs.append((key, value))
     return pairs
 
@@ -298,7 +300,7 @@ def _parser() -> LightningArgumentParser:
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile)
     for name in TOP:
-        parser.add_argument(f"--{name}", type=(SHORT[name][0] if name in SHORT else str) | None)
+        parser.add_argument(f"--{name}", type=(SHORT_OPTIONS[name][0] if name in SHORT_OPTIONS else str) | None)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     parser.add_subclass_arguments(GenerativeModule, "model", fail_untyped=False, skip={"spec"})
     parser.add_subclass_arguments(L.LightningDataModule, "data", fail_untyped=False)
@@ -322,8 +324,8 @@ def _clear(text: str, classes: Mapping[str, type]) -> UserError:
             name = key.removeprefix(f"{section}.").removeprefix("init_args.").split(".")[0]
             if name in options_of(cls) and (keys[0].startswith(section)):
                 return type_error(section, cls, name, given)
-    if keys and keys[0] in SHORT:
-        return UserError(f"{keys[0]} takes {SHORT[keys[0]][0].__name__}, not {given}")
+    if keys and keys[0] in SHORT_OPTIONS:
+        return UserError(f"{keys[0]} takes {SHORT_OPTIONS[keys[0]][0].__name__}, not {given}")
     return UserError(" ".join(text.split())[:500])
 
 
@@ -348,13 +350,13 @@ def listing() -> str:
     return "\n".join(rows)
 
 
-def instantiate(plan: Plan) -> tuple[GenerativeModule, L.LightningDataModule]:
+def instantiate(plan: ResolvedConfig) -> tuple[GenerativeModule, L.LightningDataModule]:
     """The model and its data; the data first, because the model takes their spec."""
     model, made = plan.parsed.model, instantiate_data(plan)
     return resolve(model.class_path, {}, "model class")(made.spec, **build(model.init_args.as_dict())), made
 
 
-def instantiate_data(plan: Plan) -> Any:
+def instantiate_data(plan: ResolvedConfig) -> Any:
     """The data alone."""
     data = plan.parsed.data
     return resolve(data.class_path, {}, "data set")(**build(data.init_args.as_dict()))

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 
 from lightning_gen import datamodules
-from lightning_gen.config.cli import SHORT
-from lightning_gen.config.options import INSTEAD, Option, options_of
+from lightning_gen.config.cli import SHORT_OPTIONS
+from lightning_gen.config.options import REPLACED_OPTIONS, Option, options_of
 from lightning_gen.names import resolve
 from lightning_gen.presets import preset
 
@@ -26,9 +26,9 @@ def help_text(given: Mapping[str, Any], everything: bool = False) -> str:
     name = given.get("model", "vae")
     row = preset(name) if "." not in name else None
     model = resolve(row.model if row else name, {}, "model class")
-    path, arguments = datamodules.find(given.get("data", row.data if row else "digits"))
+    path, arguments = datamodules.resolve_dataset(given.get("data", row.data if row else "digits"))
     lines = ["usage: python scripts/fit.py --model NAME [--data NAME] [options]", ""]
-    lines += [_line(f"--{key} {meta}", about) for key, (_, meta, about) in SHORT.items()]
+    lines += [_line(f"--{key} {meta}", about) for key, (_, meta, about) in SHORT_OPTIONS.items()]
     lines += [_line("--print_config", "print the resolved configuration and stop"), _line("--help all", "every option")]
     lines += [
         "",
@@ -45,7 +45,7 @@ def help_text(given: Mapping[str, Any], everything: bool = False) -> str:
 def _section(section: str, options: Mapping[str, Option], row: Mapping[str, Any], everything: bool) -> list[str]:
     lines = []
     for name, option in options.items():
-        if f"{section}.{name}" in INSTEAD:
+        if f"{section}.{name}" in REPLACED_OPTIONS:
             continue
         default = row.get(name, option.default)
         shown = "" if default is inspect.Parameter.empty else f" (default {default})"

@@ -13,7 +13,7 @@ from docstring_parser import parse as parse_docstring
 
 from lightning_gen.datamodules.errors import UserError, unknown
 
-INSTEAD = {  # options of Lightning that mean something else here, or that have a short name
+REPLACED_OPTIONS = {  # options of Lightning that mean something else here, or that have a short name
     "trainer.max_steps": "--steps",
     "trainer.min_steps": "--steps",
     "trainer.max_epochs": "--epochs",
@@ -81,7 +81,7 @@ def check_known(section: str, cls: type, given: Mapping[str, Any]) -> None:
     options = options_of(cls)
     for name in given:
         if name not in options:
-            known = [f"--{section}.{option}" for option in options if f"{section}.{option}" not in INSTEAD]
+            known = [f"--{section}.{option}" for option in options if f"{section}.{option}" not in REPLACED_OPTIONS]
             raise unknown("option", f"--{section}.{name}", known)
 
 

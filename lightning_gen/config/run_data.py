@@ -9,11 +9,11 @@ from typing import Any
 from lightning_gen.config import cli
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
-from lightning_gen.names import trusting
+from lightning_gen.names import trusted_imports
 from lightning_gen.storage import runs
 
 
-def parse_with_data(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Any, list[str]]:
+def parse_with_data_options(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Any, list[str]]:
     """The parser's own options, and the rest, which are options of the data.
 
     Raises:
@@ -26,7 +26,9 @@ def parse_with_data(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[A
     return given, rest
 
 
-def data_of(run: str, rest: list[str], trust: Sequence[str], name: str | None) -> tuple[DataModule, dict[str, Any]]:
+def instantiate_run_data(
+    run: str, rest: list[str], trust: Sequence[str], name: str | None
+) -> tuple[DataModule, dict[str, Any]]:
     """The data of a run, or others by name, not yet prepared; and the configuration that says which.
 
     Args:
@@ -38,8 +40,12 @@ def data_of(run: str, rest: list[str], trust: Sequence[str], name: str | None) -
     Raises:
         UserError: the run's data are not known, or are a DataModule of another kind.
     """
-    with trusting(trust):  # a run's folder may be somebody else's
-        plan = cli.plan({"model": "vae", "data": name}, rest) if name else cli.plan({}, rest, _saved_config(run))
+    with trusted_imports(trust):  # a run's folder may be somebody else's
+        plan = (
+            cli.resolve_config({"model": "vae", "data": name}, rest)
+            if name
+            else cli.resolve_config({}, rest, _saved_config(run))
+        )
         data = cli.instantiate_data(plan)
     if not isinstance(data, DataModule):
         raise UserError(

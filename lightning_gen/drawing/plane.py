@@ -55,7 +55,7 @@ def counts(points: Tensor, where: Window, size: int) -> Tensor:
     return torch.zeros(size * size).index_add_(0, (size - 1 - y) * size + x, torch.ones(len(x))).view(size, size)
 
 
-def contest(real: Tensor, samples: Tensor, field: Tensor | None, where: Window, size: int = SIZE) -> Tensor:
+def draw_decision_field(real: Tensor, samples: Tensor, field: Tensor | None, where: Window, size: int = SIZE) -> Tensor:
     """Samples over the density of the data, and behind both what a discriminator thinks of each place.
 
     The field is red where it is high and blue where it is low, by the rank of its values: logits and the scores of a
@@ -83,7 +83,7 @@ def contest(real: Tensor, samples: Tensor, field: Tensor | None, where: Window, 
 
 
 def palette() -> Tensor:
-    """The colours of ``contest`` (K, 3), and those half way between dots or lines and what is below them, uint8."""
+    """The colours of ``draw_decision_field``, and those half way between dots or lines and the field: (K, 3) uint8."""
     ground = torch.tensor([LOW, WHITE, HIGH])
     shares = torch.linspace(0, 2, BANDS)[:, None]  # from the first over the second to the third
     bands = torch.where(

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gen.evaluation.evaluation_run import EvaluationRun, check_finite
 from lightning_gen.evaluation.quality import Measured
-from lightning_gen.evaluation.subject import Subject, check_finite
-from lightning_gen.evaluation.values import Value, over_examples
+from lightning_gen.evaluation.values import Value, mean_with_stderr
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
-from lightning_gen.metrics.likelihood import bits_per_dim, dequantised, discretisation
+from lightning_gen.metrics.likelihood import add_dequantisation_noise, bits_per_dim, discretisation
 from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments, kl_normal
 from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Likelihood, Reconstructs
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 
 FEWEST = 100  # examples of an importance bound, however large k
 BITS_K = 100  # importance samples of the bits per dimension, at most
@@ -26,7 +26,7 @@ NEAR_BOUND = 0.5  # nats: so near to its bound an estimate of mutual information
 SEPARATE = 10_000  # codes that the disentanglement scores look at
 
 
-def elbo(s: Subject) -> Measured:
+def elbo(s: EvaluationRun) -> Measured:
     """The evidence lower bound and its two parts."""
     model = _likelihood(s)
 
@@ -34,19 +34,19 @@ def elbo(s: Subject) -> Measured:
         log_prob, kl = model.elbo(batch["x"], batch.get("y"), batch["index"].tolist())
         return {"log_prob": log_prob, "kl": kl}
 
-    values = s.over_test(["log_prob", "kl"], s.n, "bounds of the test examples", work)
+    values = s.map_test_set(["log_prob", "kl"], s.n, "bounds of the test examples", work)
     log_prob, kl = values["log_prob"], values["kl"]
     check_finite(log_prob, "log_prob of the test examples")
     check_finite(kl, "kl of the test examples")
     error = "; std is the standard error over the test examples"
     how = f"log p(x|z) - KL(q(z|x) || p(z)) in nats, one z for each test example{error}"
     nats = _nats(s)
-    yield "elbo", over_examples(log_prob - kl, how, "higher", likelihood=nats)
-    yield "reconstruction", over_examples(-log_prob, f"-log p(x|z) in nats{error}", "lower", likelihood=nats)
-    yield "kl", over_examples(kl, f"KL(q(z|x) || p(z)) in nats{error}", None)
+    yield "elbo", mean_with_stderr(log_prob - kl, how, "higher", likelihood=nats)
+    yield "reconstruction", mean_with_stderr(-log_prob, f"-log p(x|z) in nats{error}", "lower", likelihood=nats)
+    yield "kl", mean_with_stderr(kl, f"KL(q(z|x) || p(z)) in nats{error}", None)
 
 
-def importance(s: Subject) -> Measured:
+def importance(s: EvaluationRun) -> Measured:
     """The importance-sampled bound, for each k."""
     before: dict[int, Tensor] = {}
     for k in sorted(s.k):
@@ -57,56 +57,56 @@ def importance(s: Subject) -> Measured:
         how = f"-log 1/k sum p(x,z)/q(z|x) in nats (Burda et al. 2016, eq. 8), {len(nll):,} test examples"
         yield (
             f"nll_is{k}",
-            over_examples(
+            mean_with_stderr(
                 nll, f"{how}; std is the standard error over them", "lower", k=k, note=note, likelihood=_nats(s)
             ),
         )
 
 
-def bits(s: Subject) -> Measured:
+def bits(s: EvaluationRun) -> Measured:
     """Bits per dimension, where the data have levels."""
     model = _likelihood(s)
     rule = discretisation(getattr(model, "likelihood", None), s.data.spec)
     dims = math.prod(s.data.spec.shape)
     k = min(BITS_K, *s.k)
     n = min(s.n, max(FEWEST, s.draws // k))
-    transform = (lambda x, noise: dequantised(x, noise)) if rule.dequantise else None
+    transform = (lambda x, noise: add_dequantisation_noise(x, noise)) if rule.dequantise else None
     nats = -_bound(s, k, n, transform) + dims * rule.offset
     how = f"importance bound over {dims} dimensions times ln 2; {rule.levels} levels: {rule.how}; {len(nats):,} "
     how += "test examples; std is the standard error over them"
     levels = f"{rule.levels} levels"  # of which the bits of all likelihoods compare
-    yield "bits_per_dim", over_examples(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
+    yield "bits_per_dim", mean_with_stderr(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
 
 
-def _bound(s: Subject, k: int, n: int, transform: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+def _bound(s: EvaluationRun, k: int, n: int, transform: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
     """log p(x) of the first n test examples by k draws, (n,) in nats, of all ranks."""
     model = _likelihood(s)
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, numbers = batch["x"], batch["index"].tolist()
         if transform is not None:  # the distribution function of a normal number is uniform
-            noise = numbered(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
+            noise = indexed_noise(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
             x = transform(x, (torch.special.ndtr(noise.double()) - 0.5).float().to(x.device))
         return {"bound": model.log_likelihood(x, k, batch.get("y"), numbers=numbers)}
 
-    bound = s.over_test(["bound"], n, f"importance sampling, k = {k}", work)["bound"]
+    bound = s.map_test_set(["bound"], n, f"importance sampling, k = {k}", work)["bound"]
     check_finite(bound, "likelihoods of the test examples")
     return bound
 
 
-def _nats(s: Subject) -> str:
+def _nats(s: EvaluationRun) -> str:
     """What log p(x|z) is a density or probability of."""
     likelihood = getattr(s.model, "likelihood", s.model)
     return f"{type(likelihood).__name__} of {s.data.spec.values} values"
 
 
-def _likelihood(s: Subject) -> Any:
+def _likelihood(s: EvaluationRun) -> Any:
     if not isinstance(s.model, Likelihood):
         raise Inapplicable(f"{s.name} knows no likelihood")
     return s.model
 
 
-def reconstructions(s: Subject) -> Measured:
+def reconstructions(s: EvaluationRun) -> Measured:
     """PSNR and SSIM of reconstructions."""
     model = s.model
     if not isinstance(model, Reconstructs) or s.data.spec.kind != "image":
@@ -116,17 +116,17 @@ def reconstructions(s: Subject) -> Measured:
         x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"], batch.get("y")).cpu()
         return {"psnr": images.psnr(x, rebuilt), "ssim": images.ssim(x, rebuilt)}
 
-    values = s.over_test(["psnr", "ssim"], s.n, "reconstructions", work)
+    values = s.map_test_set(["psnr", "ssim"], s.n, "reconstructions", work)
     check_finite(values["ssim"], "reconstructions")
     how = "of reconstructions of test examples, in decibels, mean over images; std is the standard error"
-    yield "psnr", over_examples(values["psnr"], how, "higher")
+    yield "psnr", mean_with_stderr(values["psnr"], how, "higher")
     yield (
         "ssim",
-        over_examples(values["ssim"], "of reconstructions of test examples; std is the standard error", "higher"),
+        mean_with_stderr(values["ssim"], "of reconstructions of test examples; std is the standard error", "higher"),
     )
 
 
-def latent(s: Subject) -> Measured:
+def latent(s: EvaluationRun) -> Measured:
     """What the code carries: active units, mutual information, collapse."""
     codes = s.codes()
     mean, log_var, n = codes["mean"], codes["log_var"], len(codes["mean"])
@@ -150,14 +150,14 @@ def latent(s: Subject) -> Measured:
     yield "mutual_information", Value(information, n, how, None, note=note)
 
 
-def _factors(s: Subject) -> tuple[dict[str, Tensor], Tensor, int]:
+def _factors(s: EvaluationRun) -> tuple[dict[str, Tensor], Tensor, int]:
     if not s.data.spec.factors:
         raise Inapplicable("the data have no known factors of variation")
     codes = {name: column[:SEPARATE] for name, column in s.codes().items()}
     return codes, codes["factors"], len(codes["mean"])
 
 
-def gaps(s: Subject) -> Measured:
+def mutual_information_gaps(s: EvaluationRun) -> Measured:
     """The mutual information gap in both conventions."""
     codes, factors, n = _factors(s)
     result = disentanglement.mig_chen(codes["mean"], codes["log_var"], factors, seed=s.seed)
@@ -168,7 +168,7 @@ def gaps(s: Subject) -> Measured:
     yield "mig_histogram", Value(result.pop("mig"), n, how, "higher", details=result)
 
 
-def factor_vae(s: Subject) -> Measured:
+def factor_vae(s: EvaluationRun) -> Measured:
     """FactorVAE's score."""
     codes, factors, n = _factors(s)
     score = disentanglement.factor_vae_score(codes["mean"], factors, seed=s.seed)
@@ -176,7 +176,7 @@ def factor_vae(s: Subject) -> Measured:
     yield "factor_vae", Value(score, n, how, "higher")
 
 
-def dci(s: Subject) -> Measured:
+def dci(s: EvaluationRun) -> Measured:
     """Disentanglement, completeness, informativeness."""
     codes, factors, n = _factors(s)
     result = disentanglement.dci(codes["mean"], factors, seed=s.seed)

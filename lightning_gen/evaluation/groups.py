@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lightning_gen.evaluation import codes, quality, translation
+from lightning_gen.evaluation.evaluation_run import EvaluationRun
 from lightning_gen.evaluation.quality import Measured
-from lightning_gen.evaluation.subject import Subject
 
 VERSION = 1  # of the metrics: raised when the same model gets other values
 SAMPLES, CODES, TRANSLATIONS = "samples", "codes", "translations"
@@ -19,13 +19,13 @@ class Metric(NamedTuple):
     Args:
         measure: gives them, or raises ``Inapplicable``.
         about: one line for the help.
-        of: what they are about: what a translator makes counts as samples, and other models are not asked for
+        category: what they are about: what a translator makes counts as samples, and other models are not asked for
             translations unless these are named.
     """
 
-    measure: Callable[[Subject], Measured]
+    measure: Callable[[EvaluationRun], Measured]
     about: str
-    of: str = SAMPLES
+    category: str = SAMPLES
 
 
 METRICS: dict[str, Metric] = {
@@ -40,7 +40,9 @@ METRICS: dict[str, Metric] = {
     "elbo": Metric(codes.elbo, "evidence lower bound, reconstruction and KL", CODES),
     "reconstruction": Metric(codes.reconstructions, "PSNR and SSIM of reconstructions", CODES),
     "latents": Metric(codes.latent, "active units, mutual information, posterior collapse", CODES),
-    "mig": Metric(codes.gaps, "mutual information gap, by Chen's convention and by histograms", CODES),
+    "mig": Metric(
+        codes.mutual_information_gaps, "mutual information gap, by Chen's convention and by histograms", CODES
+    ),
     "factor_vae": Metric(codes.factor_vae, "FactorVAE score", CODES),
     "dci": Metric(codes.dci, "disentanglement, completeness, informativeness", CODES),
     "bits": Metric(codes.bits, "bits per dimension", CODES),

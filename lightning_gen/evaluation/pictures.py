@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_gen.drawing.render import render
-from lightning_gen.evaluation.quality import gathered
-from lightning_gen.evaluation.subject import AT_ONCE, TRAIN_ROWS, Subject, order
-from lightning_gen.evaluation.translation import Route
+from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, TRAIN_ROWS, EvaluationRun, fixed_permutation
+from lightning_gen.evaluation.quality import gather_rows
+from lightning_gen.evaluation.translation import DirectionModel
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.pictures import views
 
@@ -19,61 +19,65 @@ SHOWN, PER_CLASS, TRANSLATED = 64, 10, 24
 NEIGHBOURS = 24  # samples that are shown with their nearest training image
 
 
-def all_of(s: Subject) -> Iterator[tuple[str, Tensor]]:
+def draw_all(s: EvaluationRun) -> Iterator[tuple[str, Tensor]]:
     """(name, picture uint8 (3, H, W)) of each picture that this model and these data allow."""
     spec = s.model.spec
     if spec.kind == "vector" and spec.shape[0] >= 2:
         real, own = _points(s, "real"), _points(s, "generated")
-        yield "density", views.pairs(real, own, spec)  # real on the left
+        yield "density", views.original_and_reconstruction(real, own, spec)  # real on the left
     if spec.kind != "image" or spec.values == "real":
         return
     own = _images(s, range(min(SHOWN, s.n)))
-    yield ("translations", translations(s.model, s.n)) if isinstance(s.model, Route) else ("samples", render(own, spec))
+    yield (
+        ("translations", translations(s.model, s.n))
+        if isinstance(s.model, DirectionModel)
+        else ("samples", render(own, spec))
+    )
     yield "neighbours", neighbours(s, own[:NEIGHBOURS])
     if not isinstance(s.extractor, str) and (picture := per_class(s)) is not None:
         yield "classes", picture
 
 
-def _images(s: Subject, rows: range) -> Tensor:
+def _images(s: EvaluationRun, rows: range) -> Tensor:
     """Samples (n, C, H, W) in [-1, 1], rounded to 256 levels."""
     return s.samples(rows).x.float() / 127.5 - 1
 
 
-def _points(s: Subject, source: str) -> Tensor:
+def _points(s: EvaluationRun, source: str) -> Tensor:
     rows = range(min(views.POINTS, s.n))
     return s.samples(rows).x if source == "generated" else s.real(s.split, rows).x
 
 
-def translations(route: Route, n: int) -> Tensor:
+def translations(route: DirectionModel, n: int) -> Tensor:
     """Rows of test pictures, each with the row of their translations below, and below that of the truth where known."""
-    shown, (source, target) = min(TRANSLATED, n), route.ends
+    shown, (source, target) = min(TRANSLATED, n), route.source_and_target
     if route.data.spec.pairs == "none":
-        x = route.pictures(range(shown))
-        return views.blocks(x, route.translate(x))
-    batch = route.data.examples("test", order(route.data.size("test"))[:shown])
+        x = route.source_images(range(shown))
+        return views.image_row_blocks(x, route.translate(x))
+    batch = route.data.examples("test", fixed_permutation(route.data.size("test"))[:shown])
     x = batch[source].to(route.device)
-    return views.blocks(x, route.translate(x), batch[target])
+    return views.image_row_blocks(x, route.translate(x), batch[target])
 
 
-def neighbours(s: Subject, own: Tensor) -> Tensor:
+def neighbours(s: EvaluationRun, own: Tensor) -> Tensor:
     """Rows of samples, each with the row of their nearest training images below: by features, else by pixels."""
     if isinstance(s.extractor, str):
         found = _nearest_pixels(s, own)
     else:
         features = s.extractor(own.to(s.float64_device)).cpu()
-        train = s.described("train")
-        rows = nearest(features, gathered(train.features), 1)[1][:, 0]
-        found = gathered(train.positions)[rows]
-    pictures = [s.at("train", position[None]).x for position in found]
-    return views.pairs(own, torch.cat(pictures).float() / 127.5 - 1, s.model.spec)
+        train = s.extract_features("train")
+        rows = nearest(features, gather_rows(train.features), 1)[1][:, 0]
+        found = gather_rows(train.positions)[rows]
+    pictures = [s.examples_at("train", position[None]).x for position in found]
+    return views.original_and_reconstruction(own, torch.cat(pictures).float() / 127.5 - 1, s.model.spec)
 
 
-def _nearest_pixels(s: Subject, own: Tensor) -> Tensor:
+def _nearest_pixels(s: EvaluationRun, own: Tensor) -> Tensor:
     """Positions (n,) of the nearest training images by their pixels."""
     least, found = torch.full((len(own),), math.inf, dtype=torch.float64), torch.zeros(len(own), dtype=torch.int64)
-    n = min(s.originals.size("train"), TRAIN_ROWS)
-    for start in range(0, n, AT_ONCE):
-        images = s.real("train", range(start, min(start + AT_ONCE, n)))
+    n = min(s.unbinarized_data.size("train"), TRAIN_ROWS)
+    for start in range(0, n, EVAL_BATCH_SIZE):
+        images = s.real("train", range(start, min(start + EVAL_BATCH_SIZE, n)))
         if not len(images.x):
             continue
         x = images.x.flatten(1).double() / 127.5 - 1
@@ -83,12 +87,12 @@ def _nearest_pixels(s: Subject, own: Tensor) -> Tensor:
     return found
 
 
-def per_class(s: Subject) -> Tensor | None:
+def per_class(s: EvaluationRun) -> Tensor | None:
     """A row for each class: of samples that were asked for it, or else in which the classifier sees it."""
-    described = s.described("generated")
+    described = s.extract_features("generated")
     if described.log_probs is None:
         return None
-    label = gathered(described.log_probs.argmax(1) if described.y is None else described.y)
+    label = gather_rows(described.log_probs.argmax(1) if described.y is None else described.y)
     tiles = []
     for name in range(described.log_probs.shape[1] if described.y is None else s.classes):
         rows = (label == name).nonzero().squeeze(1).tolist()[:PER_CLASS]

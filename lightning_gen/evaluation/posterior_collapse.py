@@ -10,15 +10,15 @@ from torch import Tensor
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.metrics.latents import collapse_report, mutual_information
 from lightning_gen.objectives.latent import reparameterise
-from lightning_gen.protocols import Posterior, RanksLatents
+from lightning_gen.protocols import HasLatentKL, Posterior
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 
 EXAMPLES = 1000  # of the validation set
-AT_ONCE = 256
+EVAL_BATCH_SIZE = 256
 
 
-def examine(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
+def report(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
     """How much the latents carry, by the KL of the last validation and the codes of validation examples.
 
     Args:
@@ -29,7 +29,7 @@ def examine(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
         What ``collapse_report`` says; of a model with a Gaussian code also mutual_information, in nats, at most the log
         of the number of examples. None for a model without latents, or before a validation.
     """
-    if not isinstance(model, RanksLatents) or not model.kl_per_dimension.any():
+    if not isinstance(model, HasLatentKL) or not model.kl_per_dimension.any():
         return None
     kl = model.kl_per_dimension.double().cpu()
     if not (isinstance(model, Posterior) and isinstance(data, DataModule)):
@@ -44,12 +44,12 @@ def examine(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
 def _codes(model: Any, data: DataModule) -> tuple[Tensor, Tensor, Tensor]:
     """Draws, means and log-variances (n, Z) of q(z|x) of the first validation examples, on the CPU."""
     parts = []
-    for rows in torch.arange(min(EXAMPLES, data.size("val"))).split(AT_ONCE):
+    for rows in torch.arange(min(EXAMPLES, data.size("val"))).split(EVAL_BATCH_SIZE):
         batch = {name: value.to(model.device) for name, value in data.examples("val", rows).items()}
         if not len(batch["x"]):  # none could be read
             continue
         mean, log_var = (part.cpu() for part in model.posterior(batch["x"], batch.get("y")))
-        noise = numbered(batch["index"].tolist(), tuple(mean.shape[1:]), model.seed, "code")
+        noise = indexed_noise(batch["index"].tolist(), tuple(mean.shape[1:]), model.seed, "code")
         parts.append((reparameterise(mean, log_var, noise), mean, log_var))
     z, mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
     return z, mean, log_var

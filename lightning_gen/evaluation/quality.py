@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.datamodules.stacked_mnist import Stacked, joined
-from lightning_gen.evaluation.subject import Described, Subject
+from lightning_gen.datamodules.stacked_mnist import StackedData, joint_class
+from lightning_gen.evaluation.evaluation_run import EvaluationRun, ExtractedFeatures
 from lightning_gen.evaluation.values import Value
-from lightning_gen.metrics.base import FeatureMetric, Rows
-from lightning_gen.metrics.classes import ClassAccuracy, ClassifierScore
+from lightning_gen.metrics.base import FeatureMetric, GatherColumns
+from lightning_gen.metrics.classifier_metrics import ClassAccuracy, ClassifierScore
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
@@ -28,16 +28,16 @@ NEIGHBOURS = {"precision": 3, "density": 5}
 CITED = {"fd": "Heusel et al. 2017, eq. 6", "kd": "Binkowski et al. 2018, section 4", "cs": "Salimans et al. 2016"}
 
 
-def frechet(s: Subject) -> Measured:
+def frechet(s: EvaluationRun) -> Measured:
     """Fréchet distance."""
-    if (dims := s.described("reference").features.shape[1]) > FRECHET_DIMS:
+    if (dims := s.extract_features("reference").features.shape[1]) > FRECHET_DIMS:
         raise Inapplicable(f"features of {dims} dimensions are too many for a covariance: at most {FRECHET_DIMS}")
     own, floor = _against_reference(s, FrechetDistance(keep_real=True))
     how = f"Frechet distance of features ({CITED['fd']}); biased upwards by about 1/N: compare at equal N"
     yield _label(s, "fd"), _value(s, own, how, "lower", floor)
 
 
-def kernel(s: Subject) -> Measured:
+def kernel(s: EvaluationRun) -> Measured:
     """Kernel distance."""
     size = min(SUBSET, max(2, s.n // 2), s.floor_size)
     own, floor = _against_reference(s, KernelDistance(subset_size=size, seed=s.seed, keep_real=True))
@@ -45,7 +45,7 @@ def kernel(s: Subject) -> Measured:
     yield _label(s, "kd"), _value(s, own["mean"], how, "lower", floor["mean"], std=own["std"], k=size)
 
 
-def classifier_score(s: Subject) -> Measured:
+def classifier_score(s: EvaluationRun) -> Measured:
     """Inception-type score."""
 
     def score(source: str) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ def classifier_score(s: Subject) -> Measured:
     yield _label(s, "cs"), _value(s, own["mean"], how, "higher", floor["mean"], std=own["std"])
 
 
-def precision_recall(s: Subject) -> Measured:
+def precision_recall(s: EvaluationRun) -> Measured:
     """Precision and recall."""
     k = NEIGHBOURS["precision"]
     own, floor = _against_reference(s, PrecisionRecall(k=k, keep_real=True))
@@ -68,7 +68,7 @@ def precision_recall(s: Subject) -> Measured:
         yield _label(s, name), _value(s, own[name], how, "higher", floor[name], k=k)
 
 
-def density_coverage(s: Subject) -> Measured:
+def density_coverage(s: EvaluationRun) -> Measured:
     """Density and coverage, coverage also per class."""
     k = NEIGHBOURS["density"]
     metric = DensityCoverage(k=k, keep_real=True)
@@ -80,21 +80,21 @@ def density_coverage(s: Subject) -> Measured:
     yield _label(s, "coverage"), _value(s, own["coverage"], how, "higher", floor["coverage"], k=k, details=details)
 
 
-def _covered_per_class(s: Subject, covered: Tensor | None) -> dict[int, float] | None:
-    y = s.described("reference").y
+def _covered_per_class(s: EvaluationRun, covered: Tensor | None) -> dict[int, float] | None:
+    y = s.extract_features("reference").y
     if y is None or covered is None:
         return None
-    y = gathered(y)
+    y = gather_rows(y)
     return {int(label): float(covered[y == label].double().mean()) for label in y.unique()}
 
 
-def memorisation(s: Subject) -> Measured:
+def memorisation(s: EvaluationRun) -> Measured:
     """Does it copy the training set?"""
 
     def against_training(source: str) -> dict[str, Tensor]:
         metric = Memorisation()
         for name, rows in (("train", "train"), ("held_out", "reference"), ("generated", source)):
-            metric.update(s.described(rows).features, source=name)
+            metric.update(s.extract_features(rows).features, source=name)
         return metric.compute()
 
     own, floor = against_training("generated"), against_training("reference")
@@ -107,7 +107,7 @@ def memorisation(s: Subject) -> Measured:
     yield _label(s, "nn_ratio"), _value(s, own["nn_ratio"], how, "near 1", floor["nn_ratio"])
 
 
-def classes(s: Subject) -> Measured:
+def classes(s: EvaluationRun) -> Measured:
     """The classes that a classifier trained on real examples sees in the samples."""
     total = s.data.spec.num_classes
     log_probs = _log_probs(s, "generated")
@@ -115,7 +115,7 @@ def classes(s: Subject) -> Measured:
         raise Inapplicable(f"the extractor knows {log_probs.shape[1]} classes, the data have {total}")
     seen = ClassModes(total)
     seen.update(log_probs.argmax(1))
-    found, counts = seen.compute(), torch.bincount(gathered(log_probs.argmax(1)), minlength=total)
+    found, counts = seen.compute(), torch.bincount(gather_rows(log_probs.argmax(1)), minlength=total)
     details: dict[str, Any] = {"samples_per_class": counts.tolist()}
     how = f"how many of {total} classes a classifier of real examples sees among the samples"
     yield _label(s, "classes"), _value(s, found["modes"], how, "higher", details=details)
@@ -124,14 +124,14 @@ def classes(s: Subject) -> Measured:
     if not s.classes:
         return
     accuracy = ClassAccuracy(total)
-    requested = s.described("generated").y
+    requested = s.extract_features("generated").y
     assert requested is not None
     accuracy.update(log_probs, requested)
     result = accuracy.compute()
     how = "share of samples in which a classifier of real examples sees the class that was asked for"
     details = {"per_class": result["per_class"]}
     real = ClassAccuracy(total)
-    floor = s.described("floor")
+    floor = s.extract_features("floor")
     assert floor.log_probs is not None and floor.y is not None
     real.update(floor.log_probs, floor.y)
     yield (
@@ -140,16 +140,16 @@ def classes(s: Subject) -> Measured:
     )
 
 
-def modes(s: Subject) -> Measured:
+def modes(s: EvaluationRun) -> Measured:
     """The modes of data that have known ones: Gaussians, or the classes of stacked images."""
-    if isinstance(s.data, Stacked):
-        return _stacked(s, *s.data.stacked_of())
+    if isinstance(s.data, StackedData):
+        return _stacked(s, *s.data.channel_dataset())
     if (known := s.data.modes()) is not None:
         return _gaussians(s, *known)
     raise Inapplicable("the data are not drawn from known modes")
 
 
-def _gaussians(s: Subject, centres: Tensor, sigma: float) -> Measured:
+def _gaussians(s: EvaluationRun, centres: Tensor, sigma: float) -> Measured:
     own, real = (_of_modes(s, source, GaussianModes(centres, sigma), lambda x: x) for source in ("generated", "real"))
     how = f"modes of {len(centres)} with a sample within 3 standard deviations"
     yield "modes", Value(own["modes"], s.n, how, "higher", real["modes"])
@@ -159,14 +159,14 @@ def _gaussians(s: Subject, centres: Tensor, sigma: float) -> Measured:
     yield "reverse_kl", Value(own["reverse_kl"], s.n, how, "lower", real["reverse_kl"])
 
 
-def _stacked(s: Subject, dataset: str, channel: DataSpec) -> Measured:
+def _stacked(s: EvaluationRun, dataset: str, channel: DataSpec) -> Measured:
     """By the classifier of the channels' data set, whatever the extractor of the other metrics."""
     classifier, total = find_extractor("auto", dataset, channel), s.data.spec.num_classes
 
     def read(x: Tensor) -> Tensor:
         channels = x.to(s.float64_device).unflatten(1, (-1, channel.shape[0])).flatten(0, 1)  # (B * S, C, H, W)
         seen = classifier.log_probs(channels).argmax(1).view(len(x), -1)  # (B, S)
-        return joined(seen, channel.num_classes)
+        return joint_class(seen, channel.num_classes)
 
     own, real = (_of_modes(s, source, ClassModes(total), read) for source in ("generated", "real"))
     named = _named(classifier)
@@ -180,7 +180,7 @@ def _stacked(s: Subject, dataset: str, channel: DataSpec) -> Measured:
 
 
 def _of_modes(
-    s: Subject, source: str, metric: GaussianModes | ClassModes, read: Callable[[Tensor], Tensor]
+    s: EvaluationRun, source: str, metric: GaussianModes | ClassModes, read: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """A metric of samples, or of the reference in their place; ``read`` says what of them it is given."""
 
@@ -189,45 +189,45 @@ def _of_modes(
             examples = s.samples(rows) if source == "generated" else s.real(s.split, rows)
             metric.update(read(examples.x))
 
-    s.together(local)
+    s.run_on_all_ranks(local)
     return metric.compute()
 
 
-def _against_reference(s: Subject, metric: FeatureMetric, floor_first: bool = False) -> tuple[Any, Any]:
+def _against_reference(s: EvaluationRun, metric: FeatureMetric, floor_first: bool = False) -> tuple[Any, Any]:
     """A metric of the samples and of the floor, both against the reference; ``metric`` is left with the later one."""
     results = {}
-    metric.update(s.described("reference").features, real=True)
+    metric.update(s.extract_features("reference").features, real=True)
     for source in ("floor", "generated") if floor_first else ("generated", "floor"):
         metric.reset()  # keeps the reference
-        metric.update(s.described(source).features, real=False)
+        metric.update(s.extract_features(source).features, real=False)
         results[source] = metric.compute()
     return results["generated"], results["floor"]
 
 
-def _log_probs(s: Subject, source: str) -> Tensor:
-    described: Described = s.described(source)
+def _log_probs(s: EvaluationRun, source: str) -> Tensor:
+    described: ExtractedFeatures = s.extract_features(source)
     if described.log_probs is None:
         raise Inapplicable(f"the extractor {_extractor(s).name} is no classifier")
     return described.log_probs
 
 
-def gathered(values: Tensor) -> Tensor:
+def gather_rows(values: Tensor) -> Tensor:
     """Values (n, ...) of all ranks, in order."""
-    rows = Rows("values")
+    rows = GatherColumns("values")
     rows.update(values=values)
     return rows.compute()["values"]
 
 
-def _extractor(s: Subject) -> Extractor:
+def _extractor(s: EvaluationRun) -> Extractor:
     assert isinstance(s.extractor, Extractor)
     return s.extractor
 
 
-def _label(s: Subject, metric: str) -> str:
+def _label(s: EvaluationRun, metric: str) -> str:
     return _extractor(s).label(metric)
 
 
-def _value(s: Subject, value: Any, how: str, better: str | None, floor: Any = None, **more: Any) -> Value:
+def _value(s: EvaluationRun, value: Any, how: str, better: str | None, floor: Any = None, **more: Any) -> Value:
     return Value(value, s.n, how + s.remark, better, floor, extractor=_named(_extractor(s)), **more)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.evaluation.samplers import described
+from lightning_gen.evaluation.samplers import describe_sampler
 from lightning_gen.evaluation.values import Value
 from lightning_gen.storage.checkpoints import write_atomically
 
@@ -116,7 +116,7 @@ class Report:
         """Print the table and what is missing from it."""
         setting = self.content["setting"]
         extractor = f", extractor {setting['extractor']}" if setting["extractor"] else ""
-        sampler = f", codes by {described(setting)}" if "sampler" in setting else ""
+        sampler = f", codes by {describe_sampler(setting)}" if "sampler" in setting else ""
         title = f"{setting['checkpoint']} on {setting['data']}: reference {setting['reference']}{extractor}{sampler}"
         table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
         for name in ("metric", "value", "±", "real data", "better", "N", "k"):

@@ -18,16 +18,16 @@ from torch import Tensor
 from lightning_gen.datamodules import pixels
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
-from lightning_gen.evaluation.subject import check_finite
-from lightning_gen.names import at_least_one
+from lightning_gen.evaluation.evaluation_run import check_finite
+from lightning_gen.names import check_at_least_one
 from lightning_gen.objectives.priors import component
-from lightning_gen.protocols import DrawsCodes, Encodes
+from lightning_gen.protocols import Encodes, SamplesLatents
 from lightning_gen.training.evaluation_mode import evaluation_mode
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 
 COMPONENTS = 10
 MOST = 10_000  # training examples whose codes are fitted
-AT_ONCE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits
+EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits
 SEED = 20200426  # of the choice of examples, their binarisation and the start of the fit
 RIDGE = 1e-6  # of the codes' mean variance, added to that of each component
 
@@ -36,7 +36,7 @@ RIDGE = 1e-6  # of the codes' mean variance, added to that of each component
 class TakesSampler(Encodes, Protocol):
     """Has codes that are drawn at once, from the prior or from what is put in its place."""
 
-    sampler: DrawsCodes | None
+    sampler: SamplesLatents | None
 
 
 class Normal:
@@ -86,7 +86,7 @@ def fit_mixture(codes: Tensor, components: int = COMPONENTS) -> Mixture:
     from sklearn.exceptions import ConvergenceWarning  # here: it takes a second to import
     from sklearn.mixture import GaussianMixture
 
-    at_least_one(components=components)
+    check_at_least_one(components=components)
     count, dims = codes.shape
     if count < components * (dims + 1):
         most = count // (dims + 1)
@@ -105,7 +105,7 @@ def fit_mixture(codes: Tensor, components: int = COMPONENTS) -> Mixture:
     return Mixture(*(torch.from_numpy(part).to(codes.device, torch.float32) for part in parts))
 
 
-def codes_of(model: Any, data: DataModule) -> Tensor:
+def encode_training_set(model: Any, data: DataModule) -> Tensor:
     """Codes (N, Z) of at most 10,000 training examples, of a model that ``Encodes``.
 
     Raises:
@@ -115,11 +115,11 @@ def codes_of(model: Any, data: DataModule) -> Tensor:
         raise UserError(f"the model takes examples of shape {model.spec.shape}, the data have {data.spec.shape}")
     order = torch.randperm(data.size("train"), generator=torch.Generator().manual_seed(SEED))  # data may be sorted
     parts = []
-    for rows in order[:MOST].split(AT_ONCE):
+    for rows in order[:MOST].split(EVAL_BATCH_SIZE):
         batch = data.examples("train", rows)
         x, y = batch["x"], batch.get("y")
         if data.binarize == "dynamic":  # as in training, which draws them anew each time
-            noise = numbered(batch["index"].tolist(), tuple(x.shape[1:]), SEED, "binarize")
+            noise = indexed_noise(batch["index"].tolist(), tuple(x.shape[1:]), SEED, "binarize")
             x = pixels.binarize(x, 2 * torch.special.ndtr(noise) - 1)
         parts.append(model.encode(x.to(model.device), None if y is None else y.to(model.device)))
     codes = torch.cat(parts)
@@ -138,10 +138,10 @@ def _normal(model: Any, data: DataModule | None, components: int) -> Normal:
 
 def _gmm(model: Any, data: DataModule | None, components: int) -> Mixture:
     assert data is not None
-    return fit_mixture(codes_of(model, data), components)
+    return fit_mixture(encode_training_set(model, data), components)
 
 
-SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], DrawsCodes | None]] = {
+SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], SamplesLatents | None]] = {
     "prior": _prior,  # the model's own
     "normal": _normal,
     "gmm": _gmm,
@@ -149,7 +149,7 @@ SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], DrawsCodes | None]] 
 FITTED = ("gmm",)  # those that need training data
 
 
-def attach(
+def attach_sampler(
     model: Any, name: str, data: DataModule | None = None, components: int | None = None
 ) -> dict[str, str | int]:
     """Let a model draw its codes from a sampler; nothing of it is saved with the model.
@@ -182,14 +182,14 @@ def attach(
     return {} if name == "prior" else {"sampler": name} | ({"components": components} if name in FITTED else {})
 
 
-def described(setting: dict[str, Any]) -> str:
-    """What ``attach`` returned, in words: "gmm of 10 components"."""
+def describe_sampler(setting: dict[str, Any]) -> str:
+    """What ``attach_sampler`` returned, in words: "gmm of 10 components"."""
     of = f" of {setting['components']} components" if "components" in setting else ""
     return f"{setting['sampler']}{of}"
 
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:
-    """The options of ``attach``."""
+    """The options of ``attach_sampler``."""
     parser.add_argument(
         "--sampler",
         choices=list(SAMPLERS),

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.pair_data import PairData
 from lightning_gen.datamodules.pixels import to_float
-from lightning_gen.datamodules.sides import PairData
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.render import to_uint8
+from lightning_gen.evaluation.evaluation_run import EvaluationRun, check_finite, fixed_permutation
 from lightning_gen.evaluation.quality import FRECHET_DIMS, Measured
-from lightning_gen.evaluation.subject import Subject, check_finite, order
-from lightning_gen.evaluation.values import UNTRANSLATED, Value, over_examples
+from lightning_gen.evaluation.values import UNTRANSLATED, Value, mean_with_stderr
 from lightning_gen.metrics import images, segmentation
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import RAW, Extractor, find_extractor
@@ -31,7 +31,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 @dataclass
-class Route:
+class DirectionModel:
     """One direction of a translator in the place of a model: its sample k is the translation of test picture k.
 
     Args:
@@ -60,7 +60,7 @@ class Route:
         return self.model.device
 
     @property
-    def ends(self) -> list[str]:
+    def source_and_target(self) -> list[str]:
         """The names of the source and of the target: "a" and "b"."""
         return self.direction.split("2")
 
@@ -71,18 +71,18 @@ class Route:
 
     def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
         """Translations (n, *shape) of the test pictures ``start`` to ``start + n - 1``, whatever the seed."""
-        return self.translate(self.pictures(range(start, start + n)))
+        return self.translate(self.source_images(range(start, start + n)))
 
-    def pictures(self, rows: range) -> Tensor:
+    def source_images(self, rows: range) -> Tensor:
         """The test pictures themselves, (n, *shape of the source) in [-1, 1]."""
-        positions = order(self.source.size("test"))[rows.start : rows.stop]
+        positions = fixed_permutation(self.source.size("test"))[rows.start : rows.stop]
         return self.source.examples("test", positions)["x"].to(self.device)
 
 
 # What is measured
 
 
-def subject_of(
+def translation_run(
     model: Any,
     data: DataModule,
     extractor: str,
@@ -91,7 +91,7 @@ def subject_of(
     *,
     n: int,
     **options: Any,
-) -> Subject:
+) -> EvaluationRun:
     """The subject of a translator's first direction, with those of the others beside it.
 
     Args:
@@ -99,7 +99,7 @@ def subject_of(
         data: with two sides.
         extractor: name of the feature extractor.
         dataset: name of the data.
-        segmenters: of side "a", "b" or both, see ``Route``.
+        segmenters: of side "a", "b" or both, see ``DirectionModel``.
         n: number of pictures of each side, at most the smaller number of test pictures.
         options: further ones of ``Subject``.
 
@@ -121,7 +121,7 @@ def subject_of(
         source, target = direction.split("2")
         features, why = _extractor(extractor, dataset, sides[target].spec)
         ways = {way: partial(model.translate, direction=way) for way in model.directions}
-        route = Route(
+        route = DirectionModel(
             model,
             direction,
             data,
@@ -133,7 +133,7 @@ def subject_of(
         )
         remark = f"; of translated test pictures of side {source} against those of side {target}{why}"
         subjects.append(
-            Subject(
+            EvaluationRun(
                 route,
                 sides[target],
                 features,
@@ -141,11 +141,11 @@ def subject_of(
                 name=name,
                 prefix=f"{direction}_",
                 remark=remark,
-                compared=list(sides.values()),
+                reference_data=list(sides.values()),
                 **options,
             )
         )
-    subjects[0].beside = subjects[1:]
+    subjects[0].other_directions = subjects[1:]
     return subjects[0]
 
 
@@ -192,12 +192,12 @@ def segmenters_of(given: Sequence[str], device: torch.device) -> dict[str, Netwo
 # Groups of values
 
 
-def with_untranslated(measure: Callable[[Subject], Measured]) -> Callable[[Subject], Measured]:
+def with_untranslated(measure: Callable[[EvaluationRun], Measured]) -> Callable[[EvaluationRun], Measured]:
     """A measurement of samples, and for a translator also of the pictures as they are: what doing nothing gives."""
 
-    def both(s: Subject) -> Measured:
+    def both(s: EvaluationRun) -> Measured:
         yield from measure(s)
-        if isinstance(s.model, Route) and s.model.keeps_shape:
+        if isinstance(s.model, DirectionModel) and s.model.keeps_shape:
             kept = {name: s._described[name] for name in ("reference", "floor")}
             route, remark = replace(s.model, translate=lambda x: x), s.remark.replace("translated", "untranslated")
             nothing = replace(s, model=route, remark=remark, _described=kept)
@@ -207,7 +207,7 @@ def with_untranslated(measure: Callable[[Subject], Measured]) -> Callable[[Subje
     return both
 
 
-def cycle(s: Subject) -> Measured:
+def cycle(s: EvaluationRun) -> Measured:
     """How far a picture is from its translation there and back."""
     route = _route(s)
     there, back = route.translate, route.back
@@ -217,14 +217,14 @@ def cycle(s: Subject) -> Measured:
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"cycle": _difference(back(there(batch["x"])), batch["x"])}
 
-    values = s.over_test(["cycle"], s.n, "translations there and back", work, route.source)["cycle"]
+    values = s.map_test_set(["cycle"], s.n, "translations there and back", work, route.source)["cycle"]
     check_finite(values, "translations there and back")
-    source, target = route.ends
+    source, target = route.source_and_target
     how = f"mean |x - x'| of values in [-1, 1], x' a test picture of side {source} translated to {target} and back"
-    yield "cycle", over_examples(values, f"{how}; std is the standard error", "lower")
+    yield "cycle", mean_with_stderr(values, f"{how}; std is the standard error", "lower")
 
 
-def identity(s: Subject) -> Measured:
+def identity(s: EvaluationRun) -> Measured:
     """How far a picture of the target is from its translation."""
     route = _route(s)
     if not route.keeps_shape:
@@ -233,13 +233,14 @@ def identity(s: Subject) -> Measured:
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"identity": _difference(route.translate(batch["x"]), batch["x"])}
 
-    values = s.over_test(["identity"], s.n, "translations of the target", work)["identity"]
+    values = s.map_test_set(["identity"], s.n, "translations of the target", work)["identity"]
     check_finite(values, "translations of the target")
-    how = f"mean |x - x'| of values in [-1, 1], x' the translation of a test picture that is of side {route.ends[1]}"
-    yield "identity", over_examples(values, f"{how} already; std is the standard error", "lower")
+    target = route.source_and_target[1]
+    how = f"mean |x - x'| of values in [-1, 1], x' the translation of a test picture that is of side {target}"
+    yield "identity", mean_with_stderr(values, f"{how} already; std is the standard error", "lower")
 
 
-def pairs(s: Subject) -> Measured:
+def pairs(s: EvaluationRun) -> Measured:
     """How near translations come to the truth."""
 
     def judge(x: Tensor, truth: Tensor) -> dict[str, Tensor]:
@@ -255,7 +256,7 @@ def pairs(s: Subject) -> Measured:
     yield from _against_truth(s, about, judge)
 
 
-def perceptual(s: Subject) -> Measured:
+def perceptual(s: EvaluationRun) -> Measured:
     """How near translations come to the truth in the eyes of a network."""
     device, distance = _paired(s).device, lpips()
 
@@ -266,7 +267,7 @@ def perceptual(s: Subject) -> Measured:
 
 
 def _against_truth(
-    s: Subject,
+    s: EvaluationRun,
     about: Mapping[str, tuple[str, str]],
     judge: Callable[[Tensor, Tensor], dict[str, Tensor]],
 ) -> Measured:
@@ -278,7 +279,7 @@ def _against_truth(
         judge: pictures (B, C, H, W) uint8 and their truth to columns (B,) of these names.
     """
     route = _paired(s)
-    source, target = route.ends
+    source, target = route.source_and_target
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         truth = _levels(batch[target])
@@ -287,21 +288,21 @@ def _against_truth(
         return columns | {f"{name}{UNTRANSLATED}": column for name, column in own.items()}
 
     names = [*about, *(f"{name}{UNTRANSLATED}" for name in about if route.keeps_shape)]
-    values = s.over_test(names, s.n, "translations against the truth", work, route.data)
+    values = s.map_test_set(names, s.n, "translations against the truth", work, route.data)
     error = "mean over test pairs; std is the standard error"
     for name in names:
         what, better = about[name.removesuffix(UNTRANSLATED)]
         if name in about:
-            yield name, over_examples(values[name], f"{what} of translations against their truth; {error}", better)
+            yield name, mean_with_stderr(values[name], f"{what} of translations against their truth; {error}", better)
         else:
             how = f"{what} of pictures as they are against the truth of their translations; {error}"
-            yield name, over_examples(values[name], how, None)
+            yield name, mean_with_stderr(values[name], how, None)
 
 
-def segments(s: Subject) -> Measured:
+def segments(s: EvaluationRun) -> Measured:
     """Whether a segmenter sees in translations what it sees in the truth."""
     route = _paired(s)
-    source, target = route.ends
+    source, target = route.source_and_target
     if (network := route.segmenter) is None:
         raise Inapplicable(f"no --segmenter of side {target}: give {target}=my_module.Net")
 
@@ -319,7 +320,7 @@ def segments(s: Subject) -> Measured:
         return {f"counts{key}": segmentation.confusion(own, truth, classes)[None] for key, own in seen.items()}
 
     names = ["counts", *([f"counts{UNTRANSLATED}"] if route.keeps_shape else [])]
-    counts = s.over_test(names, s.n, "segments of translations", work, route.data)  # a row for each batch
+    counts = s.map_test_set(names, s.n, "segments of translations", work, route.data)  # a row for each batch
     about = {
         "pixel_accuracy": "share of pixels in which a segmenter sees the class",
         "class_accuracy": "mean over classes of the share of their pixels in which a segmenter sees the class",
@@ -333,13 +334,13 @@ def segments(s: Subject) -> Measured:
             yield f"{name}{ending}", Value(found[name], s.n, how, None if ending else "higher")
 
 
-def _route(s: Subject) -> Route:
-    if not isinstance(s.model, Route):
+def _route(s: EvaluationRun) -> DirectionModel:
+    if not isinstance(s.model, DirectionModel):
         raise Inapplicable(f"{s.name} does not translate")
     return s.model
 
 
-def _paired(s: Subject) -> Route:
+def _paired(s: EvaluationRun) -> DirectionModel:
     route = _route(s)
     if route.data.spec.pairs == "none":
         raise Inapplicable("the data hold no true pairs")

@@ -61,6 +61,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def over_examples(values: Tensor, how: str, better: str | None, **more: Any) -> Value:
+def mean_with_stderr(values: Tensor, how: str, better: str | None, **more: Any) -> Value:
     """The mean over examples (n,), with its standard error."""
     return Value(values.mean(), len(values), how, better, std=values.std() / len(values) ** 0.5, **more)

@@ -1,6 +1,6 @@
 """Metrics of samples, likelihoods and latents; each is usable alone."""
 
-from lightning_gen.metrics.classes import ClassAccuracy, ClassifierScore
+from lightning_gen.metrics.classifier_metrics import ClassAccuracy, ClassifierScore
 from lightning_gen.metrics.distances import FrechetDistance, KernelDistance
 from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.metrics.manifold import DensityCoverage, PrecisionRecall

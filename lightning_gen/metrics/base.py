@@ -30,7 +30,7 @@ DTYPES = (
 )
 
 
-def need(count: int, needed: int, what: str, hint: str = "update it with more") -> None:
+def require_samples(count: int, needed: int, what: str, hint: str = "update it with more") -> None:
     """Refuse too few samples.
 
     Raises:
@@ -51,7 +51,7 @@ def check_finite(rows: Tensor, what: str) -> None:
         raise UserError(f"{what}: {bad} of {len(rows)} rows are not finite: has the model diverged?")
 
 
-class Gathered(Metric):
+class UnevenRanksMetric(Metric):
     """A metric of which ranks may see different numbers of samples, in different numbers of batches, or none at all.
 
     It may keep rows, which live on its device; while ``compute`` runs they are the same on all ranks, those of rank 0
@@ -101,7 +101,7 @@ class Gathered(Metric):
         self.update(*args, **columns)
 
 
-class Rows(Gathered):
+class GatherColumns(UnevenRanksMetric):
     """Gathers named columns: all rows of all ranks, those of rank 0 first, bit for bit.
 
     Example:
@@ -161,12 +161,12 @@ class Rows(Gathered):
 
     def _column(self, name: str) -> Tensor:
         layouts, data = self.rows(f"layout_{name}"), self.rows(f"bytes_{name}")
-        need(len(layouts), 1, "Rows: updates")
+        require_samples(len(layouts), 1, "Rows: updates")
         dtype, *shape = layouts[0].tolist()
         return data.contiguous().view(DTYPES[dtype]).reshape(len(data), *shape)  # (N, ...)
 
 
-class FeatureSets(Gathered):
+class FeatureSets(UnevenRanksMetric):
     """Sets of features (N, d) in float64, each under the name of its source.
 
     Args:
@@ -260,13 +260,13 @@ class FeatureMetric(FeatureSets):
         """
         self.add(x, "real" if real else "generated")
 
-    def pair(self, needed: int, hint: str = "update it with more") -> tuple[Tensor, Tensor]:
+    def real_and_generated(self, needed: int, hint: str = "update it with more") -> tuple[Tensor, Tensor]:
         """The real (N, d) and generated (M, d) features, at least ``needed`` of each.
 
         Raises:
             UserError: for fewer.
         """
         real, generated = self.features("real"), self.features("generated")
-        need(len(real), needed, f"{type(self).__name__}: real samples", hint)
-        need(len(generated), needed, f"{type(self).__name__}: generated samples", hint)
+        require_samples(len(real), needed, f"{type(self).__name__}: real samples", hint)
+        require_samples(len(generated), needed, f"{type(self).__name__}: generated samples", hint)
         return real, generated

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gen.metrics.base import Extractor, FeatureMetric, need
-from lightning_gen.names import at_least_one
+from lightning_gen.metrics.base import Extractor, FeatureMetric, require_samples
+from lightning_gen.names import check_at_least_one
 
 SPARE = 8  # directions that a basis of a range has above its rank
 
@@ -102,7 +102,7 @@ class FrechetDistance(FeatureMetric):
     def _moments(self, source: str) -> Moments:
         packed = self.features(source)
         moments = _merged(packed) if len(packed) else Moments(packed.new_zeros(()), packed, packed)
-        need(int(moments.n), 2, f"FrechetDistance: {source} samples")
+        require_samples(int(moments.n), 2, f"FrechetDistance: {source} samples")
         return moments
 
 
@@ -134,8 +134,8 @@ class KernelDistance(FeatureMetric):
         **options: Any,
     ) -> None:
         super().__init__(extractor, keep_real, **options)
-        at_least_one(subsets=subsets, degree=degree)
-        need(subset_size, 2, "KernelDistance: subset_size", "an unbiased estimate compares pairs")
+        check_at_least_one(subsets=subsets, degree=degree)
+        require_samples(subset_size, 2, "KernelDistance: subset_size", "an unbiased estimate compares pairs")
         self.subsets, self.subset_size, self.degree, self.seed = subsets, subset_size, degree, seed
 
     def compute(self) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ class KernelDistance(FeatureMetric):
         Raises:
             UserError: for fewer than ``subset_size`` samples on either side.
         """
-        real, generated = self.pair(self.subset_size, "add samples or choose a smaller subset_size")
+        real, generated = self.real_and_generated(self.subset_size, "add samples or choose a smaller subset_size")
         generator = torch.Generator().manual_seed(self.seed)
 
         def subset(x: Tensor) -> Tensor:

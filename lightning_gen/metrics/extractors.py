@@ -56,7 +56,7 @@ class Extractor:
         num_classes: C, 0 to use the features only.
         sha256: of the weights' file.
         published: its numbers bear the published names.
-        at_once: examples in one pass.
+        batch_size: examples in one pass.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class Extractor:
         num_classes: int = 0,
         sha256: str | None = None,
         published: bool = False,
-        at_once: int = 256,
+        batch_size: int = 256,
     ) -> None:
         self._network = copy.deepcopy(network).requires_grad_(False)
         self.name, self.shape, self.num_classes = name, shape, num_classes
-        self.sha256, self.published, self.at_once = sha256, published, at_once
+        self.sha256, self.published, self.batch_size = sha256, published, batch_size
 
     def __repr__(self) -> str:
         return f"Extractor({self.name!r}, shape={self.shape}, num_classes={self.num_classes})"
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features of examples (N, *shape): (N, D) float64."""
-        return self.both(x)[0]
+        return self.features_and_log_probs(x)[0]
 
     def log_probs(self, x: Tensor) -> Tensor:
         """Log-probabilities of the classes, (N, C) float64.
@@ -87,12 +87,12 @@ class Extractor:
         Raises:
             UserError: the extractor has no classes.
         """
-        log_probs = self.both(x)[1]
+        log_probs = self.features_and_log_probs(x)[1]
         if log_probs is None:
             raise UserError(f"extractor {self.name!r} has no classes: take one that is a classifier, such as mnist_v1")
         return log_probs
 
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def features_and_log_probs(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features and log-probabilities in one pass.
 
         Args:
@@ -112,7 +112,7 @@ class Extractor:
         # out of inference mode, so that a network that moves keeps ordinary weights
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             self._network.to(x.device).eval()
-            parts = [self._pass(part) for part in x.split(self.at_once)]
+            parts = [self._pass(part) for part in x.split(self.batch_size)]
             features, logits = (torch.cat(kind) for kind in zip(*parts, strict=True))
             return features, logits.log_softmax(1) if self.num_classes else None
 
@@ -209,7 +209,7 @@ def inception() -> Extractor:
         num_classes=1008,
         sha256=INCEPTION_SHA256,
         published=True,
-        at_once=32,
+        batch_size=32,
     )
 
 

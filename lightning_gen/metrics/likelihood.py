@@ -35,7 +35,7 @@ class Discretisation(NamedTuple):
     Args:
         levels: number of values of one element.
         how: a sentence for the report.
-        dequantise: whether the model has to be given ``dequantised`` data.
+        dequantise: whether the model has to be given ``add_dequantisation_noise`` data.
         offset: nats per dimension to add to -log p in the model's units to get -log P of the levels.
     """
 
@@ -71,7 +71,7 @@ def discretisation(likelihood: Likelihood | None, spec: DataSpec) -> Discretisat
     return Discretisation(256, how, True, math.log(HALF_RANGE))
 
 
-def dequantised(x: Tensor, noise: Tensor) -> Tensor:
+def add_dequantisation_noise(x: Tensor, noise: Tensor) -> Tensor:
     """x + u / 127.5: each of 256 levels spread over the interval between its neighbours.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_gen.metrics.base import Extractor, FeatureMetric
 from lightning_gen.metrics.neighbours import count_inside, nearest
-from lightning_gen.names import at_least_one
+from lightning_gen.names import check_at_least_one
 
 
 def _radii(x: Tensor, k: int) -> Tensor:
@@ -33,7 +33,7 @@ class PrecisionRecall(FeatureMetric):
 
     def __init__(self, extractor: Extractor | None = None, keep_real: bool = False, k: int = 3, **options: Any) -> None:
         super().__init__(extractor, keep_real, **options)
-        at_least_one(k=k)
+        check_at_least_one(k=k)
         self.k = k
 
     def compute(self) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ class PrecisionRecall(FeatureMetric):
         Raises:
             UserError: for fewer than k + 1 samples on either side.
         """
-        real, generated = self.pair(self.k + 1, "add samples or choose a smaller k")
+        real, generated = self.real_and_generated(self.k + 1, "add samples or choose a smaller k")
         return {
             "precision": _share_inside(generated, real, self.k),
             "recall": _share_inside(real, generated, self.k),
@@ -74,7 +74,7 @@ class DensityCoverage(FeatureMetric):
 
     def __init__(self, extractor: Extractor | None = None, keep_real: bool = False, k: int = 5, **options: Any) -> None:
         super().__init__(extractor, keep_real, **options)
-        at_least_one(k=k)
+        check_at_least_one(k=k)
         self.k = k
         self.covered: Tensor | None = None
 
@@ -84,7 +84,7 @@ class DensityCoverage(FeatureMetric):
         Raises:
             UserError: for fewer than k + 1 samples on either side.
         """
-        real, generated = self.pair(self.k + 1, "add samples or choose a smaller k")
+        real, generated = self.real_and_generated(self.k + 1, "add samples or choose a smaller k")
         holding, held = count_inside(generated, real, _radii(real, self.k))
         self.covered = held > 0
         return {"density": holding.double().mean() / self.k, "coverage": self.covered.double().mean()}

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError, unknown
-from lightning_gen.metrics.base import Extractor, FeatureSets, need
+from lightning_gen.metrics.base import Extractor, FeatureSets, require_samples
 from lightning_gen.metrics.neighbours import nearest
 
 SOURCES = ("train", "held_out", "generated")
@@ -60,9 +60,9 @@ class Memorisation(FeatureSets):
                 examples are copies of training examples.
         """
         train, held_out, generated = (self.features(source) for source in SOURCES)
-        need(len(train), 2, "Memorisation: training examples")
-        need(len(held_out), 1, "Memorisation: held-out examples")
-        need(len(generated), 1, "Memorisation: generated samples")
+        require_samples(len(train), 2, "Memorisation: training examples")
+        require_samples(len(held_out), 1, "Memorisation: held-out examples")
+        require_samples(len(generated), 1, "Memorisation: generated samples")
         floor = nearest(held_out, train, 1)[0].mean()
         if floor == 0:
             raise UserError("Memorisation: every held-out example is a copy of a training example: hold out others")

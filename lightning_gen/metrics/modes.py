@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.metrics.base import Gathered, check_finite, need
-from lightning_gen.metrics.classes import count_labels
-from lightning_gen.names import at_least_one
+from lightning_gen.metrics.base import UnevenRanksMetric, check_finite, require_samples
+from lightning_gen.metrics.classifier_metrics import count_labels
+from lightning_gen.names import check_at_least_one
 
 
 def _reached(counts: Tensor) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def _reached(counts: Tensor) -> dict[str, Tensor]:
     return {"modes": (counts > 0).sum().double(), "reverse_kl": kl.nan_to_num(nan=math.inf)}
 
 
-class GaussianModes(Gathered):
+class GaussianModes(UnevenRanksMetric):
     """Modes of a mixture of Gaussians, Srivastava et al. 2017, section 5.1; the KL of Lin et al. 2018, section 4.1.
 
     A sample is of high quality within ``radius`` standard deviations of the nearest centre.
@@ -77,11 +77,11 @@ class GaussianModes(Gathered):
         Raises:
             UserError: if there are no samples.
         """
-        need(int(self.total), 1, "GaussianModes: samples")
+        require_samples(int(self.total), 1, "GaussianModes: samples")
         return {**_reached(self.counts), "high_quality": self.counts.sum().double() / self.total}
 
 
-class ClassModes(Gathered):
+class ClassModes(UnevenRanksMetric):
     """Modes that are classes of a classifier, such as the 1000 of Stacked MNIST, Lin et al. 2018, section 4.2.
 
     Args:
@@ -93,7 +93,7 @@ class ClassModes(Gathered):
 
     def __init__(self, num_modes: int, **options: Any) -> None:
         super().__init__(**options)
-        at_least_one(num_modes=num_modes)
+        check_at_least_one(num_modes=num_modes)
         self.num_modes = num_modes
         self.add_state("counts", torch.zeros(num_modes, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -114,5 +114,5 @@ class ClassModes(Gathered):
         Raises:
             UserError: if there are no samples.
         """
-        need(int(self.counts.sum()), 1, "ClassModes: samples")
+        require_samples(int(self.counts.sum()), 1, "ClassModes: samples")
         return _reached(self.counts)

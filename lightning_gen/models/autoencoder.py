@@ -22,8 +22,8 @@ from torch import Tensor
 from lightning_gen import networks
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.coded import Coded, Rebuilds
-from lightning_gen.names import at_least_one, resolve
+from lightning_gen.models.autoencoder_base import AutoencoderBase, ReconstructionMixin
+from lightning_gen.names import check_at_least_one, resolve
 from lightning_gen.networks.condition import call
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.latent import Step, active_units
@@ -59,7 +59,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"squared": squared, "ab
 CORRUPTIONS: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {"gaussian": gaussian, "mask": mask}
 
 
-class Autoencoder(Rebuilds, Coded):
+class Autoencoder(ReconstructionMixin, AutoencoderBase):
     """x -> code -> x; the variants of this family are its terms, priors and corruptions (presets/vae.py).
 
     Args:
@@ -99,7 +99,7 @@ class Autoencoder(Rebuilds, Coded):
         **options: Any,
     ) -> None:
         super().__init__(spec, terms=terms or {}, conditional=conditional, **options)
-        at_least_one(latent_dim=latent_dim)
+        check_at_least_one(latent_dim=latent_dim)
         if self.spec.values == "tokens":
             raise UserError("an autoencoder compares numbers, not tokens: take data of values uint8, unit or real")
         if prior not in PRIORS:
@@ -108,7 +108,7 @@ class Autoencoder(Rebuilds, Coded):
             raise UserError("term 'mmd' draws the codes to N(0, I), which prior 'fitted' is not: take prior normal")
         self.latent_dim = self.draw_dim = latent_dim
         self.fitted = prior == "fitted"
-        self.error = resolve(loss, LOSSES, "loss")
+        self.reconstruction_loss = resolve(loss, LOSSES, "loss")
         self.corruption = {name: _amount(name, a) for name, a in (corruption or {}).items() if a is not None}
         self.schedules |= {f"corruption.{name}": amount for name, amount in self.corruption.items()}
         network_args = (network_args or {}) | self.network_condition
@@ -122,7 +122,7 @@ class Autoencoder(Rebuilds, Coded):
     def loss_autoencoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         s = self.step(batch)
         shared["code"] = s.z.detach()
-        return self.weighted(self.values(s))
+        return self.weighted_loss(self.per_example_losses(s))
 
     def step(self, batch: Batch) -> Step:
         """What one training step produces; the corruption is left out in validation."""
@@ -139,9 +139,9 @@ class Autoencoder(Rebuilds, Coded):
             x = CORRUPTIONS[name](x, self.noise(tuple(x.shape), name), self.weight(amount), empty)
         return x
 
-    def values(self, s: Step) -> Logs:
+    def per_example_losses(self, s: Step) -> Logs:
         """The reconstruction error against the clean x, and each term, (B,)."""
-        return {"reconstruction": self.error(s.x, s.out.to(s.x.dtype)), **self.term_values(s)}
+        return {"reconstruction": self.reconstruction_loss(s.x, s.out.to(s.x.dtype)), **self.term_values(s)}
 
     # What it can do
 
@@ -166,10 +166,10 @@ class Autoencoder(Rebuilds, Coded):
 
     def validation_values(self, batch: Batch) -> Logs:
         s = self.step(batch)
-        values = self.values(s)
+        values = self.per_example_losses(s)
         z = s.z.detach().cpu().double()
         share = (z.T @ z / len(z)).expand(len(z), -1, -1)  # (B, Z, Z) of which the mean over examples is E[z z^T]
-        return {"loss": self.validated(values), **values, "z": z, "zz": share}
+        return {"loss": self.validation_loss(values), **values, "z": z, "zz": share}
 
     def validation_summary(self, means: Logs) -> dict[str, float]:
         means = dict(means)
@@ -196,8 +196,8 @@ class AAE(Autoencoder):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {**Autoencoder.players, "discriminator": ("discriminator",)}
-    moving = frozenset({"adversarial"})
-    game = ADVERSARIAL["non_saturating"]
+    nonstationary_terms = frozenset({"adversarial"})
+    adversarial_losses = ADVERSARIAL["non_saturating"]
 
     def __init__(
         self,
@@ -214,14 +214,14 @@ class AAE(Autoencoder):
         code = DataSpec(shape=(self.latent_dim,), kind="vector", values="real")
         self.discriminator = networks.encoder("mlp", code, 1, **(critic_args or {}))
 
-    def values(self, s: Step) -> Logs:
+    def per_example_losses(self, s: Step) -> Logs:
         """Those of an autoencoder, and what the encoder loses to the discriminator, (B,)."""
-        return super().values(s) | {"adversarial": self.game.generator(*self.logits(s.z))}
+        return super().per_example_losses(s) | {"adversarial": self.adversarial_losses.generator(*self.logits(s.z))}
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         real, fake = self.logits(shared["code"])
         correct = torch.cat([real > 0, fake <= 0]).float().mean()
-        return self.game.discriminator(real, fake).mean(), {"accuracy": correct}
+        return self.adversarial_losses.discriminator(real, fake).mean(), {"accuracy": correct}
 
     def logits(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The discriminator's, for as many draws of the prior and for codes z (B, Z), each (B,)."""

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.protocols import DrawsCodes
-from lightning_gen.training.noise import numbered
+from lightning_gen.protocols import SamplesLatents
+from lightning_gen.training.noise import indexed_noise
 
 
-class Conditional:
+class ConditionalMixin:
     """Codes are drawn and decoded, in a class where the model knows any; mixed into a GenerativeModule."""
 
     draw_dim: int  # numbers that a draw from the prior takes
     classes: int  # that the model can be told, 0 for none
-    sampler: DrawsCodes | None = None  # in place of the prior, see samplers.py
+    sampler: SamplesLatents | None = None  # in place of the prior, see samplers.py
 
-    def know_classes(self, conditional: bool) -> None:
+    def setup_condition(self, conditional: bool) -> None:
         """Take the number of classes from the data.
 
         Raises:
@@ -51,7 +51,7 @@ class Conditional:
             self._check(y, len(y))
         return y
 
-    def asked(self, n: int, y: Tensor | None, start: int) -> Tensor | None:
+    def conditions_for_samples(self, n: int, y: Tensor | None, start: int) -> Tensor | None:
         """The classes of n samples: those asked for, or all in turn by the sample's number.
 
         Raises:
@@ -89,5 +89,5 @@ class Conditional:
             start: number of the first.
         """
         source: Any = self.sampler or self
-        noise = numbered(range(start, start + n), (source.draw_dim,), seed, "sample").to(self.device)  # type: ignore[attr-defined]
-        return self.decode(source.draw(noise), self.asked(n, y, start))
+        noise = indexed_noise(range(start, start + n), (source.draw_dim,), seed, "sample").to(self.device)  # type: ignore[attr-defined]
+        return self.decode(source.draw(noise), self.conditions_for_samples(n, y, start))

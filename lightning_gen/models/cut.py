@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.translation import Translation
-from lightning_gen.names import at_least_one
+from lightning_gen.models.translation import TranslationBase
+from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.projector import Projector
 from lightning_gen.objectives.contrastive import patch_nce
-from lightning_gen.objectives.translation import Exchange
+from lightning_gen.objectives.translation import TranslationStep
 from lightning_gen.schedule import schedule
 from lightning_gen.training.validation import Batch, Logs
 
 
-class CUT(Translation):
+class CUT(TranslationBase):
     """Two players: a translator with the projectors of its features, and a discriminator.
 
     Args:
@@ -63,30 +63,32 @@ class CUT(Translation):
         **options: Any,
     ) -> None:
         super().__init__(spec, **options)
-        at_least_one(patches=patches, features=features)
+        check_at_least_one(patches=patches, features=features)
         if not temperature > 0:
             raise UserError(f"temperature {temperature}: it must be above 0, such as 0.07")
-        known = callable(getattr(self.generator, "features", None)) and hasattr(self.generator, "seen")
+        known = callable(getattr(self.generator, "features", None)) and hasattr(self.generator, "feature_channels")
         if not known or self.spec.shape[0] != self.spec.shape_b[0]:
             raise UserError(
                 "CUT compares features of sources and translations: it needs a translator with .features(x) and their "
-                "channels .seen, such as resnet, and sides with the same number of channels"
+                "channels .feature_channels, such as resnet, and sides with the same number of channels"
             )
         self.patches, self.temperature, self.flip = patches, temperature, flip
         self.nce = self.schedules["nce"] = schedule(nce)
         self.nce_identity = self.schedules["nce_identity"] = schedule(nce_identity)
-        self.projector = nn.ModuleList(Projector(seen, features) for seen in self.generator.seen)
+        self.projector = nn.ModuleList(Projector(seen, features) for seen in self.generator.feature_channels)
 
     def loss_generator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         a, b = batch["a"], batch["b"]
         mirrored = self._mirrored(len(a))
         source = _flipped(a, mirrored)
         also = self.weight(self.nce_identity) != 0
-        made = self.translated(torch.cat([source, b]) if also else source)  # in one pass
-        ab = made[: len(a)]
-        shared["made"] = ab.detach()
-        loss, logs = self.loss_of(self.deceive("b", b, ab), Exchange(source, b, ab, self.translated))
-        logs["nce"] = self.contrast(a, ab, "a", mirrored).mean()
+        made = self.apply_translator(torch.cat([source, b]) if also else source)  # in one pass
+        fake_b = made[: len(a)]
+        shared["made"] = fake_b.detach()
+        loss, logs = self.total_generator_loss(
+            self.generator_adversarial_loss("b", b, fake_b), TranslationStep(source, b, fake_b, self.apply_translator)
+        )
+        logs["nce"] = self.contrast(a, fake_b, "a", mirrored).mean()
         loss = loss + self.weight(self.nce) * logs["nce"]
         if also:
             logs["nce_identity"] = self.contrast(b, made[len(a) :], "b").mean()
@@ -94,7 +96,7 @@ class CUT(Translation):
         return loss, logs
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        return self.detect("b", batch["b"], shared["made"])
+        return self.discriminator_loss("b", batch["b"], shared["made"])
 
     def contrast(self, source: Tensor, made: Tensor, stream: str, mirrored: Tensor | None = None) -> Tensor:
         """nce(source, made) for pictures (B, C, H, W) -> (B,) in nats, mean over the layers.

@@ -20,13 +20,13 @@ from torch import Tensor
 from lightning_gen.adversarial.image_pool import ImagePool
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.translation import Translation
-from lightning_gen.objectives.coupled import over_ranks
-from lightning_gen.objectives.translation import Exchange
+from lightning_gen.models.translation import TranslationBase
+from lightning_gen.objectives.coupled import all_gather_with_grad
+from lightning_gen.objectives.translation import TranslationStep
 from lightning_gen.training.validation import Batch, Logs
 
 
-class CycleGAN(Translation):
+class CycleGAN(TranslationBase):
     """Two players: both translators together, and both discriminators together.
 
     Args:
@@ -39,7 +39,7 @@ class CycleGAN(Translation):
         "generators": ("generator_ab", "generator_ba"),
         "discriminators": ("discriminator_a", "discriminator_b"),
     }
-    memories = (*Translation.memories, "pool_a.", "pool_b.")
+    reset_state_prefixes = (*TranslationBase.reset_state_prefixes, "pool_a.", "pool_b.")
     directions = ("a2b", "b2a")
     translators: ClassVar[dict[str, str]] = {"a2b": "generator_ab", "b2a": "generator_ba"}
     critics: ClassVar[dict[str, str]] = {"a": "discriminator_a", "b": "discriminator_b"}
@@ -54,20 +54,22 @@ class CycleGAN(Translation):
 
     def loss_generators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         a, b = batch["a"], batch["b"]
-        to_b, to_a = partial(self.translated, direction="a2b"), partial(self.translated, direction="b2a")
+        to_b, to_a = partial(self.apply_translator, direction="a2b"), partial(self.apply_translator, direction="b2a")
         own = "identity" in self.terms  # in one pass with the translations, which costs less than two
-        (ab, *own_b), (ba, *own_a) = (
+        (fake_b, *own_b), (fake_a, *own_a) = (
             to(torch.cat([x, y]) if own else x).split(len(x)) for to, x, y in ((to_b, a, b), (to_a, b, a))
         )
-        s = Exchange(a, b, ab, to_b, ba, to_a, *own_a, *own_b)
-        shared |= {"b": ab.detach(), "a": ba.detach()}
-        return self.loss_of(self.deceive("b", b, ab) + self.deceive("a", a, ba), s)
+        s = TranslationStep(a, b, fake_b, to_b, fake_a, to_a, *own_a, *own_b)
+        shared |= {"b": fake_b.detach(), "a": fake_a.detach()}
+        return self.total_generator_loss(
+            self.generator_adversarial_loss("b", b, fake_b) + self.generator_adversarial_loss("a", a, fake_a), s
+        )
 
     def loss_discriminators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         logs: Logs = {}
         losses = []
         for side in self.critics:
-            loss, values = self.detect(side, batch[side], self._pooled(side, shared[side]))
+            loss, values = self.discriminator_loss(side, batch[side], self._pooled(side, shared[side]))
             losses.append(loss)
             logs |= {f"{name}_{side}": value for name, value in values.items()}
         return torch.stack(losses).sum(), logs
@@ -75,8 +77,8 @@ class CycleGAN(Translation):
     def _pooled(self, side: str, made: Tensor) -> Tensor:
         """This device's part of what the pool gives for the translations of all devices."""
         noise, pool = self._noise, getattr(self, f"pool_{side}")
-        chunk = noise.part % self.accumulate
-        everyone = over_ranks(made)  # (world * B, C, H, W), of this chunk
-        out = pool.exchange(everyone, self.images + chunk * len(everyone), self.seed, self.iteration, chunk, side)
+        chunk = noise.shard % self.accumulate
+        everyone = all_gather_with_grad(made)  # (world * B, C, H, W), of this chunk
+        out = pool.query(everyone, self.images + chunk * len(everyone), self.seed, self.iteration, chunk, side)
         start = self.global_rank * len(made)
         return out[start : start + len(made)]

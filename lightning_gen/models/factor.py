@@ -42,7 +42,7 @@ class FactorVAE(VAE):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {**VAE.players, "critic": ("critic",)}
-    moving = frozenset({"tc"})
+    nonstationary_terms = frozenset({"tc"})
     known_terms = {name: term for name, term in TERMS.items() if name != "tc"}  # noqa: RUF012 - never changed
 
     def __init__(
@@ -60,16 +60,16 @@ class FactorVAE(VAE):
         logits = self.network("critic")(z).float()  # (B, 2)
         return logits[:, JOINT] - logits[:, FACTORISED]
 
-    def values(self, s: Step) -> Logs:
+    def per_example_losses(self, s: Step) -> Logs:
         """Those of the VAE, and the total correlation as "tc"."""
-        return {**super().values(s), "tc": self.total_correlation(s.z)}
+        return {**super().per_example_losses(s), "tc": self.total_correlation(s.z)}
 
     # Training: the VAE moves first and leaves its codes to the critic
 
     def loss_vae(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         s = self.step(batch)
         shared["z"] = s.z.detach()
-        return self.weighted(self.values(s))
+        return self.weighted_loss(self.per_example_losses(s))
 
     def loss_critic(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         z = shared["z"]

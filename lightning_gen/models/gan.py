@@ -21,27 +21,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_gen import networks
-from lightning_gen.adversarial.base import Contest
+from lightning_gen.adversarial.base import AdversarialMixin
 from lightning_gen.adversarial.batch_norm_statistics import StandingStatistics
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.choices import SPECTRAL, check_choices
-from lightning_gen.models.conditional import Conditional
-from lightning_gen.names import at_least_one, check_arguments
+from lightning_gen.models.conditional import ConditionalMixin
+from lightning_gen.names import check_arguments, check_at_least_one
 from lightning_gen.networks.condition import call
 from lightning_gen.networks.projection import Projection
 from lightning_gen.networks.spectral import spectral_norm_
-from lightning_gen.objectives.adversarial import described
-from lightning_gen.objectives.codes import Codes
-from lightning_gen.objectives.generator import GENERATOR_TERMS, Play
+from lightning_gen.objectives.adversarial import logit_statistics
+from lightning_gen.objectives.codes import InfoGANCodes
+from lightning_gen.objectives.generator import GENERATOR_TERMS, GeneratorStep
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.schedule import schedule
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 from lightning_gen.training.validation import Batch, Logs
 
 
-class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
+class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModule):
     """Two players: a generator G(z) -> x and a discriminator D(x) -> logit.
 
     Args:
@@ -97,13 +97,13 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         **options: Any,
     ) -> None:
         super().__init__(spec, **options)
-        at_least_one(latent_dim=latent_dim, n_critic=n_critic, pack=pack)
+        check_at_least_one(latent_dim=latent_dim, n_critic=n_critic, pack=pack)
         self.latent_dim, self.n_critic, self.pack, self.weight_clip = latent_dim, n_critic, pack, weight_clip
         self.batch_multiple *= pack
         self.condition_by = condition
         check_choices(self.spec, condition, spectral_norm, pack, weight_clip, codes)
-        self.know_classes(condition != "none")
-        self.know_contest(adversarial, penalties, augment, self.spec)
+        self.setup_condition(condition != "none")
+        self.setup_adversarial(adversarial, penalties, augment, self.spec)
         self.terms = parse_terms(terms or {}, GENERATOR_TERMS)
         self._know_codes(codes)
         for name, term in self.terms.items():
@@ -114,7 +114,7 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         self.discriminator = self._discriminator(network if critic is None else critic, critic_args or {})
         for name in SPECTRAL[spectral_norm]:
             spectral_norm_(getattr(self, name), first_bias=name != "generator")
-        self.check_contest(self.discriminator, bool(weight_clip) or spectral_norm != "none")
+        self.check_discriminator_constraint(self.discriminator, bool(weight_clip) or spectral_norm != "none")
         self.register_buffer("anchors", torch.zeros(2))  # running means of the logits of real and of fake
 
     def _know_codes(self, codes: dict[str, Any] | None) -> None:
@@ -122,15 +122,15 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         self.codes_weight = self.schedules["codes.weight"] = schedule(given.pop("weight", 1.0))
         if "start" in given:
             raise UserError("codes.start follows from latent_dim: leave it out")
-        check_arguments(Codes, given, "codes")
-        self.codes = Codes(**given, start=self.latent_dim) if codes else None
+        check_arguments(InfoGANCodes, given, "codes")
+        self.codes = InfoGANCodes(**given, start=self.latent_dim) if codes else None
         self.draw_dim = self.latent_dim + (self.codes.draw_dim if self.codes else 0)
         self._z_dim = self.latent_dim + (self.codes.dim if self.codes else 0)
 
     def _discriminator(self, network: str, args: dict[str, Any]) -> nn.Module:
         """Its outputs are the logit, then what tells the classes, then Q's of the codes."""
         named = self.classes if self.condition_by == "classifier" else 0
-        self._outputs = [1, named, self.codes.outputs if self.codes else 0]
+        self._outputs = [1, named, self.codes.num_outputs if self.codes else 0]
         told = self.network_condition if self.condition_by == "concat" else {}
         packed = self.spec._replace(shape=(self.spec.shape[0] * self.pack, *self.spec.shape[1:]))
         built = networks.encoder(network, packed, sum(self._outputs), **args, **told)
@@ -145,34 +145,38 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         x, y = batch["x"], batch.get("y")
         with torch.no_grad():
             z, made = self.generate(len(x), y)
-        real, fake = self.shown(x, "real"), self.shown(made, "fake")
-        (real_logits, named), (fake_logits, guessed), penalty, values = self.contest(
-            partial(self.outputs, y=y), real, fake, len(x), self.anchors
+        real, fake = self.augment_and_pack(x, "real"), self.augment_and_pack(made, "fake")
+        (real_logits, named), (fake_logits, guessed), penalty, values = self.discriminator_outputs_and_penalties(
+            partial(self.discriminator_outputs, y=y), real, fake, len(x), self.anchors
         )
         loss = self.pair.discriminator(real_logits, fake_logits).mean()
-        logs = {"adversarial": loss, **described(real_logits, fake_logits)}
-        for extra, said in (self.surprise("real", named, y), self.surprise("fake", guessed, y, z)):
+        logs = {"adversarial": loss, **logit_statistics(real_logits, fake_logits)}
+        for extra, said in (self.auxiliary_loss("real", named, y), self.auxiliary_loss("fake", guessed, y, z)):
             loss, logs = loss + extra, logs | said
         return loss + penalty, logs | values
 
     def loss_generator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         x, y = batch["x"], batch.get("y")
         z, made = self.generate(len(x), y)
-        fake_logits, guessed = self.outputs(self.shown(made, "fake"), y)
+        fake_logits, guessed = self.discriminator_outputs(self.augment_and_pack(made, "fake"), y)
         with torch.no_grad():
-            real_logits = self.outputs(self.shown(x, "real"), y)[0] if self.pair.paired else fake_logits
+            real_logits = (
+                self.discriminator_outputs(self.augment_and_pack(x, "real"), y)[0]
+                if self.pair.needs_real_logits
+                else fake_logits
+            )
         loss = self.pair.generator(real_logits, fake_logits).mean()
-        extra, values = self.surprise("fake", guessed, y, z)
+        extra, values = self.auxiliary_loss("fake", guessed, y, z)
         loss, logs = loss + extra, {"adversarial": loss, **values}
-        play = Play(x, made, z, y, lambda seen: self._features(seen, y))
-        return self.with_terms(loss, logs, play)
+        play = GeneratorStep(x, made, z, y, lambda seen: self._features(seen, y))
+        return self.add_weighted_terms(loss, logs, play)
 
     def generate(self, n: int, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """Codes (n, Z) of this move's noise, and what the generator makes of them in the classes y (n,)."""
         z = self.draw(self.noise((n, self.draw_dim)))
         return z, self.decode(z, y)
 
-    def shown(self, x: Tensor, source: str) -> Tensor:
+    def augment_and_pack(self, x: Tensor, source: str) -> Tensor:
         """x (B, *shape) as the discriminator sees it: augmented, then packed (B / pack, ...).
 
         Raises:
@@ -185,20 +189,20 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
     def _packed(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (-1, self.pack)).flatten(1, 2) if self.pack > 1 else x  # (B / P, P * C, ...)
 
-    def outputs(self, seen: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    def discriminator_outputs(self, seen: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The logit (B,) of what the discriminator sees, and what it says of classes and of codes (B, ...)."""
-        out = call(self.network("discriminator"), seen, self._told(y)).float()
+        out = call(self.network("discriminator"), seen, self._discriminator_condition(y)).float()
         logit, *others = out.split(self._outputs, dim=1)
         return logit.squeeze(1), others
 
     def _features(self, x: Tensor, y: Tensor | None) -> Tensor:
         features: Any = self.discriminator.features
-        return call(features, self._packed(x), self._told(y))
+        return call(features, self._packed(x), self._discriminator_condition(y))
 
-    def _told(self, y: Tensor | None) -> Tensor | None:
+    def _discriminator_condition(self, y: Tensor | None) -> Tensor | None:
         return self.condition(y) if self.condition_by in ("concat", "projection") else None
 
-    def surprise(
+    def auxiliary_loss(
         self, source: str, said: list[Tensor], y: Tensor | None, z: Tensor | None = None
     ) -> tuple[Tensor, Logs]:
         """-log P(y|x) of a classifying discriminator, -log Q(c|x) of the codes in z: weighted sum, means; in nats."""
@@ -207,13 +211,13 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         if y is not None and classes.shape[1]:
             values[f"classes_{source}"] = F.cross_entropy(classes, y)
         if self.codes and z is not None:
-            values["codes"] = self.codes.surprise(codes, z[:, self.latent_dim :]).mean()
+            values["codes"] = self.codes.negative_log_likelihood(codes, z[:, self.latent_dim :]).mean()
         weights, zero = {"codes": self.weight(self.codes_weight)}, torch.zeros((), device=said[0].device)
         return sum((weights.get(name, 1.0) * value for name, value in values.items()), start=zero), values
 
     def after_step(self, player: str) -> dict[str, float]:
         if player == "discriminator" and self.weight_clip:
-            for parameter in self._owned[player]:
+            for parameter in self._player_parameters[player]:
                 parameter.data.clamp_(-self.weight_clip, self.weight_clip)
         return self.gradient_norm_of(player)
 
@@ -228,7 +232,7 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z), classes (B,) of a conditional model -> (B, *shape) in the range of the data."""
         if not self.training:
-            self.settle()
+            self.update_standing_statistics()
         out = call(self.network("generator"), z, self.condition(y))
         return out if self.spec.values == "real" else out.tanh()
 
@@ -236,10 +240,10 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Samples with the numbers of the batch's examples, in their classes where the model takes any."""
-        noise = numbered(batch["index"].tolist(), (self.draw_dim,), self.seed, "sample").to(self.device)
+        noise = indexed_noise(batch["index"].tolist(), (self.draw_dim,), self.seed, "sample").to(self.device)
         return self.decode(self.draw(noise), batch["y"] if self.classes else None)
 
-    def judge(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def discriminate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> the discriminator's logit (B,), without augmentation.
 
         Raises:
@@ -247,4 +251,4 @@ class GAN(Contest, StandingStatistics, Conditional, GenerativeModule):
         """
         if self.pack > 1:
             raise UserError(f"this discriminator judges {self.pack} examples together, and no single one")
-        return self.outputs(x, y)[0]
+        return self.discriminator_outputs(x, y)[0]

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.layered import Layered, Level
-from lightning_gen.names import at_least_one
-from lightning_gen.networks.dcgan import LARGEST, SMALLEST, fits, halvings
+from lightning_gen.models.layered import HierarchicalVAEBase, LatentLayer
+from lightning_gen.names import check_at_least_one
+from lightning_gen.networks.dcgan import LARGEST, SMALLEST, downsampled_sizes, fits
 from lightning_gen.networks.topdown import BottomUp, Gaussian, TopDown
 
 
-class HierarchicalVAE(Layered):
+class HierarchicalVAE(HierarchicalVAEBase):
     """A top-down VAE for images of 8 to 256 pixels.
 
     Its resolutions are the image's and its halvings down to a shorter side of 4 to 7: 28, 14, 7. What ``sample`` passes
@@ -59,7 +59,7 @@ class HierarchicalVAE(Layered):
         **options: Any,
     ) -> None:
         super().__init__(spec, terms={"kl": 1.0} if terms is None else terms, **options)
-        at_least_one(width=width, latent_channels=latent_channels)
+        check_at_least_one(width=width, latent_channels=latent_channels)
         sizes = resolutions(self.spec)
         check_blocks(blocks, sizes)
         self.bottom_up = BottomUp(self.spec.shape[0], sizes, blocks, width, activation)
@@ -69,7 +69,7 @@ class HierarchicalVAE(Layered):
         groups = len(self.top_down.dims)
         self.register_buffer("kl_per_dimension", torch.zeros(groups))  # by group, of the last validation
 
-    def levels(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[Level]]:
+    def latent_layers(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[LatentLayer]]:
         """Once upwards for each x, then down for each of its K draws."""
         count = noise.shape[:2]
         features = [f.expand(count[0], *f.shape).flatten(0, 1) for f in self.network("bottom_up")(x)]  # (K B, C, h, w)
@@ -81,7 +81,7 @@ class HierarchicalVAE(Layered):
         def both(gaussian: Gaussian) -> Gaussian:
             return split(gaussian[0]), split(gaussian[1])
 
-        return out.unflatten(0, count), [Level(split(g.z), both(g.q), both(g.p)) for g in groups]
+        return out.unflatten(0, count), [LatentLayer(split(g.z), both(g.q), both(g.p)) for g in groups]
 
     # What it can do: no encode, because noise passes through p in decode, and q's latents would not
 
@@ -91,7 +91,7 @@ class HierarchicalVAE(Layered):
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape) -> (B, *shape) through the mean of q in each group, given the means above."""
-        out, _ = self.levels(x, x.new_zeros(1, len(x), self.noise_dim))
+        out, _ = self.latent_layers(x, x.new_zeros(1, len(x), self.noise_dim))
         return self.network("likelihood").mean(out[0])
 
     forward = reconstruct
@@ -108,7 +108,7 @@ def resolutions(spec: DataSpec) -> list[tuple[int, int]]:
             f"a hierarchical VAE takes images with sides of {SMALLEST} to {LARGEST} pixels, not data of shape "
             f"{'x'.join(map(str, spec.shape))}: resize images with --data.size, or try --model vae"
         )
-    return halvings(spec)[::-1]
+    return downsampled_sizes(spec)[::-1]
 
 
 def check_blocks(blocks: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from lightning_gen import networks
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.coded import GaussianCode, gaussian
-from lightning_gen.models.latent import Draws, LatentModel
-from lightning_gen.names import at_least_one
+from lightning_gen.models.autoencoder_base import GaussianPosteriorMixin, split_gaussian_params
+from lightning_gen.models.vae_base import ImportanceSamples, VAEBase
+from lightning_gen.names import check_at_least_one
 from lightning_gen.objectives.latent import Step, gaussian_log_density, kl_gaussians, reparameterise
-from lightning_gen.objectives.terms import LEVELS
+from lightning_gen.objectives.terms import HIERARCHICAL_TERMS
 
 
-class Level(NamedTuple):
+class LatentLayer(NamedTuple):
     """One layer: draws z from q = N(mean, exp(log_var)), and p given the layers above, each (K, B, Z).
 
     Args:
@@ -50,39 +50,39 @@ class Level(NamedTuple):
         return kl_gaussians(*self.q, *self.p).sum(-1) if self.closed else -self.log_ratio()
 
 
-class Layered(LatentModel):
+class HierarchicalVAEBase(VAEBase):
     """A model whose posterior and prior are Gaussian in each layer, given other layers."""
 
     players: ClassVar[dict[str, tuple[str, ...]]]
-    known_terms = LEVELS
+    known_terms = HIERARCHICAL_TERMS
 
     def __init__(self, spec: DataSpec, *, estimator: str = "elbo", conditional: bool = False, **options: Any) -> None:
         super().__init__(spec, estimator=estimator, conditional=conditional, **options)
         if conditional:
             raise UserError(f"{type(self).__name__} takes no classes: take a VAE, --model cvae")
-        if self.estimator and self.estimator.stops:
+        if self.estimator and self.estimator.detach_posterior_params:
             raise UserError(f"estimator {estimator!r} needs a single layer of latents: take elbo or iwae")
 
     @abstractmethod
-    def levels(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[Level]]:
+    def latent_layers(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[LatentLayer]]:
         """x (B, *shape) and noise (K, B, noise_dim) -> the decoder's output (K, B, *params), and all layers."""
 
     def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
         """One draw of all layers; ``kl`` has a column for each, given the draws of the others."""
-        out, levels = self.levels(x, noise.unsqueeze(0))
+        out, levels = self.latent_layers(x, noise.unsqueeze(0))
         kl = torch.stack([level.kl()[0] for level in levels], 1)  # (B, L)
         z, mean = (torch.cat(parts, -1)[0] for parts in ([v.z for v in levels], [v.q[0] for v in levels]))
         return Step(x, y, out[0], z, mean, kl=kl, size=self.spec.size)
 
-    def draws(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Draws:
+    def importance_samples(self, x: Tensor, y: Tensor | None, noise: Tensor) -> ImportanceSamples:
         """K draws of all layers."""
-        out, levels = self.levels(x, noise)
+        out, levels = self.latent_layers(x, noise)
         z = torch.cat([level.z for level in levels], -1)
         log_ratio = torch.stack([level.log_ratio() for level in levels]).sum(0)
-        return Draws(z, self.network("likelihood").log_prob(x, out), log_ratio)
+        return ImportanceSamples(z, self.network("likelihood").log_prob(x, out), log_ratio)
 
 
-class LayeredVAE(GaussianCode, Layered):
+class LayeredVAE(GaussianPosteriorMixin, HierarchicalVAEBase):
     """Burda's model with L layers of latents.
 
     Args:
@@ -111,7 +111,9 @@ class LayeredVAE(GaussianCode, Layered):
         **options: Any,
     ) -> None:
         super().__init__(spec, terms={"kl": 1.0} if terms is None else terms, **options)
-        at_least_one(latent_dims=len(latent_dims), **{f"latent_dims[{i}]": size for i, size in enumerate(latent_dims)})
+        check_at_least_one(
+            latent_dims=len(latent_dims), **{f"latent_dims[{i}]": size for i, size in enumerate(latent_dims)}
+        )
         self.sizes = list(latent_dims)
         self.noise_dim = sum(self.sizes)
         self.draw_dim = self.noise_dim
@@ -123,18 +125,21 @@ class LayeredVAE(GaussianCode, Layered):
         self.downwards = nn.ModuleList(networks.decoder("mlp", _vector(b), b, (2 * a,), **between) for a, b in pairs)
         self.register_buffer("kl_per_dimension", torch.zeros(len(self.sizes)))  # by layer, of the last validation
 
-    def levels(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[Level]]:
+    def latent_layers(self, x: Tensor, noise: Tensor) -> tuple[Tensor, list[LatentLayer]]:
         """Bottom-up through q, then p of each layer given the one above."""
         parts = noise.split(self.sizes, -1)
         q = [self.posterior(x)]  # (B, Z_1), which broadcasts over the K draws
         z = [reparameterise(*q[0], parts[0])]
         for network, part in zip(self.network("upwards"), parts[1:], strict=True):
-            q.append(gaussian(_each(network, z[-1])))
+            q.append(split_gaussian_params(_each(network, z[-1])))
             z.append(reparameterise(*q[-1], part))
-        p = [gaussian(_each(network, above)) for network, above in zip(self.network("downwards"), z[1:], strict=True)]
+        p = [
+            split_gaussian_params(_each(network, above))
+            for network, above in zip(self.network("downwards"), z[1:], strict=True)
+        ]
         p.append((torch.zeros_like(z[-1]), torch.zeros_like(z[-1])))
         q[0] = (q[0][0].expand_as(z[0]), q[0][1].expand_as(z[0]))
-        levels = [Level(*level, closed=False) for level in zip(z, q, p, strict=True)]  # z_2 was drawn given z_1
+        levels = [LatentLayer(*level, closed=False) for level in zip(z, q, p, strict=True)]  # z_2 was drawn given z_1
         levels[-1] = levels[-1]._replace(closed=True)
         return _each(self.network("decoder"), z[0]), levels
 
@@ -149,7 +154,7 @@ class LayeredVAE(GaussianCode, Layered):
         parts = noise.split(self.sizes, -1)
         z = parts[-1]
         for network, part in zip(reversed(self.network("downwards")), reversed(parts[:-1]), strict=True):
-            z = reparameterise(*gaussian(network(z)), part)
+            z = reparameterise(*split_gaussian_params(network(z)), part)
         return z
 
 

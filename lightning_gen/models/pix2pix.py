@@ -17,12 +17,12 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.translation import Translation
-from lightning_gen.objectives.translation import Exchange
+from lightning_gen.models.translation import TranslationBase
+from lightning_gen.objectives.translation import TranslationStep
 from lightning_gen.training.validation import Batch, Logs
 
 
-class Pix2Pix(Translation):
+class Pix2Pix(TranslationBase):
     """Two players: a translator, and a discriminator that sees the source beside its translation.
 
     Args:
@@ -49,11 +49,11 @@ class Pix2Pix(Translation):
 
     def loss_generator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         a, b = batch["a"], batch["b"]
-        made = self.translated(a)
+        made = self.apply_translator(a)
         shared["made"] = made.detach()
-        deception = self.deceive("b", torch.cat([a, b], 1), torch.cat([a, made], 1))
-        return self.loss_of(deception, Exchange(a, b, made, self.translated))
+        deception = self.generator_adversarial_loss("b", torch.cat([a, b], 1), torch.cat([a, made], 1))
+        return self.total_generator_loss(deception, TranslationStep(a, b, made, self.apply_translator))
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         a, b = batch["a"], batch["b"]
-        return self.detect("b", torch.cat([a, b], 1), torch.cat([a, shared["made"]], 1))
+        return self.discriminator_loss("b", torch.cat([a, b], 1), torch.cat([a, shared["made"]], 1))

@@ -13,22 +13,28 @@ import torch
 from torch import Tensor
 
 from lightning_gen import networks
-from lightning_gen.adversarial.base import Contest
+from lightning_gen.adversarial.base import AdversarialMixin
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.spectral import spectral_norm_
-from lightning_gen.objectives.adversarial import described
+from lightning_gen.objectives.adversarial import logit_statistics
 from lightning_gen.objectives.terms import parse_terms
-from lightning_gen.objectives.translation import EXCHANGE_TERMS, Exchange, check_exchange, distance, psnr
+from lightning_gen.objectives.translation import (
+    TRANSLATION_TERMS,
+    TranslationStep,
+    check_translation_terms,
+    l1_distance,
+    psnr,
+)
 from lightning_gen.schedule import schedule
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.validation import Batch, Logs
 
 SPECTRAL = ("none", "discriminator", "both")
-SIDES = {"a2b": ("a", "b"), "b2a": ("b", "a")}  # direction -> source, target
+DIRECTION_SIDES = {"a2b": ("a", "b"), "b2a": ("b", "a")}  # direction -> source, target
 
 
-class Translation(Contest, GenerativeModule):
+class TranslationBase(AdversarialMixin, GenerativeModule):
     """Translators and their discriminators; a family member says which there are and how they move.
 
     Args:
@@ -77,14 +83,14 @@ class Translation(Contest, GenerativeModule):
             raise unknown("spectral_norm", spectral_norm, SPECTRAL)
         shapes = {"a": self.spec.shape, "b": self.spec.shape_b}
         for direction, name in self.translators.items():
-            source, target = (shapes[side] for side in SIDES[direction])
+            source, target = (shapes[side] for side in DIRECTION_SIDES[direction])
             setattr(self, name, networks.translator(network, source, target[0], **(network_args or {})))
         for side, name in self.critics.items():
             seen = (sum(shape[0] for shape in shapes.values()) if self.told else shapes[side][0], *shapes[side][1:])
             setattr(self, name, networks.critic(critic, DataSpec(seen), **(critic_args or {})))
-        self.know_contest(adversarial, penalties, augment, DataSpec(seen))
-        self.terms = parse_terms(terms or {}, EXCHANGE_TERMS)
-        check_exchange(self.terms, self.spec, "b2a" in self.directions)
+        self.setup_adversarial(adversarial, penalties, augment, DataSpec(seen))
+        self.terms = parse_terms(terms or {}, TRANSLATION_TERMS)
+        check_translation_terms(self.terms, self.spec, "b2a" in self.directions)
         self.adversarial_weight = self.schedules["adversarial_weight"] = schedule(adversarial_weight)
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name)
@@ -92,12 +98,12 @@ class Translation(Contest, GenerativeModule):
         for name in (*(self.critics.values() if spectral_norm != "none" else ()), *normalised):
             spectral_norm_(getattr(self, name))
         for name in self.critics.values():
-            self.check_contest(getattr(self, name), spectral_norm != "none")
+            self.check_discriminator_constraint(getattr(self, name), spectral_norm != "none")
         self.register_buffer("anchors", torch.zeros(len(self.critics), 2))  # LeCam's, see contest.py
 
     # Training
 
-    def translated(self, x: Tensor, direction: str = "a2b") -> Tensor:
+    def apply_translator(self, x: Tensor, direction: str = "a2b") -> Tensor:
         """x (B, *shape) -> (B, *shape_b) in [-1, 1]: the one place where a translator's output is squashed."""
         return self.network(self.translators[direction])(x).tanh()
 
@@ -105,15 +111,15 @@ class Translation(Contest, GenerativeModule):
         """What the discriminator of a side says of x (B, *shape): (B, patches)."""
         return self.network(self.critics[side])(x).flatten(1).float()  # (B, 1, h, w) -> (B, h * w)
 
-    def deceive(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_adversarial_loss(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
         """g of the pair for translations (B, *shape) onto this side, mean over patches and batch."""
         fake_logits = self.logits(side, self.augmented(fake, f"fake_{side}"))
         with torch.no_grad():
-            shown = self.augmented(real, f"real_{side}") if self.pair.paired else None
+            shown = self.augmented(real, f"real_{side}") if self.pair.needs_real_logits else None
             real_logits = fake_logits if shown is None else self.logits(side, shown)
         return self.pair.generator(real_logits, fake_logits).mean()
 
-    def detect(self, side: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
+    def discriminator_loss(self, side: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
         """d of the pair with the penalties, for real pictures of this side and translations onto it (B, *shape)."""
 
         def judge(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,13 +128,15 @@ class Translation(Contest, GenerativeModule):
 
         anchors = self.anchors[list(self.critics).index(side)]
         shown = self.augmented(real, f"real_{side}"), self.augmented(fake, f"fake_{side}")
-        of_real, of_fake, penalty, values = self.contest(judge, *shown, len(real), anchors, f"penalty_{side}")
+        of_real, of_fake, penalty, values = self.discriminator_outputs_and_penalties(
+            judge, *shown, len(real), anchors, f"penalty_{side}"
+        )
         loss = self.pair.discriminator(of_real[1], of_fake[1]).mean()
-        return loss + penalty, {"adversarial": loss, **described(of_real[1], of_fake[1]), **values}
+        return loss + penalty, {"adversarial": loss, **logit_statistics(of_real[1], of_fake[1]), **values}
 
-    def loss_of(self, deception: Tensor, s: Exchange) -> tuple[Tensor, Logs]:
+    def total_generator_loss(self, deception: Tensor, s: TranslationStep) -> tuple[Tensor, Logs]:
         """The adversarial loss of the translators with their terms."""
-        return self.with_terms(self.weight(self.adversarial_weight) * deception, {"adversarial": deception}, s)
+        return self.add_weighted_terms(self.weight(self.adversarial_weight) * deception, {"adversarial": deception}, s)
 
     def after_step(self, player: str) -> dict[str, float]:
         return self.gradient_norm_of(player)
@@ -152,14 +160,16 @@ class Translation(Contest, GenerativeModule):
         """
         if direction not in self.directions:
             raise unknown(f"direction of {type(self).__name__}", direction, self.directions)
-        return self.translated(x, direction)
+        return self.apply_translator(x, direction)
 
     def forward(self, a: Tensor, direction: str = "a2b") -> Tensor:
         return self.translate(a, direction)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """direction -> translations of this batch's pictures."""
-        return {direction: self.translate(batch[SIDES[direction][0]], direction) for direction in self.directions}
+        return {
+            direction: self.translate(batch[DIRECTION_SIDES[direction][0]], direction) for direction in self.directions
+        }
 
     # Validation
 
@@ -167,15 +177,15 @@ class Translation(Contest, GenerativeModule):
         """Cycle and identity, mean |difference| in the unit of [-1, 1]; PSNR in decibels where the truth is known."""
         values: Logs = {}
         for direction in self.directions:
-            source, target = SIDES[direction]
+            source, target = DIRECTION_SIDES[direction]
             made = self.translate(batch[source], direction)
             if self.spec.pairs != "none":
                 values[f"psnr_{source}{target}"] = psnr(made, batch[target])
-                values[f"l1_{source}{target}"] = distance(made, batch[target])
+                values[f"l1_{source}{target}"] = l1_distance(made, batch[target])
             if (back := f"{target}2{source}") in self.directions:
-                values[f"cycle_{source}"] = distance(self.translate(made, back), batch[source])
+                values[f"cycle_{source}"] = l1_distance(self.translate(made, back), batch[source])
             if self.spec.shape == self.spec.shape_b:
-                values[f"identity_{target}"] = distance(self.translate(batch[target], direction), batch[target])
+                values[f"identity_{target}"] = l1_distance(self.translate(batch[target], direction), batch[target])
         return values
 
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from lightning_gen import networks
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.coded import GaussianCode
-from lightning_gen.models.latent import Draws, LatentModel
-from lightning_gen.names import at_least_one
+from lightning_gen.models.autoencoder_base import GaussianPosteriorMixin
+from lightning_gen.models.vae_base import ImportanceSamples, VAEBase
+from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.condition import call
 from lightning_gen.objectives import priors
 from lightning_gen.objectives.latent import (
@@ -37,7 +37,7 @@ from lightning_gen.objectives.terms import TERMS
 from lightning_gen.training.validation import Logs
 
 
-class VAE(GaussianCode, LatentModel):
+class VAE(GaussianPosteriorMixin, VAEBase):
     """A variational autoencoder; the variants of this family are its terms, priors and estimators (presets/vae.py).
 
     Args:
@@ -89,7 +89,7 @@ class VAE(GaussianCode, LatentModel):
             val_k=val_k,
             **options,
         )
-        at_least_one(latent_dim=latent_dim)
+        check_at_least_one(latent_dim=latent_dim)
         self.latent_dim = self.noise_dim = latent_dim
         network_args = (network_args or {}) | self.network_condition
         self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **network_args)
@@ -109,15 +109,15 @@ class VAE(GaussianCode, LatentModel):
     def _prior_draws(self, count: int) -> Callable[[], Tensor]:
         return lambda: self.draw(self.noise((count, self.draw_dim), "prior"))
 
-    def draws(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Draws:
+    def importance_samples(self, x: Tensor, y: Tensor | None, noise: Tensor) -> ImportanceSamples:
         """The same for K draws of z, noise (K, B, Z)."""
         mean, log_var = self.posterior(x, y)
         z = reparameterise(mean, log_var, noise)  # (K, B, Z)
         out = self.output(z.flatten(0, 1), None if y is None else y.repeat(len(z))).unflatten(0, z.shape[:2])
-        if self.training and self.estimator and self.estimator.stops:
+        if self.training and self.estimator and self.estimator.detach_posterior_params:
             mean, log_var = mean.detach(), log_var.detach()
         log_ratio = self.network("prior").log_prob(z, self.posterior) - gaussian_log_density(z, mean, log_var)
-        return Draws(z, self.network("likelihood").log_prob(x, out), log_ratio)
+        return ImportanceSamples(z, self.network("likelihood").log_prob(x, out), log_ratio)
 
     # What it can do
 
@@ -135,7 +135,7 @@ class VAE(GaussianCode, LatentModel):
 
     # Validation
 
-    def usage(self, s: Step) -> Logs:
+    def latent_statistics(self, s: Step) -> Logs:
         """The KL by dimension where there is one, and moments of q(z|x) over the data."""
         assert s.log_var is not None and s.kl is not None
         moments = {"mean": s.mean, "mean_squared": s.mean**2, "variance": s.log_var.exp(), "log_variance": s.log_var}

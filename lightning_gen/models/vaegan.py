@@ -19,17 +19,17 @@ from torch import Tensor
 from lightning_gen import networks
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.coded import Coded, GaussianCode
-from lightning_gen.names import at_least_one, resolve
+from lightning_gen.models.autoencoder_base import AutoencoderBase, GaussianPosteriorMixin
+from lightning_gen.names import check_at_least_one, resolve
 from lightning_gen.networks.condition import call
-from lightning_gen.objectives.adversarial import ADVERSARIAL, Pair
+from lightning_gen.objectives.adversarial import ADVERSARIAL, AdversarialLosses
 from lightning_gen.objectives.latent import Step, active_units, kl_normal, reparameterise
 from lightning_gen.objectives.terms import TERMS
 from lightning_gen.schedule import schedule
 from lightning_gen.training.validation import Batch, Logs
 
 
-class VAEGAN(GaussianCode, Coded):
+class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
     """Three players: encoder, decoder (a generator) and discriminator; conditional where ``conditional`` says so.
 
     Args:
@@ -70,19 +70,19 @@ class VAEGAN(GaussianCode, Coded):
         **options: Any,
     ) -> None:
         super().__init__(spec, terms={"kl": 1.0} if terms is None else terms, conditional=conditional, **options)
-        at_least_one(latent_dim=latent_dim)
+        check_at_least_one(latent_dim=latent_dim)
         if self.spec.values == "tokens":
             raise UserError("a VAE-GAN compares numbers, not tokens: take data of values uint8, unit, binary or real")
         self.latent_dim = self.draw_dim = latent_dim
         self.gamma = self.schedules["gamma"] = schedule(gamma)
-        self.pair: Pair = resolve(adversarial, ADVERSARIAL, "adversarial pair")
+        self.pair: AdversarialLosses = resolve(adversarial, ADVERSARIAL, "adversarial pair")
         args, critic_args = ((given or {}) | self.network_condition for given in (network_args, critic_args))
         self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **args)
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.spec.shape, **args)
         self.discriminator = networks.encoder(critic, self.spec, 1, **critic_args)
         if not callable(getattr(self.discriminator, "features", None)):
             raise UserError(f"critic {critic!r} has no .features(x): reconstructions are compared in its features")
-        if not isinstance(self.pair, Pair):
+        if not isinstance(self.pair, AdversarialLosses):
             raise UserError(
                 f"adversarial {adversarial!r} is no Pair of losses, see lightning_gen.objectives.adversarial"
             )
@@ -93,14 +93,14 @@ class VAEGAN(GaussianCode, Coded):
     def loss_encoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         s = self.step(batch)
         shared["z"] = s.z.detach()
-        return self.weighted(self.values(s))
+        return self.weighted_loss(self.per_example_losses(s))
 
     def loss_decoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         x, y, z = batch["x"], batch.get("y"), shared["z"]
         codes = torch.cat([z, self.noise(tuple(z.shape), "prior")])  # in one batch, as the batch norm of both
         fakes = self.decode(codes, None if y is None else torch.cat([y, y]))
         shared["fakes"] = fakes.detach()
-        error = self.error(x, fakes[: len(x)], y).mean()
+        error = self.reconstruction_loss(x, fakes[: len(x)], y).mean()
         real, rebuilt, sampled = self.logits(x, fakes, y)
         deception = 0.5 * (self.pair.generator(real, rebuilt) + self.pair.generator(real, sampled)).mean()
         loss = self.weight(self.gamma) * error + deception
@@ -128,11 +128,11 @@ class VAEGAN(GaussianCode, Coded):
         s.prior = lambda: self.noise(tuple(z.shape), "prior")
         return s
 
-    def values(self, s: Step) -> Logs:
+    def per_example_losses(self, s: Step) -> Logs:
         """The error in the discriminator's features and each term, (B,)."""
-        return {"reconstruction": self.error(s.x, s.out, s.y), **self.term_values(s)}
+        return {"reconstruction": self.reconstruction_loss(s.x, s.out, s.y), **self.term_values(s)}
 
-    def error(self, x: Tensor, rebuilt: Tensor, y: Tensor | None) -> Tensor:
+    def reconstruction_loss(self, x: Tensor, rebuilt: Tensor, y: Tensor | None) -> Tensor:
         """1/2 |f(x) - f(x~)|^2 in the features of the discriminator's last hidden layer, (B,)."""
         features, c = self.network("discriminator").features, self.condition(y)
         return 0.5 * (call(features, x, c).float() - call(features, rebuilt, c).float()).square().sum(1)
@@ -152,7 +152,7 @@ class VAEGAN(GaussianCode, Coded):
         assert s.kl is not None
         pixels = (s.x - s.out).square().flatten(1).sum(1)
         code = {"mean": s.mean, "mean_squared": s.mean**2, "kl_per_dimension": s.kl}
-        return {**self.values(s), "squared_error": pixels, **code}
+        return {**self.per_example_losses(s), "squared_error": pixels, **code}
 
     def validation_summary(self, means: Logs) -> dict[str, float]:
         means = dict(means)

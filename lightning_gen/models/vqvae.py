@@ -23,11 +23,11 @@ from torch import Tensor
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.autoencoder import LOSSES
-from lightning_gen.models.coded import Coded
+from lightning_gen.models.autoencoder_base import AutoencoderBase
 from lightning_gen.names import check_arguments, resolve
 from lightning_gen.networks import Network
-from lightning_gen.networks.code_map import MapDecoder, MapEncoder, RowDecoder, RowEncoder
-from lightning_gen.networks.code_prior import CodePrior, Stream, draw
+from lightning_gen.networks.code_map import MapDecoder, MapEncoder, VQMLPDecoder, VQMLPEncoder
+from lightning_gen.networks.code_prior import CachedTokenStream, CodePrior, sample_tokens
 from lightning_gen.networks.dcgan import fits
 from lightning_gen.networks.quantizer import QUANTIZERS, Quantized, perplexity
 from lightning_gen.objectives.latent import Step
@@ -35,10 +35,10 @@ from lightning_gen.objectives.terms import QUANTIZED_TERMS
 from lightning_gen.schedule import Schedule, schedule
 from lightning_gen.training.validation import Batch, Logs
 
-CODERS: dict[str, Network] = {"conv": Network(MapEncoder, MapDecoder), "mlp": Network(RowEncoder, RowDecoder)}
+VQ_NETWORKS: dict[str, Network] = {"conv": Network(MapEncoder, MapDecoder), "mlp": Network(VQMLPEncoder, VQMLPDecoder)}
 
 
-class VQVAE(Coded):
+class VQVAE(AutoencoderBase):
     """Two players: the autoencoder with its quantiser, and the prior; the variants are rows of presets/vq.py.
 
     Args:
@@ -86,13 +86,13 @@ class VQVAE(Coded):
         conditional = conditional and DataSpec.of(spec).num_classes > 0
         super().__init__(spec, terms=terms or {}, conditional=conditional, **options)
         self._check_options(no_class)
-        self.error, self.no_class = resolve(loss, LOSSES, "loss"), no_class
+        self.reconstruction_loss, self.no_class = resolve(loss, LOSSES, "loss"), no_class
         self.schedules["prior_from"] = self.turn = _turn(prior_from)
         self.quantizer = _built(QUANTIZERS, "quantizer", quantizer, quantizer_args or {})
-        if "commitment" in self.terms and not self.quantizer.learned:
+        if "commitment" in self.terms and not self.quantizer.has_codebook:
             raise UserError(f"quantizer {quantizer!r} has no codes to commit to: leave the term 'commitment' out")
         network = ("conv" if fits(self.spec) else "mlp") if network == "auto" else network
-        pair, args, dim = resolve(network, CODERS, "network"), network_args or {}, self.quantizer.dim
+        pair, args, dim = resolve(network, VQ_NETWORKS, "network"), network_args or {}, self.quantizer.dim
         self.encoder = _built({}, f"network {network!r}", pair.encoder, args, self.spec, dim)
         self.decoder = _built({}, f"network {network!r}", pair.decoder, args, self.spec, dim, self.spec.shape)
         self.places: tuple[int, ...] = self.encoder.places
@@ -124,10 +124,10 @@ class VQVAE(Coded):
 
     def loss_autoencoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         z = self.vectors(batch["x"])
-        self.quantizer.start(z, self.seed, self.accumulate)
+        self.quantizer.init_codebook(z, self.seed, self.accumulate)
         s, made = self._through(batch, z)
-        self.quantizer.observe(made, self._noise.part, self._noise.parts, self.seed, self.iteration)
-        return self.weighted(self.values(s))
+        self.quantizer.observe(made, self._noise.shard, self._noise.num_shards, self.seed, self.iteration)
+        return self.weighted_loss(self.per_example_losses(s))
 
     def after_step(self, player: str) -> dict[str, Any] | None:
         return self.quantizer.update() if player == "autoencoder" else None
@@ -152,9 +152,9 @@ class VQVAE(Coded):
         s.cache["tokens"] = made.tokens.flatten(1)
         return s, made
 
-    def values(self, s: Step) -> Logs:
+    def per_example_losses(self, s: Step) -> Logs:
         """The reconstruction error and each term, (B,)."""
-        return {"reconstruction": self.error(s.x, s.out.to(s.x.dtype)), **self.term_values(s)}
+        return {"reconstruction": self.reconstruction_loss(s.x, s.out.to(s.x.dtype)), **self.term_values(s)}
 
     # The code
 
@@ -183,13 +183,13 @@ class VQVAE(Coded):
         grouped = tokens.unflatten(1, (self.quantizer.depth, -1))  # (B, L) -> (B, G, P)
         return self._in_range(self.output(self.quantizer.lookup(grouped)))
 
-    def token_stream(self, n: int, y: Tensor | None = None) -> Stream:
+    def token_stream(self, n: int, y: Tensor | None = None) -> CachedTokenStream:
         """The prior of n rows, one token at a time, in classes y (n,); None: without a class. In eval mode.
 
         Raises:
             UserError: a class out of range, or asked of a model that knows none.
         """
-        return self.network("prior").stream(n, None if y is None else self.asked(n, y, 0))
+        return self.network("prior").stream(n, None if y is None else self.conditions_for_samples(n, y, 0))
 
     def code_length(self, tokens: Tensor, y: Tensor | None = None) -> Tensor:
         """-log p(tokens | y) of rows (B, L) in nats, (B,); y None: without a class."""
@@ -206,7 +206,7 @@ class VQVAE(Coded):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Standard normal noise (B, L) -> tokens from the prior, in classes (B,) or none -> (B, *shape)."""
-        return self.from_tokens(draw(self.token_stream(len(z), y), torch.special.ndtr(z.double())))
+        return self.from_tokens(sample_tokens(self.token_stream(len(z), y), torch.special.ndtr(z.double())))
 
     def _in_range(self, out: Tensor) -> Tensor:
         return out if self.spec.values == "real" else out.clamp(-1, 1)
@@ -216,7 +216,7 @@ class VQVAE(Coded):
     def validation_values(self, batch: Batch) -> Logs:
         """``loss`` is -log p(x|q) - log p(t) with a Gaussian of variance 1/2, up to a constant (2017, section 3.2)."""
         s = self.step(batch)
-        values, tokens = self.values(s), s.cache["tokens"]
+        values, tokens = self.per_example_losses(s), s.cache["tokens"]
         nats = self.code_length(tokens)
         use = F.one_hot(tokens, self.vocab).unflatten(1, (self.quantizer.depth, -1)).double().mean(2)  # (B, G, K)
         return {"loss": values["reconstruction"] + nats, **values, "code": nats, "use": use}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.dcgan import LARGEST, SMALLEST, fits
-from lightning_gen.networks.layers import after, check_positive
+from lightning_gen.networks.layers import check_positive, norm_act_block
 
 
 class Classifier(nn.Module):
@@ -62,4 +62,4 @@ class Classifier(nn.Module):
 def _convolution(a: int, b: int, stride: int = 1) -> nn.Module:
     """(B, a, H, W) -> (B, b, H / stride, W / stride), rounded up."""
     convolution = nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False)
-    return after(convolution, b, activation="relu", norm="batch", dropout=0.0, dims=2)
+    return norm_act_block(convolution, b, activation="relu", norm="batch", dropout=0.0, dims=2)

@@ -105,7 +105,7 @@ class MapDecoder(nn.Module):
         return self.body(q)
 
 
-class RowEncoder(nn.Module):
+class VQMLPEncoder(nn.Module):
     """x (B, *shape) -> (B, D, L): a fully connected network gives L vectors.
 
     Args:
@@ -128,7 +128,7 @@ class RowEncoder(nn.Module):
         return self.body(x).unflatten(1, (-1, *self.places))  # (B, D L) -> (B, D, L)
 
 
-class RowDecoder(nn.Module):
+class VQMLPDecoder(nn.Module):
     """q (B, D, L) -> (B, *params); options as the encoder's.
 
     Args:

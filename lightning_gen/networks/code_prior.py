@@ -17,7 +17,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.layers import check_positive
 
 
-class Memory:
+class KVCache:
     """Keys and values of the tokens so far, of one attention: each (n, heads, L, d), of which ``length`` are filled."""
 
     def __init__(self, keys: Tensor) -> None:
@@ -30,7 +30,7 @@ class Memory:
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
-class Layer(nn.Module):
+class TransformerBlock(nn.Module):
     """h (B, T, W) -> h + attention(norm(h)), then + MLP(norm(h)); a place sees itself and those before it.
 
     Args:
@@ -51,7 +51,7 @@ class Layer(nn.Module):
         for layer in (self.join, self.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * deep))  # type: ignore[arg-type]
 
-    def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
+    def forward(self, h: Tensor, memory: KVCache | None = None) -> Tensor:
         """``memory``: of the places before, where h (B, 1, W) is the next one alone."""
         qkv = self.qkv(self.before_attention(h)).unflatten(2, (3, self.heads, -1))  # (B, T, W) -> (B, T, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
@@ -104,7 +104,7 @@ class CodePrior(nn.Module):
         self.place = nn.Embedding(length, width)
         self.condition = nn.Embedding(classes + 1, width)
         self.register_buffer("shift", torch.arange(length) // (length // groups) * vocab, persistent=False)
-        self.layers = nn.ModuleList(Layer(width, heads, dropout, depth) for _ in range(depth))
+        self.layers = nn.ModuleList(TransformerBlock(width, heads, dropout, depth) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocab)
         self.dropout = nn.Dropout(dropout)
         for embedding in (self.token, self.place, self.condition):
@@ -128,12 +128,12 @@ class CodePrior(nn.Module):
         c = torch.full((n,), self.classes, device=self.place.weight.device) if c is None else c
         return self.condition(c).unsqueeze(1)
 
-    def stream(self, n: int, c: Tensor | None = None) -> Stream:
+    def stream(self, n: int, c: Tensor | None = None) -> CachedTokenStream:
         """The same distribution, one token at a time, of n rows in classes c (n,); in eval mode."""
-        return Stream(self, n, c)
+        return CachedTokenStream(self, n, c)
 
 
-class Stream:
+class CachedTokenStream:
     """Logits of the next token given those before, for n rows at once; the keys and values so far are remembered."""
 
     def __init__(self, prior: CodePrior, n: int, c: Tensor | None) -> None:
@@ -142,10 +142,10 @@ class Stream:
         with torch.no_grad():
             self.told = prior.told(n, c)  # (n, 1, W)
         shape = (n, prior.heads, prior.length, self.told.shape[2] // prior.heads)
-        self.memories = [Memory(self.told.new_empty(shape)) for _ in prior.layers]
+        self.memories = [KVCache(self.told.new_empty(shape)) for _ in prior.layers]
 
     @torch.no_grad()
-    def next(self, previous: Tensor | None) -> Tensor:
+    def next_logits(self, previous: Tensor | None) -> Tensor:
         """Tokens (n,) chosen last, None at the start -> logits (n, K) of the next, float32.
 
         Raises:
@@ -164,11 +164,11 @@ class Stream:
 
 
 @torch.no_grad()
-def draw(stream: Stream, chance: Tensor) -> Tensor:
+def sample_tokens(stream: CachedTokenStream, chance: Tensor) -> Tensor:
     """Numbers (n, L), uniform in [0, 1) -> tokens (n, L) by the inverse of the distribution function at each place."""
     tokens: list[Tensor] = []
     for u in chance.double().unbind(1):
-        shares = stream.next(tokens[-1] if tokens else None).double().softmax(1)  # (n, K)
+        shares = stream.next_logits(tokens[-1] if tokens else None).double().softmax(1)  # (n, K)
         below = (shares.cumsum(1) <= u[:, None]).sum(1)  # K where rounding leaves the sum below u
         tokens.append(below.clamp(max=shares.shape[1] - 1))
     return torch.stack(tokens, 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Condition, Name, after, channels_of, initialise
+from lightning_gen.networks.layers import Condition, LayerName, initialise, norm_act_block, stage_channels
 
 SMALLEST, LARGEST = 8, 256
 
@@ -34,22 +34,24 @@ class DCGANEncoder(nn.Module):
         out: int,
         *,
         width: int = 32,
-        activation: Name = "leaky_relu",
-        norm: Name = "batch",
+        activation: LayerName = "leaky_relu",
+        norm: LayerName = "batch",
         dropout: float = 0.0,
         extra: int = 0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        sizes = halvings(spec)
-        channels = [spec.shape[0] + num_classes, *channels_of(width, len(sizes) - 1, most=8)]
+        sizes = downsampled_sizes(spec)
+        channels = [spec.shape[0] + num_classes, *stage_channels(width, len(sizes) - 1, max_multiplier=8)]
         layers = []
         for i, (a, b) in enumerate(pairwise(channels)):
             here = norm if i > 0 else "none"
             down = nn.Conv2d(a, b, 4, stride=2, padding=1, bias=here != "batch")
-            layers.append(after(down, b, activation=activation, norm=here, dropout=dropout, dims=2))
+            layers.append(norm_act_block(down, b, activation=activation, norm=here, dropout=dropout, dims=2))
         layers += [
-            after(_same(channels[-1], norm), channels[-1], activation=activation, norm=norm, dropout=dropout, dims=2)
+            norm_act_block(
+                _same(channels[-1], norm), channels[-1], activation=activation, norm=norm, dropout=dropout, dims=2
+            )
             for _ in range(extra)
         ]
         self.condition = Condition(num_classes)
@@ -88,15 +90,15 @@ class DCGANDecoder(nn.Module):
         params: tuple[int, ...],
         *,
         width: int = 32,
-        activation: Name = "leaky_relu",
-        norm: Name = "batch",
+        activation: LayerName = "leaky_relu",
+        norm: LayerName = "batch",
         dropout: float = 0.0,
         extra: int = 0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        sizes = halvings(spec)[::-1]
-        channels = channels_of(width, len(sizes) - 1, most=8)[::-1]
+        sizes = downsampled_sizes(spec)[::-1]
+        channels = stage_channels(width, len(sizes) - 1, max_multiplier=8)[::-1]
         start = (channels[0], *sizes[0])
         self.condition = Condition(num_classes)
         project = nn.Linear(latent_dim + num_classes, math.prod(start))
@@ -105,7 +107,7 @@ class DCGANDecoder(nn.Module):
         for (a, b), size in zip(pairwise(channels), sizes[1:-1], strict=True):
             layers.append(_up(a, b, size, bias=norm != "batch"))
         layers = [
-            after(layer, c, activation=activation, norm=norm, dropout=dropout, dims=2)
+            norm_act_block(layer, c, activation=activation, norm=norm, dropout=dropout, dims=2)
             for layer, c in zip(layers, [*[channels[0]] * extra, *channels], strict=True)
         ]
         self.body = nn.Sequential(*layers, _up(channels[-1], params[0], sizes[-1], bias=True))
@@ -115,12 +117,12 @@ class DCGANDecoder(nn.Module):
         return self.body(self.condition(z, c))
 
 
-def _same(channels: int, norm: Name) -> nn.Module:
+def _same(channels: int, norm: LayerName) -> nn.Module:
     """(B, C, h, w) -> (B, C, h, w)."""
     return nn.Conv2d(channels, channels, 3, padding=1, bias=norm != "batch")
 
 
-def halvings(spec: DataSpec, network: str = "dcgan") -> list[tuple[int, int]]:
+def downsampled_sizes(spec: DataSpec, network: str = "dcgan") -> list[tuple[int, int]]:
     """Sizes from the image's down to the one whose shorter side is 4 to 7: 28x28 gives 28, 14, 7.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.names import expect_class, resolve
 
-Name = str | Callable[..., nn.Module]  # of a table below, an import path, or the class itself
+LayerName = str | Callable[..., nn.Module]  # of a table below, an import path, or the class itself
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -39,7 +39,9 @@ NORMS_2D: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def after(layer: nn.Module, channels: int, *, activation: Name, norm: Name, dropout: float, dims: int = 0) -> nn.Module:
+def norm_act_block(
+    layer: nn.Module, channels: int, *, activation: LayerName, norm: LayerName, dropout: float, dims: int = 0
+) -> nn.Module:
     """A layer, then norm, activation and dropout.
 
     Args:
@@ -64,7 +66,7 @@ def after(layer: nn.Module, channels: int, *, activation: Name, norm: Name, drop
     return nn.Sequential(*pieces)
 
 
-def norm_2d(norm: Name, channels: int) -> nn.Module:
+def norm_2d(norm: LayerName, channels: int) -> nn.Module:
     """A norm of maps (B, channels, H, W).
 
     Args:
@@ -74,7 +76,7 @@ def norm_2d(norm: Name, channels: int) -> nn.Module:
     return _layer(norm, NORMS_2D, "norm")(channels)
 
 
-def _layer(name: Name, table: Mapping[str, Any], kind: str) -> Any:
+def _layer(name: LayerName, table: Mapping[str, Any], kind: str) -> Any:
     """A row of the table; what an import path stands for must be a class of modules."""
     layer = resolve(name, table, kind)
     if isinstance(name, str) and name not in table:
@@ -119,7 +121,7 @@ class ClassNorm(nn.Module):
         num_classes: number of classes; 0 keeps the norm as it is, with its own gain and bias.
     """
 
-    def __init__(self, norm: Name, channels: int, num_classes: int = 0) -> None:
+    def __init__(self, norm: LayerName, channels: int, num_classes: int = 0) -> None:
         super().__init__()
         self.norm = norm_2d(norm, channels)
         self.num_classes = num_classes
@@ -168,7 +170,7 @@ def _check_condition(num_classes: int, c: Tensor | None) -> None:
         raise ValueError(f"a network built with num_classes={num_classes} was called with {given}")
 
 
-def initialise(network: nn.Module, norm: Name) -> None:
+def initialise(network: nn.Module, norm: LayerName) -> None:
     """Where no norm keeps the size of activations, draw the hidden layers' weights from N(0, 2 / fan_in), biases 0.
 
     He et al. 2015: activations then keep their size through any number of layers, so that deep networks train at Adam's
@@ -203,12 +205,12 @@ def normal_(network: nn.Module, std: float = 0.02) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def width_of(shape: tuple[int, ...]) -> int:
+def default_width(shape: tuple[int, ...]) -> int:
     """Channels of a translator's first layer: 64 as in the papers, and less for pictures below 128 pixels."""
     return min(64, max(8, min(shape[1:]) // 2))
 
 
-def fit_stride(network: str, shape: tuple[int, ...], stride: int) -> None:
+def check_stride(network: str, shape: tuple[int, ...], stride: int) -> None:
     """Refuse pictures whose sides are no multiples of what a network halves.
 
     Args:
@@ -227,14 +229,14 @@ def fit_stride(network: str, shape: tuple[int, ...], stride: int) -> None:
         )
 
 
-def channels_of(width: int, depth: int, most: int) -> list[int]:
+def stage_channels(width: int, depth: int, max_multiplier: int) -> list[int]:
     """Channels of ``depth`` stages: ``width``, and twice as many in each further one, up to ``most`` * width.
 
     Raises:
         UserError: for a width that is no whole number above 0.
     """
     check_positive("width", width)
-    return [width * min(2**i, most) for i in range(depth)]
+    return [width * min(2**i, max_multiplier) for i in range(depth)]
 
 
 def check_positive(option: str, *values: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Condition, Name, after, check_positive, initialise
+from lightning_gen.networks.layers import Condition, LayerName, check_positive, initialise, norm_act_block
 
 
 class MLPEncoder(nn.Module):
@@ -33,8 +33,8 @@ class MLPEncoder(nn.Module):
         out: int,
         *,
         hidden: Sequence[int] = (400,),
-        activation: Name = "relu",
-        norm: Name = "none",
+        activation: LayerName = "relu",
+        norm: LayerName = "none",
         dropout: float = 0.0,
         scale: float = 1.0,
         num_classes: int = 0,
@@ -79,8 +79,8 @@ class MLPDecoder(nn.Module):
         params: tuple[int, ...],
         *,
         hidden: Sequence[int] = (400,),
-        activation: Name = "relu",
-        norm: Name = "none",
+        activation: LayerName = "relu",
+        norm: LayerName = "none",
         dropout: float = 0.0,
         scale: float = 1.0,
         num_classes: int = 0,
@@ -110,12 +110,12 @@ def _check_scale(scale: float) -> None:
         raise UserError(f"scale {scale}: the size of the data's values must be above 0")
 
 
-def _hidden(widths: Sequence[int], activation: Name, norm: Name, dropout: float) -> nn.Sequential:
+def _hidden(widths: Sequence[int], activation: LayerName, norm: LayerName, dropout: float) -> nn.Sequential:
     """(B, widths[0]) -> (B, widths[-1]); batch norm brings its own bias."""
     check_positive("hidden", *widths[1:])
     return nn.Sequential(
         *[
-            after(nn.Linear(a, b, bias=norm != "batch"), b, activation=activation, norm=norm, dropout=dropout)
+            norm_act_block(nn.Linear(a, b, bias=norm != "batch"), b, activation=activation, norm=norm, dropout=dropout)
             for a, b in pairwise(widths)
         ]
     )

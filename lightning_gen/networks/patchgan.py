@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Name, channels_of, check_positive, norm_2d, normal_, width_of
+from lightning_gen.networks.layers import LayerName, check_positive, default_width, norm_2d, normal_, stage_channels
 
 LEAST = 3  # places that the last halving leaves, of which the two last convolutions take one each
 
@@ -27,7 +27,7 @@ class PatchEncoder(nn.Module):
     """
 
     def __init__(
-        self, spec: DataSpec, out: int = 1, *, width: int = 0, layers: int = 3, norm: Name = "instance"
+        self, spec: DataSpec, out: int = 1, *, width: int = 0, layers: int = 3, norm: LayerName = "instance"
     ) -> None:
         super().__init__()
         check_positive("layers", layers)
@@ -37,7 +37,7 @@ class PatchEncoder(nn.Module):
                 f"critic 'patch' with layers {layers} needs sides of at least {LEAST * 2**layers} pixels, these "
                 f"pictures have {shortest}: give --model.critic_args.layers {max(1, layers - 1)}, or larger pictures"
             )
-        widths = channels_of(width or width_of(spec.shape), layers + 1, most=8)
+        widths = stage_channels(width or default_width(spec.shape), layers + 1, max_multiplier=8)
         body: list[nn.Module] = []
         for k, (a, b) in enumerate(zip([spec.shape[0], *widths], widths, strict=False)):
             plain = k == 0 or norm == "none"

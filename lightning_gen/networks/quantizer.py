@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.layers import check_positive
-from lightning_gen.objectives.coupled import over_ranks
-from lightning_gen.training.noise import numbered
+from lightning_gen.objectives.coupled import all_gather_with_grad
+from lightning_gen.training.noise import indexed_noise
 
-LLOYD = 10  # passes of k-means at the start
+KMEANS_ITERATIONS = 10  # passes of k-means at the start
 TINY = 1e-6  # vectors that a code has seen, below which their mean is not computed
 
 
@@ -48,7 +48,7 @@ class Quantizer(nn.Module):
     dim: int
     depth: int
     vocab: int
-    learned: bool = False  # whether there are codes that z can come near to
+    has_codebook: bool = False  # whether there are codes that z can come near to
 
     def forward(self, z: Tensor) -> Quantized:
         """z (B, P, D) -> the nearest vectors."""
@@ -58,7 +58,7 @@ class Quantizer(nn.Module):
         """Tokens (B, G, P) -> vectors (B, P, D)."""
         raise NotImplementedError
 
-    def start(self, z: Tensor, seed: int, chunks: int = 1) -> None:
+    def init_codebook(self, z: Tensor, seed: int, chunks: int = 1) -> None:
         """Called before each training step's forward pass; the first time, codes are laid where z (B, P, D) is.
 
         ``chunks``: into which a step's batch is cut; z is the first.
@@ -99,11 +99,11 @@ class Codebook(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             return (self.vectors.square().sum(1) - 2 * z @ self.vectors.T).argmin(1)
 
-    def start(self, z: Tensor, order: Tensor, chunks: int) -> None:
+    def init_codebook(self, z: Tensor, order: Tensor, chunks: int) -> None:
         """k-means of z (N, D), from its first rows in this order (N,), where a step sees ``chunks`` as many vectors."""
         codes = len(self.vectors)
         self.vectors.copy_(z[order.repeat(math.ceil(codes / len(z)))[:codes]])
-        for _ in range(LLOYD):
+        for _ in range(KMEANS_ITERATIONS):
             counts, sums = _by_code(z, self.nearest(z), codes)
             self.vectors.copy_(torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), self.vectors))
         self.counts.copy_(counts * chunks)
@@ -150,7 +150,7 @@ class VectorQuantizer(Quantizer):
         revive: share of the mean use, below which a code is dead; 0 never revives.
     """
 
-    learned = True
+    has_codebook = True
     started: Tensor
 
     def __init__(
@@ -183,21 +183,23 @@ class VectorQuantizer(Quantizer):
         return torch.stack([book.vectors[ids] for book, ids in zip(self.books, tokens.unbind(1), strict=True)]).sum(0)
 
     @torch.no_grad()
-    def start(self, z: Tensor, seed: int, chunks: int = 1) -> None:
+    def init_codebook(self, z: Tensor, seed: int, chunks: int = 1) -> None:
         self._has_started = self._has_started or bool(self.started)
         if self._has_started:
             return
         rest = _of_all_ranks(z.detach().float().flatten(0, 1).contiguous())
         for level, book in enumerate(self.books):
-            order = numbered([level], (len(rest),), seed, "k-means")[0].argsort(stable=True).to(rest.device)
-            book.start(rest, order, chunks)
+            order = indexed_noise([level], (len(rest),), seed, "k-means")[0].argsort(stable=True).to(rest.device)
+            book.init_codebook(rest, order, chunks)
             rest = rest - book.vectors[book.nearest(rest)]
         self.started.fill_(True)
 
     @torch.no_grad()
     def observe(self, made: Quantized, part: int, parts: int, *key: int) -> None:
         size = len(made.parts[0])
-        chance = torch.special.ndtr(numbered(range(self.depth), (self.vocab,), *key, "revive"))  # (G, K), on all ranks
+        chance = torch.special.ndtr(
+            indexed_noise(range(self.depth), (self.vocab,), *key, "revive")
+        )  # (G, K), on all ranks
         rows = (chance * (size * parts)).long().clamp(max=size * parts - 1) - size * part
         ids = made.tokens.transpose(0, 1).flatten(1)  # (B, G, P) -> (G, B P)
         for book, z, codes, spare in zip(self.books, made.parts, ids, rows.to(ids.device), strict=True):
@@ -262,7 +264,7 @@ class FiniteScalarQuantizer(Quantizer):
         """z (B, P, D) at mean 0 and standard deviation ``spread``: of the batch where z is being learned."""
         mean, variance = self.mean, self.variance
         if self.training and z.requires_grad:
-            rows = over_ranks(z.flatten(0, 1))  # (N, D)
+            rows = all_gather_with_grad(z.flatten(0, 1))  # (N, D)
             mean, variance = rows.mean(0), rows.var(0, correction=0)
             self._moments.append(torch.stack([mean, variance]).detach())
         return (z - mean) * (self.spread * (variance + TINY).rsqrt())

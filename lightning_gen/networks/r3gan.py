@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.dcgan import SMALLEST, halvings
-from lightning_gen.networks.layers import Condition, channels_of, check_positive
+from lightning_gen.networks.dcgan import SMALLEST, downsampled_sizes
+from lightning_gen.networks.layers import Condition, check_positive, stage_channels
 
 Size = tuple[int, int]
 
@@ -57,7 +57,7 @@ class R3GANEncoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes, patch = _sizes(spec, patch)
-        channels = channels_of(width, len(sizes), most=4)
+        channels = stage_channels(width, len(sizes), max_multiplier=4)
         self.condition = Condition(num_classes)
         layers: list[nn.Module] = [nn.Conv2d(spec.shape[0] + num_classes, width, patch, stride=patch, bias=False)]
         for (a, b), size in zip(pairwise(channels), sizes[1:], strict=True):
@@ -108,7 +108,7 @@ class R3GANDecoder(nn.Module):
         super().__init__()
         sizes, patch = _sizes(spec, patch)
         sizes = sizes[::-1]
-        channels = channels_of(width, len(sizes), most=4)[::-1]
+        channels = stage_channels(width, len(sizes), max_multiplier=4)[::-1]
         self.condition = Condition(num_classes)
         self.basis = nn.Parameter(torch.randn(channels[0], *sizes[0]))
         self.scale = nn.Linear(latent_dim + num_classes, channels[0], bias=False)
@@ -159,7 +159,7 @@ class Resample(nn.Module):
 
 def _sizes(spec: DataSpec, patch: int) -> tuple[list[Size], int]:
     """Sizes of the maps, the largest first, and the patch."""
-    sizes = halvings(spec, "r3gan")
+    sizes = downsampled_sizes(spec, "r3gan")
     channels, *sides = spec.shape
     patch = patch or (2 if all(side % 2 == 0 and side >= 2 * SMALLEST for side in sides) else 1)
     if patch == 1:
@@ -170,7 +170,7 @@ def _sizes(spec: DataSpec, patch: int) -> tuple[list[Size], int]:
             f"patch {patch} for images of {'x'.join(map(str, sides))}: it must divide both sides into at least "
             f"{SMALLEST} parts; 1 is always possible"
         )
-    return halvings(spec._replace(shape=(channels, *(side // patch for side in sides))), "r3gan"), patch
+    return downsampled_sizes(spec._replace(shape=(channels, *(side // patch for side in sides))), "r3gan"), patch
 
 
 def _stage(channels: int, blocks: int, expansion: int, group_size: int) -> list[nn.Module]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.dcgan import halvings
-from lightning_gen.networks.layers import Attention, ClassNorm, Condition, Name, channels_of
+from lightning_gen.networks.dcgan import downsampled_sizes
+from lightning_gen.networks.layers import Attention, ClassNorm, Condition, LayerName, stage_channels
 
 Size = tuple[int, int]
 
@@ -40,14 +40,14 @@ class ResNetEncoder(nn.Module):
         out: int,
         *,
         width: int = 32,
-        norm: Name = "auto",
+        norm: LayerName = "auto",
         attention: int = 0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
         norm = "none" if norm == "auto" else norm
         sizes, attended = _sizes(spec, attention)
-        channels = [spec.shape[0] + num_classes, *channels_of(width, len(sizes) - 1, most=4)]
+        channels = [spec.shape[0] + num_classes, *stage_channels(width, len(sizes) - 1, max_multiplier=4)]
         self.condition = Condition(num_classes)
         blocks = [
             Block(a, b, norm=norm, down=True, first=size == sizes[0], attention=size == attended)
@@ -89,7 +89,7 @@ class ResNetDecoder(nn.Module):
         params: tuple[int, ...],
         *,
         width: int = 32,
-        norm: Name = "auto",
+        norm: LayerName = "auto",
         attention: int = 0,
         num_classes: int = 0,
     ) -> None:
@@ -97,7 +97,7 @@ class ResNetDecoder(nn.Module):
         norm = "batch" if norm == "auto" else norm
         sizes, attended = _sizes(spec, attention)
         sizes = sizes[::-1]
-        channels = channels_of(width, len(sizes), most=4)[::-1]
+        channels = stage_channels(width, len(sizes), max_multiplier=4)[::-1]
         start = (channels[0], *sizes[0])
         self.start = nn.Sequential(nn.Linear(latent_dim, math.prod(start)), nn.Unflatten(1, start))
         self.blocks = nn.ModuleList(
@@ -136,7 +136,7 @@ class Block(nn.Module):
         a: int,
         b: int,
         *,
-        norm: Name,
+        norm: LayerName,
         up: Size | None = None,
         down: bool = False,
         first: bool = False,
@@ -170,14 +170,14 @@ class Block(nn.Module):
 
 def _sizes(spec: DataSpec, attention: int) -> tuple[list[Size], Size | None]:
     """The maps' sizes, the image's first, and which of them has attention: any but the image."""
-    sizes = halvings(spec, "resnet")
+    sizes = downsampled_sizes(spec, "resnet")
     if not 0 <= attention < len(sizes):
         maps = ", ".join(f"{i} ({'x'.join(map(str, size))})" for i, size in enumerate(sizes) if i)
         raise UserError(f"attention {attention}: possible are 0 (none) and the maps {maps}")
     return sizes, sizes[attention] if attention else None
 
 
-def _initialise(network: nn.Module, norm: Name) -> None:
+def _initialise(network: nn.Module, norm: LayerName) -> None:
     """Without a norm: each branch begins with the size of its shortcut, divided by the root of the number of blocks.
 
     Weights of the branches from N(0, 2 / fan_in) (He et al. 2015), of the shortcuts from N(0, 1 / fan_in), as no ReLU

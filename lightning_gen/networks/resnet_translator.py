@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_gen.networks.layers import Name, check_positive, fit_stride, norm_2d, normal_, width_of
+from lightning_gen.networks.layers import LayerName, check_positive, check_stride, default_width, norm_2d, normal_
 
 STRIDE = 4  # two halvings
 LARGE = 256  # pixels: from here on nine blocks
@@ -37,12 +37,12 @@ class ResNetTranslator(nn.Module):
         *,
         width: int = 0,
         blocks: int = 0,
-        norm: Name = "instance",
+        norm: LayerName = "instance",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        fit_stride("resnet", shape, STRIDE)
-        width = width or width_of(shape)
+        check_stride("resnet", shape, STRIDE)
+        width = width or default_width(shape)
         blocks = blocks or (9 if min(shape[1:]) >= LARGE else 6)
         check_positive("width", width)
         check_positive("blocks", blocks)
@@ -68,7 +68,7 @@ class ResNetTranslator(nn.Module):
             for k in (2, 1)
         )
         self.head = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(width, channels, 7))
-        self.seen = [shape[0], 2 * width, 4 * width, 4 * width, 4 * width]  # channels of the features
+        self.feature_channels = [shape[0], 2 * width, 4 * width, 4 * width, 4 * width]  # channels of the features
         normal_(self)
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -97,7 +97,7 @@ class ResNetTranslator(nn.Module):
 class Residual(nn.Module):
     """h (B, C, H, W) -> h + two 3x3 convolutions of it, each with its norm, a ReLU between."""
 
-    def __init__(self, channels: int, norm: Name, dropout: float) -> None:
+    def __init__(self, channels: int, norm: LayerName, dropout: float) -> None:
         super().__init__()
         bias = norm == "none"
         self.branch = nn.Sequential(

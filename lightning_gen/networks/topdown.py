@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gen.names import resolve
-from lightning_gen.networks.layers import ACTIVATIONS, Name, initialise
+from lightning_gen.networks.layers import ACTIVATIONS, LayerName, initialise
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance
 Size = tuple[int, int]
@@ -35,7 +35,7 @@ class Group(NamedTuple):
 class Residual(nn.Module):
     """h (N, width, h, w) -> h + branch(h)."""
 
-    def __init__(self, width: int, activation: Name) -> None:
+    def __init__(self, width: int, activation: LayerName) -> None:
         super().__init__()
         self.branch = branch(width, max(1, width // 2), width, activation)
 
@@ -55,7 +55,7 @@ class Block(nn.Module):
         activation: see layers.py.
     """
 
-    def __init__(self, width: int, channels: int, activation: Name) -> None:
+    def __init__(self, width: int, channels: int, activation: LayerName) -> None:
         super().__init__()
         self.prior = branch(width, max(1, width // 2), 2 * channels, activation)
         self.posterior = branch(2 * width, max(1, width // 2), 2 * channels, activation)
@@ -84,7 +84,7 @@ class BottomUp(nn.Module):
     """
 
     def __init__(
-        self, channels: int, sizes: Sequence[Size], blocks: Sequence[int], width: int, activation: Name
+        self, channels: int, sizes: Sequence[Size], blocks: Sequence[int], width: int, activation: LayerName
     ) -> None:
         super().__init__()
         maps, counts = _maps(sizes, blocks)
@@ -118,7 +118,13 @@ class TopDown(nn.Module):
     """
 
     def __init__(
-        self, sizes: Sequence[Size], blocks: Sequence[int], width: int, latent_channels: int, out: int, activation: Name
+        self,
+        sizes: Sequence[Size],
+        blocks: Sequence[int],
+        width: int,
+        latent_channels: int,
+        out: int,
+        activation: LayerName,
     ) -> None:
         super().__init__()
         maps, counts = _maps(sizes, blocks)
@@ -153,7 +159,7 @@ class TopDown(nn.Module):
         return self.last(h), groups
 
 
-def branch(a: int, inner: int, b: int, activation: Name) -> nn.Sequential:
+def branch(a: int, inner: int, b: int, activation: LayerName) -> nn.Sequential:
     """(N, a, h, w) -> (N, b, h, w), activations first: a 3x3 convolution to ``inner`` channels, then a 1x1 one."""
     return nn.Sequential(
         _activation(activation),
@@ -206,5 +212,5 @@ def _maps(sizes: Sequence[Size], blocks: Sequence[int]) -> tuple[Sequence[Size],
     return maps, [*blocks, *[0] * (len(maps) - len(blocks))]
 
 
-def _activation(name: Name) -> nn.Module:
+def _activation(name: LayerName) -> nn.Module:
     return resolve(name, ACTIVATIONS, "activation")()

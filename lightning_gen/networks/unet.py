@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.networks.layers import Name, channels_of, fit_stride, norm_2d, normal_, width_of
+from lightning_gen.networks.layers import LayerName, check_stride, default_width, norm_2d, normal_, stage_channels
 
 DEEPEST = 8  # halvings of the paper, for 256 pixels
 WHOLE = 8  # places of the innermost map from which on a network no longer sees the picture as a whole
@@ -44,7 +44,7 @@ class UNetTranslator(nn.Module):
         *,
         width: int = 0,
         depth: int = 0,
-        norm: Name = "instance",
+        norm: LayerName = "instance",
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class UNetTranslator(nn.Module):
         if not 2 <= depth <= DEEPEST:
             raise UserError(f"network 'unet' with depth {depth}: possible are 2 to {DEEPEST} halvings")
         self.stride = 2**depth
-        fit_stride("unet", shape, self.stride)
+        check_stride("unet", shape, self.stride)
         if by_size == depth and min(shape[1:]) > WHOLE * self.stride:
             warnings.warn(
                 f"pictures of {shape[1]}x{shape[2]} can be halved {depth} times only, so network 'unet' does not see "
@@ -62,7 +62,7 @@ class UNetTranslator(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise UserError(f"dropout {dropout}: possible are 0 <= dropout < 1")
-        widths = channels_of(width or width_of(shape), depth, most=8)
+        widths = stage_channels(width or default_width(shape), depth, max_multiplier=8)
         bias = norm == "none"
         self.down = nn.ModuleList()
         for k, (a, b) in enumerate(zip([shape[0], *widths], widths, strict=False)):

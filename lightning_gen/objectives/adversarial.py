@@ -14,7 +14,7 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class Pair(NamedTuple):
+class AdversarialLosses(NamedTuple):
     """What both players minimise: functions of the discriminator's logits (B,) for real and for fake -> (B,).
 
     Args:
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
     discriminator: Loss
     generator: Loss
-    paired: bool = False
+    needs_real_logits: bool = False
 
 
 def _logistic(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -78,20 +78,20 @@ def _fake_above_real(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return _real_above_fake(fake_logits, real_logits)
 
 
-ADVERSARIAL: dict[str, Pair] = {
-    "non_saturating": Pair(_logistic, _non_saturating),
-    "minimax": Pair(_logistic, _saturating),
-    "least_squares": Pair(_squares, _square),
-    "hinge": Pair(_margins, _minus_fake),
-    "wasserstein": Pair(_difference, _minus_fake),
-    "relativistic": Pair(_real_above_fake, _fake_above_real, paired=True),
+ADVERSARIAL: dict[str, AdversarialLosses] = {
+    "non_saturating": AdversarialLosses(_logistic, _non_saturating),
+    "minimax": AdversarialLosses(_logistic, _saturating),
+    "least_squares": AdversarialLosses(_squares, _square),
+    "hinge": AdversarialLosses(_margins, _minus_fake),
+    "wasserstein": AdversarialLosses(_difference, _minus_fake),
+    "relativistic": AdversarialLosses(_real_above_fake, _fake_above_real, needs_real_logits=True),
 }
 
 # the discriminator's loss has no lower bound: without clipped weights, spectral norm or a penalty its logits run away
 NEEDS_CONSTRAINT = (ADVERSARIAL["wasserstein"],)
 
 
-def described(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+def logit_statistics(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
     """Means of both logits, and the shares that are positive: 1 and 0 where the discriminator is sure of everything."""
     sides = {"real": real_logits, "fake": fake_logits}
     means = {f"logit_{name}": logits.mean() for name, logits in sides.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_gen.datamodules.errors import UserError
 
 
-class Codes:
+class InfoGANCodes:
     """Part of the latent z: one-hot categories, then continuous codes in [-1, 1], all uniform and independent.
 
     A network Q reads them off what was generated, and both players minimise -log Q(c | x): equations 5 and 6.
@@ -39,7 +39,7 @@ class Codes:
         if not categorical and not continuous:
             raise UserError("codes without any: give codes.categorical, such as [10], or codes.continuous, such as 2")
         self.categorical, self.continuous, self.start = tuple(categorical), continuous, start
-        self.dim = self.outputs = sum(categorical) + continuous
+        self.dim = self.num_outputs = sum(categorical) + continuous
         self.draw_dim = len(categorical) + continuous
 
     def draw(self, noise: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Codes:
         parts = [_one_hot(uniform[:, i], size) for i, size in enumerate(self.categorical)]
         return torch.cat([*parts, 2 * uniform[:, len(parts) :] - 1], dim=1)
 
-    def surprise(self, out: Tensor, codes: Tensor) -> Tensor:
+    def negative_log_likelihood(self, out: Tensor, codes: Tensor) -> Tensor:
         """-log Q(c | x), which bounds the mutual information I(c; x) >= H(c) - E[-log Q]: equation 5.
 
         Q is categorical, and for continuous codes Gaussian with variance 1, as in the authors' code for digits.

@@ -18,7 +18,7 @@ from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.objectives.latent import Step, gaussian_log_density, needed
 
 
-def over_ranks(values: Tensor) -> Tensor:
+def all_gather_with_grad(values: Tensor) -> Tensor:
     """(B, ...) -> (ranks * B, ...), in the order of ranks, with gradients to each."""
     if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values
@@ -58,7 +58,7 @@ def aggregate_densities(s: Step) -> tuple[Tensor, Tensor, Tensor]:
 def _aggregate_densities(s: Step) -> tuple[Tensor, Tensor, Tensor]:
     log_var = needed(s.log_var, "tc")
     own = gaussian_log_density(s.z, s.mean, log_var)  # (B,)
-    means, log_vars = over_ranks(s.mean), over_ranks(log_var)  # (M, Z)
+    means, log_vars = all_gather_with_grad(s.mean), all_gather_with_grad(log_var)  # (M, Z)
     z = s.z.unsqueeze(1)
     pairs = -0.5 * ((z - means).square() * torch.exp(-log_vars) + log_vars + math.log(2 * math.pi))  # (B, M, Z)
     log_share = _log_shares(len(s.z), len(means), s.size, s.z).unsqueeze(2)  # (B, M, 1)
@@ -109,12 +109,12 @@ def dip(s: Step, kind: int = 1, diagonal: float = 10.0) -> Tensor:
     """
     if kind not in (1, 2):
         raise UserError(f"term 'dip' of kind {kind}: possible are 1 (DIP-VAE-I) and 2 (DIP-VAE-II)")
-    means = over_ranks(s.mean)
+    means = all_gather_with_grad(s.mean)
     centred = means - means.mean(0)
     with torch.autocast(centred.device.type, enabled=False):
         covariance = centred.T @ (centred / len(means))  # (Z, Z)
     if kind == 2:
-        covariance = covariance + torch.diag(over_ranks(needed(s.log_var, "dip")).exp().mean(0))
+        covariance = covariance + torch.diag(all_gather_with_grad(needed(s.log_var, "dip")).exp().mean(0))
     variances = covariance.diagonal()
     value = covariance.square().sum() - variances.square().sum() + diagonal * (variances - 1).square().sum()
     return value.expand(len(s.mean))
@@ -134,7 +134,7 @@ def mmd(s: Step, kernel: str = "imq") -> Tensor:
     if kernel not in KERNELS:
         raise unknown("kernel", kernel, KERNELS)
     assert s.prior is not None
-    z, p = over_ranks(s.z), over_ranks(s.prior())
+    z, p = all_gather_with_grad(s.z), all_gather_with_grad(s.prior())
     dims, count = z.shape[1], len(z)
     k = KERNELS[kernel]
     within = k(_squared(z, z), dims) + k(_squared(p, p), dims)  # (M, M)

@@ -15,8 +15,8 @@ class Estimator(NamedTuple):
         squares: the gradient through z has squared normalised weights, w_k^2 in place of w_k.
     """
 
-    stops: bool
-    squares: bool
+    detach_posterior_params: bool
+    doubly_reparameterized: bool
 
 
 # elbo: one draw and the KL in closed form where there is one (Kingma and Welling 2013, equation 7)
@@ -31,7 +31,7 @@ ESTIMATORS: dict[str, Estimator | None] = {
 }
 
 
-def square_weights(z: Tensor, log_w: Tensor, power: float = 1.0) -> None:
+def apply_dreg_weights(z: Tensor, log_w: Tensor, power: float = 1.0) -> None:
     """Give the gradient that will come back through z (K, B, Z) the weights of DReG, from log_w (K, B).
 
     With normalised weights w_k, p(z) / q(z|x) to a power beta leaves out -beta w_k of the score of q. In expectation

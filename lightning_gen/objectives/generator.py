@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_gen.objectives.coupled import over_ranks
+from lightning_gen.objectives.coupled import all_gather_with_grad
 from lightning_gen.objectives.terms import Term
 
 
 @dataclass
-class Play:
+class GeneratorStep:
     """What a generator's move produced.
 
     Args:
@@ -30,12 +30,12 @@ class Play:
     features: Callable[[Tensor], Tensor]
 
 
-def feature_matching(s: Play) -> Tensor:
+def feature_matching(s: GeneratorStep) -> Tensor:
     """|mean f(x) - mean f(G(z))|^2 over the batch of all ranks, the same for each example (B,).
 
     Salimans et al. 2016, section 3.1.
     """
-    real, fake = (over_ranks(s.features(x).float()).mean(0) for x in (s.real, s.fake))
+    real, fake = (all_gather_with_grad(s.features(x).float()).mean(0) for x in (s.real, s.fake))
     return (real.detach() - fake).square().sum().expand(len(s.fake))
 
 

@@ -11,9 +11,16 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.objectives.likelihood_base import Likelihood, bounded, draw_level, log_mass_of_level
+from lightning_gen.objectives.likelihood_base import (
+    Likelihood,
+    bound_log_scale,
+    discretized_logistic_log_prob,
+    sample_discretized_logistic,
+)
 
-PACE = 10.0  # a learned scale has several units to travel, a weight a fraction of one: at equal learning rates it lags
+LOG_SCALE_LR_MULTIPLIER = (
+    10.0  # a learned scale has several units to travel, a weight a fraction of one: at equal learning rates it lags
+)
 
 
 class Bernoulli(Likelihood):
@@ -65,9 +72,9 @@ class LocationScale(Likelihood):
         """(..., *params) -> location (..., *shape) and a log-scale that broadcasts against it."""
         if self.scale == "pixel":
             location, raw = out.chunk(2, dim=-len(self.shape))  # (..., 2C, H, W) -> twice (..., C, H, W)
-            return location, bounded(raw)
+            return location, bound_log_scale(raw)
         if self.scale == "learned":
-            return out, bounded(PACE * self.raw_scale).to(out.dtype)
+            return out, bound_log_scale(LOG_SCALE_LR_MULTIPLIER * self.raw_scale).to(out.dtype)
         return out, out.new_tensor(math.log(float(self.scale)))
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
@@ -130,10 +137,10 @@ class DiscretizedLogistic(LocationScale):
     values = ("uint8",)
 
     def _log_density(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-        return log_mass_of_level(x, location, log_scale)
+        return discretized_logistic_log_prob(x, location, log_scale)
 
     def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
-        return draw_level(location, scale, generator)
+        return sample_discretized_logistic(location, scale, generator)
 
 
 def _per_channel(shape: tuple[int, ...]) -> tuple[int, ...]:

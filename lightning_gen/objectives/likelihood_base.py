@@ -73,12 +73,12 @@ class Likelihood(nn.Module, ABC):
         return x.clamp(-1, 1) if self.bounded else x
 
 
-def bounded(raw: Tensor) -> Tensor:
+def bound_log_scale(raw: Tensor) -> Tensor:
     """A log-scale from a network's output or a parameter: softly bounded from below by -8, near -1 where raw is 0."""
     return F.softplus(raw + 7) - 8
 
 
-def log_mass_of_level(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+def discretized_logistic_log_prob(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     """log(sigma(a) - sigma(b)), a = (x - mu + 1/255) / s, b = (x - mu - 1/255) / s: the mass of one of 256 levels.
 
     Salimans et al. 2017 (PixelCNN++), equation 2, with open tails at the first and the last level. The difference of
@@ -99,7 +99,7 @@ def log_mass_of_level(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     return torch.where(x < HALF - 1, log_below, torch.where(x > 1 - HALF, log_above, log_inside))
 
 
-def draw_level(location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
+def sample_discretized_logistic(location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draws from logistic distributions, rounded to the distance of the levels and not clamped to their range."""
     uniform = torch.rand(location.shape, generator=generator, dtype=location.dtype, device=location.device)
     return torch.round(127.5 * (location + scale * torch.logit(uniform)) + 127.5) / 127.5 - 1

@@ -10,8 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.names import at_least_one
-from lightning_gen.objectives.likelihood_base import Likelihood, bounded, draw_level, log_mass_of_level
+from lightning_gen.names import check_at_least_one
+from lightning_gen.objectives.likelihood_base import (
+    Likelihood,
+    bound_log_scale,
+    discretized_logistic_log_prob,
+    sample_discretized_logistic,
+)
 
 
 class DiscretizedLogisticMixture(Likelihood):
@@ -31,7 +36,7 @@ class DiscretizedLogisticMixture(Likelihood):
 
     def __init__(self, spec: DataSpec, components: int = 5) -> None:
         super().__init__(spec)
-        at_least_one(components=components)
+        check_at_least_one(components=components)
         self.components = components
         self.channels = self.shape[0] if len(self.shape) > 1 else 1
         self.sizes = (1, self.channels, self.channels, self.channels * (self.channels - 1) // 2)
@@ -45,7 +50,7 @@ class DiscretizedLogisticMixture(Likelihood):
         pixels = x.flatten(-len(self.shape)).unflatten(-1, (1, self.channels, -1))  # (..., 1, C, N)
         pixels, location = torch.broadcast_tensors(pixels, location)  # (..., K, C, N)
         location, _ = _in_order(location, mixing, lambda c, _: pixels[..., c, :])
-        log_mass = log_mass_of_level(pixels, location, log_scale).sum(-2)  # (..., K, N)
+        log_mass = discretized_logistic_log_prob(pixels, location, log_scale).sum(-2)  # (..., K, N)
         return torch.logsumexp(log_weight + log_mass, -2).sum(-1)
 
     def mean(self, out: Tensor) -> Tensor:
@@ -62,7 +67,7 @@ class DiscretizedLogisticMixture(Likelihood):
         scale = log_scale.exp()  # (..., C, N)
 
         def draw(c: int, at: Tensor) -> Tensor:
-            return draw_level(at, scale[..., c, :], generator).clamp(-1, 1)
+            return sample_discretized_logistic(at, scale[..., c, :], generator).clamp(-1, 1)
 
         return self._shaped(_in_order(location, mixing, draw)[1])
 
@@ -71,7 +76,7 @@ class DiscretizedLogisticMixture(Likelihood):
         grid = (self.components, sum(self.sizes), math.prod(self.shape) // self.channels)
         parts = out.flatten(-len(self.shape)).unflatten(-1, grid)  # (..., *params) -> (..., K, 1 + 2 C + ..., N)
         logits, location, raw, coefficients = parts.split(self.sizes, -2)
-        return F.log_softmax(logits.squeeze(-2), -2), location, bounded(raw), torch.tanh(coefficients)
+        return F.log_softmax(logits.squeeze(-2), -2), location, bound_log_scale(raw), torch.tanh(coefficients)
 
     def _shaped(self, pixels: Tensor) -> Tensor:
         return pixels.flatten(-2).unflatten(-1, self.shape)  # (..., C, N) -> (..., *shape)

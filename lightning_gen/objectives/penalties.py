@@ -1,6 +1,6 @@
 """Penalties on the discriminator of a game: ``penalty(s, **arguments) -> (B,)``, mostly of its gradient at an input.
 
-All randomness is drawn before, into ``Game.noise``: a penalty is a pure function, and its step can be compiled.
+All randomness is drawn before, into ``DiscriminatorStep.noise``: a penalty is a pure function, which can be compiled.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.names import at_least_one
+from lightning_gen.names import check_at_least_one
 
 
 @dataclass
-class Game:
+class DiscriminatorStep:
     """What one step of the discriminator produced: the argument of every penalty.
 
     Args:
@@ -45,13 +45,13 @@ class Game:
     fake_gradient: Tensor | None = None
 
 
-def gp(s: Game, target: float = 1.0, eager: bool = False) -> Tensor:
+def gp(s: DiscriminatorStep, target: float = 1.0, eager: bool = False) -> Tensor:
     """(|grad D(x^)| - target)^2 at x^ = u x + (1 - u) g, u ~ U(0, 1) per example: Gulrajani et al. 2017, equation 3."""
     at = _between(s.fake, s.real, s.noise)
     return (_norm(input_gradient(s.critic, at, eager)) - target).square()
 
 
-def dragan(s: Game, k: float = 1.0, spread: float = 0.5, eager: bool = False) -> Tensor:
+def dragan(s: DiscriminatorStep, k: float = 1.0, spread: float = 0.5, eager: bool = False) -> Tensor:
     """(|grad D(x^)| - k)^2 at noisy data: Kodali et al. 2017, section 2.3.
 
     As in the authors' code, and other than in their text (Gaussian noise): x^ = x + u spread std(x) v with u ~ U(0, 1)
@@ -72,19 +72,19 @@ def dragan(s: Game, k: float = 1.0, spread: float = 0.5, eager: bool = False) ->
     return (_norm(input_gradient(s.critic, at, eager)) - k).square()
 
 
-def r1(s: Game, eager: bool = False) -> Tensor:
+def r1(s: DiscriminatorStep, eager: bool = False) -> Tensor:
     """|grad D(x)|^2 at the data, without the 1/2 of Mescheder et al. 2018, equation 9: the weight is gamma / 2."""
     gradient = input_gradient(s.critic, s.real, eager) if s.real_gradient is None else s.real_gradient
     return gradient.square().flatten(1).sum(1)
 
 
-def r2(s: Game, eager: bool = False) -> Tensor:
+def r2(s: DiscriminatorStep, eager: bool = False) -> Tensor:
     """|grad D(g)|^2 at the fake, without the 1/2 of Mescheder et al. 2018, section 4.1: the weight is gamma / 2."""
     gradient = input_gradient(s.critic, s.fake, eager) if s.fake_gradient is None else s.fake_gradient
     return gradient.square().flatten(1).sum(1)
 
 
-def lecam(s: Game) -> Tensor:
+def lecam(s: DiscriminatorStep) -> Tensor:
     """max(0, r - a_f)^2 + max(0, a_r - f)^2 for logits r, f and anchors a_r, a_f: Tseng et al. 2021, equations 4-5.
 
     The paper squares r - a_f and f - a_r; its code, and this, one side of them: real logits are held where they are
@@ -102,11 +102,16 @@ NEEDS_GRADIENT = (gp, dragan, r1, r2)  # of a discriminator that is penalisable
 
 
 def input_gradient(critic: Callable[[Tensor], Tensor], x: Tensor, eager: bool = False) -> Tensor:
-    """d critic(x) / dx, (B, *shape), with a graph to the critic's parameters; arguments as of ``with_gradient``."""
-    return with_gradient(lambda at: (critic(at), []), x, eager)[1]
+    """d critic(x) / dx, (B, *shape), with a graph to the critic's parameters.
+
+    Arguments as of ``outputs_and_input_gradient``.
+    """
+    return outputs_and_input_gradient(lambda at: (critic(at), []), x, eager)[1]
 
 
-def with_gradient(judge: Judge, x: Tensor, eager: bool = False) -> tuple[tuple[Tensor, Any], Tensor]:
+def outputs_and_input_gradient(
+    discriminator: Judge, x: Tensor, eager: bool = False
+) -> tuple[tuple[Tensor, Any], Tensor]:
     """What a discriminator says of x, and the gradient of its logits at x (B, *shape), from one pass.
 
     In float32, also under autocast: bfloat16 costs 1.4 % of a penalty.
@@ -120,7 +125,7 @@ def with_gradient(judge: Judge, x: Tensor, eager: bool = False) -> tuple[tuple[T
     x = x.detach().float()
 
     def total(at: Tensor) -> tuple[Tensor, tuple[Tensor, Any]]:
-        said = judge(at)
+        said = discriminator(at)
         return said[0].sum(), said
 
     with torch.autocast(x.device.type, enabled=False):
@@ -158,7 +163,7 @@ def auto_gamma(shape: Sequence[int], batch: int) -> float:
     Raises:
         UserError: for data that are no images.
     """
-    at_least_one(batch=batch)
+    check_at_least_one(batch=batch)
     if len(shape) != 3:
         raise UserError(
             f"gamma by the rule 0.0002 * H * W / batch is for images, not data of shape {tuple(shape)}: "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.names import at_least_one, check_arguments, expect_class, resolve
+from lightning_gen.names import check_arguments, check_at_least_one, expect_class, resolve
 from lightning_gen.objectives.latent import gaussian_log_density, kl_normal
 
 Posterior = Callable[[Tensor], tuple[Tensor, Tensor]]  # x (B, *shape) -> mean and log-variance (B, Z)
@@ -70,7 +70,7 @@ class Mixture(Prior):
 
     def __init__(self, spec: DataSpec, latent_dim: int, components: int = 100) -> None:
         super().__init__(spec, latent_dim)
-        at_least_one(components=components)
+        check_at_least_one(components=components)
         self.draw_dim = latent_dim + 1  # one more says which component
         self.logits = nn.Parameter(torch.zeros(components))
         self.mean = nn.Parameter(torch.randn(components, latent_dim))
@@ -107,7 +107,7 @@ class Vamp(Mixture):
 
     def __init__(self, spec: DataSpec, latent_dim: int, components: int = 200) -> None:
         Prior.__init__(self, spec, latent_dim)
-        at_least_one(components=components)
+        check_at_least_one(components=components)
         self.draw_dim = latent_dim + 1
         self.squash = spec.values != "real"
         dark = -1.5 if self.squash else 0.0  # as the ground of most pictures is: the paper's start, too

@@ -8,16 +8,19 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.names import check_arguments, joined, resolve
+from lightning_gen.names import check_arguments, join_nested_paths, resolve
 from lightning_gen.objectives import coupled, deterministic, latent
 from lightning_gen.schedule import Schedule, schedule
 
 Term = Callable[..., Tensor]
-LEAVES = frozenset({"weight", "function"})  # keys by which a term's options are told from the path to one
+OPTION_KEYS = frozenset({"weight", "function"})  # keys by which a term's options are told from the path to one
 
-LEVELS: dict[str, Term] = {"kl": latent.kl, "capacity": latent.capacity}  # of models with several levels of latents
+HIERARCHICAL_TERMS: dict[str, Term] = {
+    "kl": latent.kl,
+    "capacity": latent.capacity,
+}  # of models with several levels of latents
 TERMS: dict[str, Term] = {  # of variational autoencoders
-    **LEVELS,
+    **HIERARCHICAL_TERMS,
     "mi": coupled.mi,
     "tc": coupled.tc,
     "dkl": coupled.dkl,
@@ -33,7 +36,7 @@ CODE_TERMS: dict[str, Term] = {  # of autoencoders whose code is not random
 QUANTIZED_TERMS: dict[str, Term] = {"commitment": deterministic.commitment}  # of those whose code is tokens
 
 
-class Weighted(NamedTuple):
+class WeightedTerm(NamedTuple):
     """One term of a loss: weight * term(s, **arguments).
 
     Args:
@@ -56,7 +59,7 @@ class Weighted(NamedTuple):
         return {f"{option}.{name}": schedule(self.weight), **ramps}
 
 
-def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str, Weighted]:
+def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str, WeightedTerm]:
     """Read a mapping of terms: {"kl": 4}, {"kl": "0..1@10000"} or {"kl": {"weight": 1, "free_bits": 0.1}}.
 
     A name is one of the table or an import path, "my_losses.edges", which a command line delivers as nested mappings:
@@ -73,10 +76,14 @@ def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str
     Raises:
         UserError: for an unknown term or argument, and for what is no weight.
     """
-    return {name: _parse(name, value, table) for name, value in joined(terms, table, LEAVES) if value is not None}
+    return {
+        name: _parse(name, value, table)
+        for name, value in join_nested_paths(terms, table, OPTION_KEYS)
+        if value is not None
+    }
 
 
-def _parse(name: str, value: Any, table: Mapping[str, Term]) -> Weighted:
+def _parse(name: str, value: Any, table: Mapping[str, Term]) -> WeightedTerm:
     arguments = dict(value) if isinstance(value, Mapping) else {"weight": value}
     term = resolve(arguments.pop("function", name), table, "term")
     weight = arguments.pop("weight", None)
@@ -87,4 +94,4 @@ def _parse(name: str, value: Any, table: Mapping[str, Term]) -> Weighted:
     ramps = {key: schedule(text) for key, text in arguments.items() if isinstance(text, str) and ".." in text}
     numbers = {key: ramp.end for key, ramp in ramps.items()}  # of the type that the term takes
     check_arguments(term, arguments | numbers, f"term {name!r}", skip=1)
-    return Weighted(term, weight, arguments | ramps)
+    return WeightedTerm(term, weight, arguments | ramps)

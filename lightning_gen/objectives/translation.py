@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.objectives.terms import Term, Weighted
+from lightning_gen.objectives.terms import Term, WeightedTerm
 
 Map = Callable[[Tensor], Tensor]
 
 
 @dataclass
-class Exchange:
+class TranslationStep:
     """What a move of the translators produced: the argument of every term. What no term asks for is not computed.
 
     Args:
@@ -27,15 +27,15 @@ class Exchange:
         to_b: the translator a -> b.
         ba: (B, *shape) translation of b, with its graph; None where there is no way back.
         to_a: the translator b -> a, or None.
-        own_a: (B, *shape) what to_a makes of a, where it was computed with ``ba`` in one pass.
+        own_a: (B, *shape) what to_a makes of a, where it was computed with ``fake_a`` in one pass.
         own_b: (B, *shape_b) what to_b makes of b, likewise.
     """
 
     a: Tensor
     b: Tensor
-    ab: Tensor
+    fake_b: Tensor
     to_b: Map
-    ba: Tensor | None = None
+    fake_a: Tensor | None = None
     to_a: Map | None = None
     own_a: Tensor | None = None
     own_b: Tensor | None = None
@@ -44,27 +44,27 @@ class Exchange:
     def cycled_a(self) -> Tensor:
         """a -> b -> a."""
         assert self.to_a is not None
-        return self.to_a(self.ab)
+        return self.to_a(self.fake_b)
 
     @cached_property
     def cycled_b(self) -> Tensor:
         """b -> a -> b."""
-        assert self.ba is not None
-        return self.to_b(self.ba)
+        assert self.fake_a is not None
+        return self.to_b(self.fake_a)
 
     @cached_property
-    def same_a(self) -> Tensor:
+    def identity_a(self) -> Tensor:
         """b -> a, of a."""
         assert self.to_a is not None
         return self.to_a(self.a) if self.own_a is None else self.own_a
 
     @cached_property
-    def same_b(self) -> Tensor:
+    def identity_b(self) -> Tensor:
         """a -> b, of b."""
         return self.to_b(self.b) if self.own_b is None else self.own_b
 
 
-def distance(x: Tensor, y: Tensor) -> Tensor:
+def l1_distance(x: Tensor, y: Tensor) -> Tensor:
     """|x - y| (B, C, H, W) -> (B,), mean over the elements: in the unit of [-1, 1], as the papers weigh it."""
     return (x.float() - y.float()).abs().flatten(1).mean(1)
 
@@ -74,25 +74,25 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     return 10 * torch.log10(4 / (x.float() - y.float()).square().flatten(1).mean(1))
 
 
-def cycle(s: Exchange) -> Tensor:
+def cycle(s: TranslationStep) -> Tensor:
     """|F(G(a)) - a| + |G(F(b)) - b|: Zhu et al. 2017, equation 2."""
-    return distance(s.cycled_a, s.a) + distance(s.cycled_b, s.b)
+    return l1_distance(s.cycled_a, s.a) + l1_distance(s.cycled_b, s.b)
 
 
-def identity(s: Exchange) -> Tensor:
+def identity(s: TranslationStep) -> Tensor:
     """|F(a) - a| + |G(b) - b|, a translator leaves its own target as it is: Zhu et al. 2017, section 5.2."""
-    return distance(s.same_a, s.a) + distance(s.same_b, s.b)
+    return l1_distance(s.identity_a, s.a) + l1_distance(s.identity_b, s.b)
 
 
-def l1(s: Exchange) -> Tensor:
+def l1(s: TranslationStep) -> Tensor:
     """|G(a) - b| of paired data: Isola et al. 2017, equation 3."""
-    return distance(s.ab, s.b)
+    return l1_distance(s.fake_b, s.b)
 
 
-EXCHANGE_TERMS: dict[str, Term] = {"cycle": cycle, "identity": identity, "l1": l1}
+TRANSLATION_TERMS: dict[str, Term] = {"cycle": cycle, "identity": identity, "l1": l1}
 
 
-def check_exchange(terms: Mapping[str, Weighted], spec: DataSpec, way_back: bool) -> None:
+def check_translation_terms(terms: Mapping[str, WeightedTerm], spec: DataSpec, has_reverse_translator: bool) -> None:
     """Refuse terms that a model or its data cannot have.
 
     Args:
@@ -105,7 +105,7 @@ def check_exchange(terms: Mapping[str, Weighted], spec: DataSpec, way_back: bool
     """
     used = {term.term: name for name, term in terms.items()}
     for term in (cycle, identity):
-        if term in used and not way_back:
+        if term in used and not has_reverse_translator:
             raise UserError(f"term {used[term]!r} needs a way back: take cyclegan, or of paired data the term l1")
     if identity in used and spec.shape != spec.shape_b:
         raise UserError(

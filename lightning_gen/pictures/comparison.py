@@ -24,7 +24,7 @@ from lightning_gen.drawing.render import render
 from lightning_gen.pictures.views import POINTS
 from lightning_gen.protocols import Samples, Translates
 from lightning_gen.storage.checkpoints import load
-from lightning_gen.storage.loaded import provenance, samples_of
+from lightning_gen.storage.loaded import provenance, sample_in_batches
 from lightning_gen.storage.runs import TRANSLATIONS
 
 Curves = Mapping[str, Mapping[int, float]]  # of each scalar tag the value at each iteration
@@ -34,7 +34,7 @@ STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.edgecolor": "#888888", "text
 STYLE |= {"figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.08}  # inches
 
 
-class Sheet(NamedTuple):
+class RunSamples(NamedTuple):
     """A run's samples (N, *shape), or None with the reason as caption, and where they come from."""
 
     label: str  # of the run
@@ -45,7 +45,7 @@ class Sheet(NamedTuple):
     picture: Tensor | None = None  # uint8 (3, H, W) of a translator, which makes nothing without pictures
 
 
-def draw(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[str] = ()) -> Sheet:
+def sample_run(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[str] = ()) -> RunSamples:
     """Samples 0 to n - 1 of a seed; of points so many that their density shows.
 
     Raises:
@@ -56,27 +56,27 @@ def draw(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[str] =
     if isinstance(model, Translates):
         return _translations(label, checkpoint.parent.parent / TRANSLATIONS, spec, source)
     if not isinstance(model, Samples):
-        return Sheet(label, None, spec, f"{type(model).__name__} cannot make new examples", source)
+        return RunSamples(label, None, spec, f"{type(model).__name__} cannot make new examples", source)
     count = max(n, POINTS) if spec.kind == "vector" else n
     with torch.inference_mode():
-        x = samples_of(model, count, seed)
+        x = sample_in_batches(model, count, seed)
     try:
         render(x[:1], spec)
     except UserError as error:  # nothing is known to draw such data
-        return Sheet(label, None, spec, str(error), source)
-    return Sheet(label, x, spec, f"{count:,} of {checkpoint.name}, iteration {model.iteration:,}", source)
+        return RunSamples(label, None, spec, str(error), source)
+    return RunSamples(label, x, spec, f"{count:,} of {checkpoint.name}, iteration {model.iteration:,}", source)
 
 
-def _translations(label: str, path: Path, spec: DataSpec, source: dict[str, Any]) -> Sheet:
+def _translations(label: str, path: Path, spec: DataSpec, source: dict[str, Any]) -> RunSamples:
     """What a translator's run drew at its end."""
     if not path.is_file():
-        return Sheet(label, None, spec, f"no {path.name}: the run has not finished", source)
+        return RunSamples(label, None, spec, f"no {path.name}: the run has not finished", source)
     with Image.open(path) as opened:
         picture = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
-    return Sheet(label, None, spec, f"{path.name}, of held-out pictures at the run's end", source, picture)
+    return RunSamples(label, None, spec, f"{path.name}, of held-out pictures at the run's end", source, picture)
 
 
-def figure(sheets: Sequence[Sheet], curves: Mapping[str, Curves], tags: Sequence[str], seed: int) -> Tensor:
+def figure(sheets: Sequence[RunSamples], curves: Mapping[str, Curves], tags: Sequence[str], seed: int) -> Tensor:
     """The samples of all runs side by side, their curves below; uint8 (3, H, W).
 
     Args:
@@ -110,7 +110,7 @@ def figure(sheets: Sequence[Sheet], curves: Mapping[str, Curves], tags: Sequence
     return torch.from_numpy(np.array(canvas.buffer_rgba())[:, :, :3]).permute(2, 0, 1)
 
 
-def _draw_sheet(plot: Axes, sheet: Sheet, picture: Tensor | None, look: Mapping[str, Any]) -> None:
+def _draw_sheet(plot: Axes, sheet: RunSamples, picture: Tensor | None, look: Mapping[str, Any]) -> None:
     plot.set_title(textwrap.fill(sheet.label, 30), fontsize=10, fontweight="bold")
     plot.set_xlabel(textwrap.fill(sheet.caption, 40), fontsize=8, color="#555555")
     plot.imshow(np.full((2, 4, 3), 245) if picture is None else picture.permute(1, 2, 0).numpy())

@@ -14,19 +14,19 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing import plane
 from lightning_gen.drawing.render import GROUND, bars, grid, render, to_uint8
 from lightning_gen.protocols import (
-    Adversarial,
     Decodes,
-    DrawsCodes,
+    Discriminates,
     Encodes,
-    HasCodes,
-    RanksLatents,
+    HasInfoGANCodes,
+    HasLatentKL,
     Reconstructs,
     Samples,
     SamplesClasses,
+    SamplesLatents,
     Translates,
 )
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 
 SAMPLES = 64
 POINTS = 4096
@@ -42,10 +42,10 @@ GAP = 8  # pixels between blocks
 DOTS = 2000  # samples over the density of the data
 FIELD = 96  # places in a row at which the discriminator is asked
 REFERENCES = 512  # examples of which the nearest says in which class a place is judged
-FRAMES = ("density",)  # views that make an animation
+ANIMATED_VIEWS = ("density",)  # views that make an animation
 
 
-def all_of(model: GenerativeModule, examples: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
+def draw_all(model: GenerativeModule, examples: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
     """(name, picture uint8 (3, H, W)) of every view that the model's capabilities allow.
 
     Args:
@@ -65,7 +65,7 @@ def _of_one_side(
     if isinstance(model, Samples):
         yield "samples", samples(model, seed)
     if isinstance(model, Reconstructs):
-        yield "reconstructions", pairs(examples, model.reconstruct(examples, y), model.spec)
+        yield "reconstructions", original_and_reconstruction(examples, model.reconstruct(examples, y), model.spec)
     if isinstance(model, Encodes) and model.spec.kind == "image":
         yield "traversals", traversals(model, examples[:1], None if y is None else y[:1])
         if len(examples) > 1:
@@ -75,11 +75,11 @@ def _of_one_side(
             yield "class_swaps", class_swaps(model, examples[:PER_CLASS], y[:PER_CLASS])
     elif isinstance(model, Decodes) and model.spec.kind == "image":
         yield "interpolations", drawn_interpolations(model, seed)
-    if isinstance(model, HasCodes) and model.codes and model.spec.kind == "image":
+    if isinstance(model, HasInfoGANCodes) and model.codes and model.spec.kind == "image":
         yield "code_traversals", code_traversals(model, seed)
-    if isinstance(model, Adversarial) and isinstance(model, Samples) and model.spec.shape == (2,):
+    if isinstance(model, Discriminates) and isinstance(model, Samples) and model.spec.shape == (2,):
         yield "density", density(model, examples, seed, y)
-    if isinstance(model, RanksLatents):
+    if isinstance(model, HasLatentKL):
         yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
 
 
@@ -100,7 +100,7 @@ def classes_of(model: Any) -> int:
     return min(CLASSES, model.classes) if isinstance(model, SamplesClasses) else 0
 
 
-def pairs(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -> Tensor:
+def original_and_reconstruction(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -> Tensor:
     """Rows of originals (B, *shape), each with the row of its reconstructions below; points side by side."""
     if spec.kind == "vector":
         extent = 1.1 * float(examples.abs().max())
@@ -117,7 +117,7 @@ def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int =
     The model ``Encodes``; example (1, *shape), its class (1,).
     """
     z = model.encode(example, y)  # (1, Z)
-    kl = model.kl_per_dimension if isinstance(model, RanksLatents) else z.new_zeros(0)
+    kl = model.kl_per_dimension if isinstance(model, HasLatentKL) else z.new_zeros(0)
     kl = kl if len(kl) == z.shape[1] else z.new_zeros(z.shape[1])  # of several layers it is one number for each
     order = kl.argsort(descending=True, stable=True).tolist()[:rows]
     line = torch.linspace(-REACH, REACH, STEPS, device=z.device)
@@ -130,7 +130,7 @@ def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int =
 
 def _place(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (Z,) of codes that the model draws, 0 and 1 where it does not say."""
-    if not isinstance(model, DrawsCodes):
+    if not isinstance(model, SamplesLatents):
         return torch.zeros_like(z[0]), torch.ones_like(z[0])
     noise = torch.randn(POINTS, model.draw_dim, generator=torch.Generator().manual_seed(0))
     drawn = model.draw(noise.to(z.device))
@@ -164,9 +164,11 @@ def drawn_interpolations(model: Any, seed: int, y: Tensor | None = None) -> Tens
         y: (R,) the rows' classes, of a model that takes them; by default all in turn, in at least 8 rows.
     """
     y = _rows_of(model, y)
-    ends = numbered(range(LINES if y is None else len(y)), (2, model.draw_dim), seed, "interpolations")  # (R, 2, D)
+    ends = indexed_noise(
+        range(LINES if y is None else len(y)), (2, model.draw_dim), seed, "interpolations"
+    )  # (R, 2, D)
     first, second = (model.draw(end.to(model.device)) for end in ends.unbind(1))  # (R, Z)
-    latents = model.codes.start if isinstance(model, HasCodes) and model.codes else first.shape[1]
+    latents = model.codes.start if isinstance(model, HasInfoGANCodes) and model.codes else first.shape[1]
     z = first[:, None].repeat(1, STEPS, 1)  # (R, STEPS, Z)
     z[..., :latents] = spherical(first[:, :latents], second[:, :latents], STEPS)
     return render(model.decode(z.flatten(0, 1), _repeated(y, len(z) * STEPS)), model.spec, columns=STEPS)
@@ -202,7 +204,7 @@ def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
     """
     codes = model.codes
     y = _rows_of(model, y)
-    noise = numbered(range(LINES if y is None else len(y)), (model.draw_dim,), seed, "traversals")
+    noise = indexed_noise(range(LINES if y is None else len(y)), (model.draw_dim,), seed, "traversals")
     drawn = model.draw(noise.to(model.device))  # (R, Z)
     blocks, column = [], codes.start
     for size in codes.categorical:
@@ -217,7 +219,7 @@ def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
             line[:, column + row] = torch.linspace(-CODE_REACH, CODE_REACH, STEPS, device=z.device)
         first = None if y is None else y[:1]
         blocks.append(render(model.decode(z, _repeated(first, len(z))), model.spec, columns=STEPS))
-    return stacked(blocks)
+    return stack_vertically(blocks)
 
 
 def _rows_of(model: Any, y: Tensor | None) -> Tensor | None:
@@ -228,7 +230,7 @@ def _rows_of(model: Any, y: Tensor | None) -> Tensor | None:
     return torch.arange(max(LINES, count), device=model.device) % count if y is None else y.to(model.device)
 
 
-def stacked(blocks: Sequence[Tensor]) -> Tensor:
+def stack_vertically(blocks: Sequence[Tensor]) -> Tensor:
     """Pictures uint8 (3, H, W) below each other, white where one is narrower or ends."""
     width = max(block.shape[2] for block in blocks)
     padded = [F.pad(block, (0, width - block.shape[2], 0, GAP), value=GROUND) for block in blocks]
@@ -236,7 +238,7 @@ def stacked(blocks: Sequence[Tensor]) -> Tensor:
 
 
 def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-    """Samples over the density of the data, and what the discriminator thinks of each place, see ``plane.contest``.
+    """Samples over the density of the data and the discriminator's logits, see ``plane.draw_decision_field``.
 
     Equal examples are seen through an equal window, so that the pictures of a run make an animation.
 
@@ -253,10 +255,10 @@ def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) ->
     if y is not None and classes_of(model):
         nearest = y[torch.cdist(places, real[:REFERENCES]).argmin(1).to(y.device)].to(model.device)
     try:
-        field = model.judge(places.to(model.device), nearest).float().cpu().view(FIELD, FIELD)
+        field = model.discriminate(places.to(model.device), nearest).float().cpu().view(FIELD, FIELD)
     except UserError:  # it judges no single example
         field = None
-    return plane.contest(real, model.sample(DOTS, seed=seed).float().cpu(), field, where)
+    return plane.draw_decision_field(real, model.sample(DOTS, seed=seed).float().cpu(), field, where)
 
 
 def translations(model: Any, a: Tensor, b: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -271,19 +273,19 @@ def translations(model: Any, a: Tensor, b: Tensor) -> Iterator[tuple[str, Tensor
         rows = [sides[source], made]
         if (back := f"{target}2{source}") in model.directions:
             rows.append(model.translate(made, back))
-        yield direction, below(*rows, *([sides[target]] if known else []))
+        yield direction, image_rows(*rows, *([sides[target]] if known else []))
     if model.spec.shape == model.spec.shape_b:
         same = [(side, model.translate(sides[side], d)) for d in model.directions for side in [d.partition("2")[2]]]
-        yield "identity", below(*(rows for side, made in same for rows in (sides[side], made)))
+        yield "identity", image_rows(*(rows for side, made in same for rows in (sides[side], made)))
 
 
-def below(*rows: Tensor) -> Tensor:
+def image_rows(*rows: Tensor) -> Tensor:
     """Pictures (N, C, H, W) in [-1, 1], a row for each argument, grey ones among coloured ones -> uint8 (3, H, W)."""
     coloured = [row.cpu().expand(-1, 3, -1, -1) if row.shape[1] == 1 else row.cpu() for row in rows]
     return grid(to_uint8(torch.cat(coloured)), columns=len(rows[0]))
 
 
-def blocks(*rows: Tensor) -> Tensor:
+def image_row_blocks(*rows: Tensor) -> Tensor:
     """Pictures (N, 1 or 3, H, W) in [-1, 1]: those of the first row, below each the ones of the others, in some lines.
 
     Returns:
@@ -292,7 +294,7 @@ def blocks(*rows: Tensor) -> Tensor:
     columns = min(LINES, len(rows[0]))
     blank = -len(rows[0]) % columns  # white tiles fill the last line
     full = [F.pad(row.cpu(), (0, 0, 0, 0, 0, 0, 0, blank), value=1.0).split(columns) for row in rows]
-    return torch.cat([below(*line) for line in zip(*full, strict=True)], dim=1)
+    return torch.cat([image_rows(*line) for line in zip(*full, strict=True)], dim=1)
 
 
 def class_swaps(model: Any, examples: Tensor, y: Tensor) -> Tensor:

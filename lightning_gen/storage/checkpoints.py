@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.names import expect_class, resolve, trusting
+from lightning_gen.names import expect_class, resolve, trusted_imports
 from lightning_gen.training.module import GenerativeModule
 
 Model = TypeVar("Model", bound=GenerativeModule)
@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return read(Path(path))
+        return read_checkpoint(Path(path))
 
 
 def write_atomically(path: Path, content: bytes | memoryview = b"", copy_of: Path | None = None) -> None:
@@ -98,7 +98,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content.
 
     Raises:
@@ -150,7 +150,7 @@ def _good_one_beside(path: Path) -> str:
     return ""
 
 
-def find(run: str | Path, which: str = "best") -> Path:
+def find_checkpoint(run: str | Path, which: str = "best") -> Path:
     """The checkpoint that a run folder or a file stands for: the "best" or "last" one, the other if it is missing.
 
     Raises:
@@ -190,13 +190,13 @@ def load(
     Raises:
         UserError: missing, damaged or foreign file, or a name that is not trusted.
     """
-    path = find(run, which)
-    checkpoint = read(path)
+    path = find_checkpoint(run, which)
+    checkpoint = read_checkpoint(path)
     arguments = {**checkpoint["hyper_parameters"], **overrides}
     for name, value in arguments.items():
         if isinstance(value, str) and value.startswith("<instance of "):
             raise UserError(f"{path} was trained with {name} = {value}, which no file can hold: load(..., {name}=...)")
-    with trusting(trust):
+    with trusted_imports(trust):
         name = checkpoint["lightning_gen"]["model"]
         cls = model or resolve(name, {}, "model class")
         expect_class(cls, GenerativeModule, f"{path}: {name}")
@@ -222,8 +222,10 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
     averaged = {name.removeprefix("averages."): value for name, value in state.items() if name.startswith("averages.")}
     own = {name: value for name, value in state.items() if not name.startswith("averages.")}
     if not memory:
-        own = {name: value for name, value in own.items() if not name.startswith(model.memories)}
-        own |= {name: value for name, value in model.state_dict().items() if name.startswith(model.memories)}
+        own = {name: value for name, value in own.items() if not name.startswith(model.reset_state_prefixes)}
+        own |= {
+            name: value for name, value in model.state_dict().items() if name.startswith(model.reset_state_prefixes)
+        }
     try:
         model.load_state_dict({**own, **averaged})
     except RuntimeError as error:
@@ -231,7 +233,7 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
         raise UserError(f"{path} holds the weights of another architecture: {' '.join(reason)}") from None
 
 
-def foreign_modules(model: GenerativeModule) -> list[str]:
+def user_modules(model: GenerativeModule) -> list[str]:
     """Modules of the user's own that a model's checkpoint refers to by name: what ``load`` must be told to trust."""
     names: set[str] = {f"{type(model).__module__}.{type(model).__qualname__}"}
 

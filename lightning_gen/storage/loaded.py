@@ -14,15 +14,15 @@ from lightning_gen.protocols import Samples
 from lightning_gen.storage.checkpoints import load
 from lightning_gen.training.module import GenerativeModule
 
-AT_ONCE = 256  # examples in one pass
+EVAL_BATCH_SIZE = 256  # examples in one pass
 
 
-def samples_of(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:
+def sample_in_batches(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:
     """Examples 0 to n - 1 of a seed (n, *shape), on the CPU; y (n,) are the classes, of a model that takes them."""
     parts = []
-    for start in range(0, n, AT_ONCE):
-        asked = {} if y is None else {"y": y[start : start + AT_ONCE].to(model.device)}  # type: ignore[attr-defined]
-        parts.append(model.sample(min(AT_ONCE, n - start), seed=seed, start=start, **asked).cpu())
+    for start in range(0, n, EVAL_BATCH_SIZE):
+        asked = {} if y is None else {"y": y[start : start + EVAL_BATCH_SIZE].to(model.device)}  # type: ignore[attr-defined]
+        parts.append(model.sample(min(EVAL_BATCH_SIZE, n - start), seed=seed, start=start, **asked).cpu())
     return torch.cat(parts)
 
 

@@ -66,7 +66,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = folder_of(str(run)) / CONFIG
+    path = find_run_folder(str(run)) / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -81,17 +81,17 @@ def dump(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def flat(value: Any, key: str = "") -> dict[str, Any]:
+def flatten_config(value: Any, key: str = "") -> dict[str, Any]:
     """A nested configuration as {"model.init_args.latent_dim": 16, ...}."""
     if not isinstance(value, dict):
         return {key: value}
     entries: dict[str, Any] = {}
     for name, entry in value.items():
-        entries |= flat(entry, f"{key}.{name}" if key else str(name))
+        entries |= flatten_config(entry, f"{key}.{name}" if key else str(name))
     return entries
 
 
-def folder_of(run: str) -> Path:
+def find_run_folder(run: str) -> Path:
     """The folder of a run that is given as a folder or as one of its checkpoints.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError, unknown
 
 
-class Averages(nn.ModuleDict):
+class ExponentialMovingAverages(nn.ModuleDict):
     """name of a submodule -> its averaged copy.
 
     The half-life is counted in images, so it does not depend on the batch size; ``rampup`` shortens it early in
@@ -22,11 +22,11 @@ class Averages(nn.ModuleDict):
     def __init__(self, networks: Iterable[tuple[str, nn.Module]]) -> None:
         super().__init__({name: copy.deepcopy(net).eval().requires_grad_(False) for name, net in networks})
 
-    def train(self, mode: bool = True) -> Averages:
+    def train(self, mode: bool = True) -> ExponentialMovingAverages:
         """Averages stay in eval mode."""
         return self
 
-    def follow(self, networks: Iterable[tuple[str, nn.Module]], decay: float) -> None:
+    def update_parameters(self, networks: Iterable[tuple[str, nn.Module]], decay: float) -> None:
         """average = decay * average + (1 - decay) * network; integer buffers are copied."""
         averaged, current = self._pairs(list(networks))
         torch._foreach_lerp_(averaged, current, 1.0 - decay)

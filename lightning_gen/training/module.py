@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.names import at_least_one, plain
+from lightning_gen.names import check_at_least_one, to_serializable
 from lightning_gen.schedule import Schedule
-from lightning_gen.training.ema import Averages, decay, half_lives
+from lightning_gen.training.ema import ExponentialMovingAverages, decay, half_lives
 from lightning_gen.training.finite import AT_ONCE, FiniteCheck, NonFinite
-from lightning_gen.training.noise import BatchNoise, numbered, seed_default_generators
-from lightning_gen.training.players import adamw, chunks, freeze_all_but, l1_norm, optimizer_options, size_of
-from lightning_gen.training.skipping import EveryStep, Skipping
-from lightning_gen.training.speed import block_of, nobody_listens
-from lightning_gen.training.validation import Batch, Validated
+from lightning_gen.training.noise import BatchNoise, indexed_noise, seed_default_generators
+from lightning_gen.training.players import adamw, freeze_all_but, l1_norm, optimizer_options, size_of, split_batch
+from lightning_gen.training.skipping import NoSkipping, Skipping
+from lightning_gen.training.speed import can_bypass_lightning_hooks, iterations_per_batch
+from lightning_gen.training.validation import Batch, ExampleMeanValidation
 
 
-class GenerativeModule(Validated):
+class GenerativeModule(ExampleMeanValidation):
     """A few networks owned by players; a player is one optimizer and the submodules that it updates.
 
     A family defines ``players``, builds the named submodules in its constructor and writes one
@@ -42,7 +42,9 @@ class GenerativeModule(Validated):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]]
-    memories: ClassVar[tuple[str, ...]] = ("skipping.",)  # state of a run that another one from its weights starts anew
+    reset_state_prefixes: ClassVar[tuple[str, ...]] = (
+        "skipping.",
+    )  # state of a run that another one from its weights starts anew
 
     def __init__(
         self,
@@ -61,13 +63,13 @@ class GenerativeModule(Validated):
         self.automatic_optimization = False
         self.spec = DataSpec.of(spec)
         self.save_hyperparameters(ignore=["spec"])  # the constructor's arguments, the subclass's included
-        arguments = {name: plain(value) for name, value in self.hparams.items()}
+        arguments = {name: to_serializable(value) for name, value in self.hparams.items()}
         self.save_hyperparameters({**arguments, "spec": self.spec.to_dict()})
         self.options = optimizer_options(self.players, optimizers or {}, lr)
         self.half_life = half_lives(self.players, ema or {})
         assert all(hasattr(self, f"loss_{player}") for player in self.players), "each player needs a loss_<player>"
         self.schedules = {f"lr_{player}": options["lr"] for player, options in self.options.items()}
-        at_least_one(accumulate=accumulate, log_every=log_every)
+        check_at_least_one(accumulate=accumulate, log_every=log_every)
         if clip is not None and clip <= 0:
             raise UserError(f"clip {clip}: the largest norm of a gradient must be above 0")
         self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
@@ -76,7 +78,7 @@ class GenerativeModule(Validated):
         self.total: int | None = None  # iterations of the run
         self.latest: dict[str, float] = {}  # the last logged values
         self.finite = FiniteCheck()
-        self.skipping: EveryStep | Skipping = EveryStep() if skip is None else Skipping(self.players, skip)
+        self.skipping: NoSkipping | Skipping = NoSkipping() if skip is None else Skipping(self.players, skip)
 
     # What a family may override
 
@@ -92,13 +94,17 @@ class GenerativeModule(Validated):
     def network(self, name: str) -> Any:
         """A submodule; outside training its moving average where there is one."""
         averages = None if self.training else self._modules.get("averages")
-        return averages[name] if isinstance(averages, Averages) and name in averages else getattr(self, name)
+        return (
+            averages[name]
+            if isinstance(averages, ExponentialMovingAverages) and name in averages
+            else getattr(self, name)
+        )
 
     def noise(self, shape: tuple[int, ...], stream: str = "z") -> Tensor:
         """Standard normal noise (B, ...), see noise.py; in validation it depends on the example alone."""
         if self.training:
             return self._noise(shape, stream)
-        return numbered(self.numbers, shape[1:], self.seed, "validation", stream).to(self.device)
+        return indexed_noise(self.example_indices, shape[1:], self.seed, "validation", stream).to(self.device)
 
     def weight(self, value: Schedule) -> float:
         """A scheduled value now; validation uses the end of the ramp, so that it compares like with like."""
@@ -119,33 +125,35 @@ class GenerativeModule(Validated):
         self.total = int(min((n for n in limits if n > 0), default=0)) or None
         self._noise = BatchNoise(self.seed, self.device)
         self._moves = dict(zip(self.players, self.trainer.optimizers, strict=True))
-        self._block = block_of(trainer)
-        self._direct = nobody_listens(self)
+        self._block = iterations_per_batch(trainer)
+        self._direct = can_bypass_lightning_hooks(self)
         self._share = getattr(trainer.strategy, "average_gradients", None)  # of FlatStrategy
-        self._owned = {player: self.trainable(player) for player in self.players}
+        self._player_parameters = {player: self.trainable(player) for player in self.players}
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """The iterations of a batch: one, or as many as fit.py asked the data to hand out at once."""
-        for part in chunks(batch, self._block):
+        for part in split_batch(batch, self._block):
             self._iterate(part)
 
     def _iterate(self, batch: Batch) -> None:
         """One iteration: the players of this turn move, then the counters do."""
         rank, world = self.global_rank, self.trainer.world_size
         seed_default_generators(self.seed, "default", self.iteration, rank)
-        parts = list(chunks(batch, self.accumulate))
+        parts = list(split_batch(batch, self.accumulate))
         shared: list[dict[str, Any]] = [{} for _ in parts]
         images = world * size_of(batch)
         log_now = (self.iteration + 1) % self.log_every == 0
         logged: dict[str, Tensor | float] = {}
         for move, player in enumerate(self.update_order(self.iteration)):
-            freeze_all_but(player, self._owned)
+            freeze_all_but(player, self._player_parameters)
             self._moves[player].zero_grad()
             for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
-                self._noise.at(self.iteration, move, rank * len(parts) + part, world * len(parts))
+                self._noise.seek(self.iteration, move, rank * len(parts) + part, world * len(parts))
                 loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
-                total = loss + l1_norm(self._owned[player], l1) if (l1 := self.options[player]["l1"]) else loss
+                total = (
+                    loss + l1_norm(self._player_parameters[player], l1) if (l1 := self.options[player]["l1"]) else loss
+                )
                 total = total / len(parts) if len(parts) > 1 else total
                 total.backward() if self._direct else self.manual_backward(total)
                 self.finite.add(player, self.iteration, loss.detach(), logs)
@@ -163,8 +171,8 @@ class GenerativeModule(Validated):
         if log_now:
             mean = self.trainer.strategy.reduce  # over the ranks
             self.latest = {f"train/{name}": float(mean(value, reduce_op="mean")) for name, value in logged.items()}
-            self.write(self.latest)
-            if not getattr(self.trainer.progress_bar_callback, "reads_latest", False):
+            self.log_to_loggers(self.latest)
+            if not getattr(self.trainer.progress_bar_callback, "reads_model_metrics", False):
                 self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
 
     def _step(self, player: str) -> dict[str, float]:
@@ -173,8 +181,8 @@ class GenerativeModule(Validated):
         for group in optimizer.param_groups:
             group["lr"] = lr(self.iteration, self.total)
         if self._share:
-            self._share(self._owned[player])
-        taken = self.skipping.takes(player, self._owned[player])
+            self._share(self._player_parameters[player])
+        taken = self.skipping.should_step(player, self._player_parameters[player])
         if taken and self._direct:
             self.on_before_optimizer_step(optimizer)
             optimizer.step()
@@ -188,7 +196,7 @@ class GenerativeModule(Validated):
 
     def _average(self, images: int) -> None:
         for player, half_life in self.half_life.items():
-            self.averages.follow(self._networks([player]), decay(images, self.images, half_life))
+            self.averages.update_parameters(self._networks([player]), decay(images, self.images, half_life))
 
     def check_finite(self, parameters: Iterable[Tensor] = ()) -> None:
         """Look for NaN, on all ranks together: when one has met it, all stop.
@@ -225,7 +233,7 @@ class GenerativeModule(Validated):
     def make_averages(self) -> None:
         """Create the moving averages as copies of the networks; once."""
         if self.half_life and "averages" not in self._modules:
-            self.averages = Averages(self._networks(list(self.half_life)))
+            self.averages = ExponentialMovingAverages(self._networks(list(self.half_life)))
 
     def setup(self, stage: str) -> None:
         self.make_averages()

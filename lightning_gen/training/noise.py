@@ -20,7 +20,7 @@ def seed_of(*key: int | str) -> int:
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def numbered(numbers: Iterable[int], shape: tuple[int, ...], *key: int | str) -> Tensor:
+def indexed_noise(numbers: Iterable[int], shape: tuple[int, ...], *key: int | str) -> Tensor:
     """Standard normal noise (N, *shape) on the CPU, one row for each example number, independent of its neighbours."""
     numbers = list(numbers)
     noise = torch.empty(len(numbers), *shape)
@@ -39,22 +39,22 @@ class BatchNoise:
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         self.seed = seed
-        self.iteration = self.move = self.part = 0
-        self.parts = 1
+        self.iteration = self.move = self.shard = 0
+        self.num_shards = 1
         self.generator = torch.Generator(device=device)
 
-    def at(self, iteration: int, move: int, part: int, parts: int) -> None:
+    def seek(self, iteration: int, move: int, shard: int, num_shards: int) -> None:
         """Go to a move of an iteration and to a slice of the batch."""
-        self.iteration, self.move, self.part, self.parts = iteration, move, part, parts
+        self.iteration, self.move, self.shard, self.num_shards = iteration, move, shard, num_shards
 
     def __call__(self, shape: tuple[int, ...], stream: str) -> Tensor:
         """Noise (B, ...) of this slice, where B is its number of examples."""
         self.generator.manual_seed(seed_of(self.seed, self.iteration, self.move, stream))
         size = shape[0]
         noise = torch.randn(
-            (size * self.parts, *shape[1:]), generator=self.generator, device=self.generator.device
+            (size * self.num_shards, *shape[1:]), generator=self.generator, device=self.generator.device
         )  # the global batch
-        return noise if self.parts == 1 else noise[self.part * size : (self.part + 1) * size]
+        return noise if self.num_shards == 1 else noise[self.shard * size : (self.shard + 1) * size]
 
 
 def seed_default_generators(*key: int | str) -> None:

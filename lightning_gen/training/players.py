@@ -76,7 +76,7 @@ def size_of(batch: Mapping[str, Tensor]) -> int:
     return len(next(iter(batch.values())))
 
 
-def chunks(batch: dict[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
+def split_batch(batch: dict[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
     """A batch in equal parts.
 
     Raises:

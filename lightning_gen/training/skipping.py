@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 
-FIRST = 20  # steps from which the typical norm is known well enough to leave one out
-MOST = 10  # steps left out in a row
+WARMUP_STEPS = 20  # steps from which the typical norm is known well enough to leave one out
+MAX_CONSECUTIVE_SKIPS = 10  # steps left out in a row
 RATE = 0.01  # weight of a new norm in the running mean, from step 1 / RATE on; before, all norms count alike
 
 
-class EveryStep:
+class NoSkipping:
     """Leaves out nothing."""
 
     def check(self, scaled: bool) -> None:
         """Goes with every precision."""
 
-    def takes(self, player: str, parameters: Iterable[Tensor]) -> bool:
+    def should_step(self, player: str, parameters: Iterable[Tensor]) -> bool:
         """Always."""
         return True
 
@@ -51,13 +51,13 @@ class Norms:
     in_row: int = 0
     skipped: int = 0
 
-    def take(self, log_norm: float, limit: float) -> bool:
+    def update(self, log_norm: float, limit: float) -> bool:
         """Note a norm; whether its step is taken. A single norm counts as no further than ``limit`` from the mean."""
-        skip = self.seen >= FIRST and log_norm - self.log_typical > limit
-        if skip and self.in_row == MOST:
+        skip = self.seen >= WARMUP_STEPS and log_norm - self.log_typical > limit
+        if skip and self.in_row == MAX_CONSECUTIVE_SKIPS:
             skip, self.seen = False, 0  # these are the norms now: the mean starts anew
         distance = log_norm - self.log_typical
-        if self.seen >= FIRST:
+        if self.seen >= WARMUP_STEPS:
             distance = min(limit, max(-limit, distance))
         self.seen += 1
         self.log_typical += distance * max(1 / self.seen, RATE)
@@ -70,9 +70,9 @@ class Skipping(nn.Module):
     """Leaves out a step whose gradient's norm is more than ``skip`` times the typical one of its player.
 
     Typical is the running geometric mean of the norms, including those of the steps left out, but none counted as
-    further than a factor ``skip`` away. The first ``FIRST`` steps are taken, and so is the one after ``MOST`` left out
-    in a row, at which the mean starts anew. A norm that is zero or not finite decides nothing and is not counted: to
-    find NaN is the work of finite.py.
+    further than a factor ``skip`` away. The first ``WARMUP_STEPS`` steps are taken, and so is the one after
+    ``MAX_CONSECUTIVE_SKIPS`` left out in a row, at which the mean starts anew. A norm that is zero or not finite is not
+    counted: to find NaN is the work of finite.py.
 
     A module without parameters, so that what it remembers is in the checkpoint; numbers, not tensors, because they
     decide on the host, and no conversion of the model may round them.
@@ -103,10 +103,10 @@ class Skipping(nn.Module):
                 "skip does not go with --trainer.precision 16-mixed, which scales gradients: try bf16-mixed"
             )
 
-    def takes(self, player: str, parameters: Iterable[Tensor]) -> bool:
+    def should_step(self, player: str, parameters: Iterable[Tensor]) -> bool:
         """Whether a player's step is taken, by the gradients of its parameters; waits for the device."""
         norm = gradient_norm(parameters)
-        return not 0 < norm < math.inf or self.norms[player].take(math.log(norm), self.limit)
+        return not 0 < norm < math.inf or self.norms[player].update(math.log(norm), self.limit)
 
     def count(self, player: str) -> dict[str, float]:
         """How many steps were left out so far, to log; empty before the first."""

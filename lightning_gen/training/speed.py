@@ -28,7 +28,7 @@ class NoProfiler(PassThroughProfiler):
         return nullcontext()
 
 
-def block_size(spec: DataSpec, batch_size: int, *boundaries: int) -> int:
+def choose_iterations_per_batch(spec: DataSpec, batch_size: int, *boundaries: int) -> int:
     """Iterations that the Trainer may count as one batch, which saves its 0.4 ms for each of them.
 
     The largest number up to 10 that divides every boundary (validation, checkpoint, end), so that nothing but the
@@ -39,12 +39,12 @@ def block_size(spec: DataSpec, batch_size: int, *boundaries: int) -> int:
     return max(k for k in range(1, 11) if k == 1 or (k <= largest and common % k == 0))
 
 
-def block_of(trainer: L.Trainer) -> int:
+def iterations_per_batch(trainer: L.Trainer) -> int:
     """Iterations in one batch of the Trainer: what the data hand out at once."""
     return getattr(getattr(getattr(trainer, "datamodule", None), "position", None), "block", 1)
 
 
-def nobody_listens(model: L.LightningModule) -> bool:
+def can_bypass_lightning_hooks(model: L.LightningModule) -> bool:
     """Whether backward pass and step can be called directly: no wrapper, full precision, nobody's hook around them."""
     trainer, hooks = model.trainer, ("on_before_backward", "on_after_backward")
     unwrapped = isinstance(trainer.strategy, SingleDeviceStrategy) or hasattr(trainer.strategy, "average_gradients")
@@ -55,7 +55,7 @@ def nobody_listens(model: L.LightningModule) -> bool:
     return plain and not heard
 
 
-def quiet_loop(trainer: L.Trainer) -> None:
+def disable_sigterm_broadcast(trainer: L.Trainer) -> None:
     """Without Lightning's question in each batch whether the first rank met SIGTERM.
 
     It is a broadcast and a wait for the device, and hears no other rank; callbacks/checkpoints.py asks all of them.
@@ -65,7 +65,7 @@ def quiet_loop(trainer: L.Trainer) -> None:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """A run without two costs that have nothing to do with it, together 0.3 ms an iteration on a CPU."""
     if not torch.cuda.is_available():
         # Lightning sets this to 1: each step of an optimizer would look for the driver's library on the disk.

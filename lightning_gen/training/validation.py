@@ -40,7 +40,7 @@ class Means:
         return {name: sum(sums[name] for sums, _ in parts) / count for name in parts[0][0]} if parts else {}
 
 
-class Validated(L.LightningModule):
+class ExampleMeanValidation(L.LightningModule):
     """A LightningModule whose validation and test are means over examples."""
 
     iteration: int
@@ -64,7 +64,9 @@ class Validated(L.LightningModule):
         size = size_of(batch)
         index = batch.get("index")
         # of the examples, on which their noise depends
-        self.numbers = list(range(batch_idx * size, (batch_idx + 1) * size)) if index is None else index.tolist()
+        self.example_indices = (
+            list(range(batch_idx * size, (batch_idx + 1) * size)) if index is None else index.tolist()
+        )
         self._means.add(self.validation_values(batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -85,9 +87,9 @@ class Validated(L.LightningModule):
         fitting = self.trainer.state.fn == "fit"
         self.log_dict(values, logger=not fitting)  # for callbacks, and what trainer.validate returns
         if fitting and not self.trainer.sanity_checking:
-            self.write(values)
+            self.log_to_loggers(values)
 
-    def write(self, values: Mapping[str, float]) -> None:
+    def log_to_loggers(self, values: Mapping[str, float]) -> None:
         """Log to all loggers at this iteration; 50 times cheaper than ``self.log``."""
         for logger in self.loggers:
             logger.log_metrics(dict(values), step=self.iteration)

@@ -25,7 +25,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-class Peer(NamedTuple):
+class Baseline(NamedTuple):
     """A compressor, the bytes it takes for all examples, and how they were given to it."""
 
     name: str
@@ -33,25 +33,25 @@ class Peer(NamedTuple):
     how: str
 
 
-def peers(levels: np.ndarray, binary: bool) -> list[Peer]:
+def measure_baselines(levels: np.ndarray, binary: bool) -> list[Baseline]:
     """Each compressor on uint8 examples (n, *shape), 0 and 1 where binary: the better of the ways to give them."""
     rows = [_plain(name, pack, levels, binary) for name, pack in PLAIN.items()]
     if levels.ndim == 4 and levels.shape[1] in (1, 3):
         pictures = (levels * 255 if binary else levels).transpose(0, 2, 3, 1)  # (n, H, W, C)
         for name, options in FORMATS.items():
             sizes = [_saved(picture, binary, options) for picture in pictures]
-            rows.append(Peer(name, sum(sizes), "a file each"))
+            rows.append(Baseline(name, sum(sizes), "a file each"))
             sheet = mosaic(pictures)
             if sheet is not None and len(pictures) > 1:
-                rows.append(Peer(name, _saved(sheet, binary, options), "all in one picture"))
+                rows.append(Baseline(name, _saved(sheet, binary, options), "all in one picture"))
     return rows
 
 
-def _plain(name: str, pack: Callable[[bytes], bytes], levels: np.ndarray, binary: bool) -> Peer:
+def _plain(name: str, pack: Callable[[bytes], bytes], levels: np.ndarray, binary: bool) -> Baseline:
     ways = {"bytes": levels.tobytes()} | ({"packed bits": np.packbits(levels).tobytes()} if binary else {})
     sizes = {how: len(pack(data)) for how, data in ways.items()}
     how = min(sizes, key=lambda way: sizes[way])
-    return Peer(name, sizes[how], how)
+    return Baseline(name, sizes[how], how)
 
 
 def mosaic(pictures: np.ndarray) -> np.ndarray | None:

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.compression.stack import Stack, library
+from lightning_gen.compression.stack import AnsStack, import_constriction
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic
 from lightning_gen.objectives.likelihood_base import Likelihood
 
-AT_ONCE = 16_384  # elements whose tables are held in memory: a part of the format, since the last digits depend on it
+CHUNK_SIZE = (
+    16_384  # elements whose tables are held in memory: a part of the format, since the last digits depend on it
+)
 
 
-class Pixels(ABC):
+class PixelCoder(ABC):
     """Levels of x under a likelihood, pushed to a stack and popped again.
 
     The probabilities are computed alike in both directions, from tensors of the same shapes, and constriction turns
@@ -34,7 +36,7 @@ class Pixels(ABC):
         self.likelihood = likelihood
 
     @abstractmethod
-    def family(self) -> Any:
+    def entropy_model(self) -> Any:
         """The model of constriction."""
 
     @abstractmethod
@@ -60,28 +62,28 @@ class Pixels(ABC):
             raise UserError(f"the examples hold values besides the {self.levels} levels that the likelihood knows")
         return levels
 
-    def push(self, stack: Stack, levels: Tensor, out: Tensor) -> None:
+    def push(self, stack: AnsStack, levels: Tensor, out: Tensor) -> None:
         """One example's levels (*shape), given the decoder's output (*params)."""
         symbols = levels.flatten().numpy().astype(np.int32)
-        parts = [part.split(AT_ONCE) for part in self.parameters(out)]
+        parts = [part.split(CHUNK_SIZE) for part in self.parameters(out)]
         for k in reversed(range(len(parts[0]))):
-            here = symbols[k * AT_ONCE : (k + 1) * AT_ONCE]
-            stack.push(here, self.family(), self.table(*(part[k] for part in parts)))
+            here = symbols[k * CHUNK_SIZE : (k + 1) * CHUNK_SIZE]
+            stack.push(here, self.entropy_model(), self.table(*(part[k] for part in parts)))
 
-    def pop(self, stack: Stack, out: Tensor) -> Tensor:
+    def pop(self, stack: AnsStack, out: Tensor) -> Tensor:
         """One example's levels (D,), given the decoder's output (*params)."""
-        parts = zip(*(part.split(AT_ONCE) for part in self.parameters(out)), strict=True)
-        symbols = [stack.pop(self.family(), self.table(*part)) for part in parts]
+        parts = zip(*(part.split(CHUNK_SIZE) for part in self.parameters(out)), strict=True)
+        symbols = [stack.pop(self.entropy_model(), self.table(*part)) for part in parts]
         return torch.from_numpy(np.concatenate(symbols).astype(np.uint8))
 
 
-class Binary(Pixels):
+class BernoulliPixelCoder(PixelCoder):
     """Bernoulli: P(1) = sigma(logit)."""
 
     levels = 2
 
-    def family(self) -> Any:
-        return library().stream.model.Bernoulli(perfect=False)
+    def entropy_model(self) -> Any:
+        return import_constriction().stream.model.Bernoulli(perfect=False)
 
     def parameters(self, out: Tensor) -> tuple[Tensor, ...]:
         return (out.flatten(),)
@@ -93,13 +95,13 @@ class Binary(Pixels):
         return 2 * levels.float() - 1
 
 
-class Grey(Pixels):
+class LogisticPixelCoder(PixelCoder):
     """Discretised logistic: the mass of each of 256 levels, with open tails at the first and the last."""
 
     levels = 256
 
-    def family(self) -> Any:
-        return library().stream.model.Categorical(perfect=False)
+    def entropy_model(self) -> Any:
+        return import_constriction().stream.model.Categorical(perfect=False)
 
     def parameters(self, out: Tensor) -> tuple[Tensor, ...]:
         location, log_scale = self.likelihood.location_and_log_scale(out)
@@ -117,11 +119,14 @@ class Grey(Pixels):
         return to_float(levels, "uint8")
 
 
-PIXELS: dict[type[Likelihood], type[Pixels]] = {Bernoulli: Binary, DiscretizedLogistic: Grey}
-VALUES: dict[type[Pixels], str] = {Binary: "binary", Grey: "uint8"}
+PIXELS: dict[type[Likelihood], type[PixelCoder]] = {
+    Bernoulli: BernoulliPixelCoder,
+    DiscretizedLogistic: LogisticPixelCoder,
+}
+VALUES: dict[type[PixelCoder], str] = {BernoulliPixelCoder: "binary", LogisticPixelCoder: "uint8"}
 
 
-def pixels_of(likelihood: Any, values: str) -> Pixels:
+def pixel_coder_for(likelihood: Any, values: str) -> PixelCoder:
     """The coder of a likelihood on data of these values.
 
     Raises:

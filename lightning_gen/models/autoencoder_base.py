@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.conditional import Conditional
+from lightning_gen.models.conditional import ConditionalMixin
 from lightning_gen.networks.condition import call
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import Term, parse_terms
@@ -18,7 +18,7 @@ from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.validation import Logs
 
 
-class Coded(Conditional, GenerativeModule):
+class AutoencoderBase(ConditionalMixin, GenerativeModule):
     """x -> code -> x, with loss = reconstruction + sum of weight * term.
 
     Args:
@@ -32,11 +32,13 @@ class Coded(Conditional, GenerativeModule):
     """
 
     known_terms: ClassVar[Mapping[str, Term]]
-    moving: ClassVar[frozenset[str]] = frozenset()  # terms by a network that changes, which do not compare in time
+    nonstationary_terms: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # terms by a network that changes, which do not compare in time
 
     def __init__(self, spec: DataSpec, *, terms: dict[str, Any], conditional: bool = False, **options: Any) -> None:
         super().__init__(spec, **options)
-        self.know_classes(conditional)
+        self.setup_condition(conditional)
         self.terms = parse_terms(terms, self.known_terms)
         self.weights = {name: schedule(term.weight) for name, term in self.terms.items()}
         for name, term in self.terms.items():
@@ -48,7 +50,7 @@ class Coded(Conditional, GenerativeModule):
         """Each term, (B,)."""
         return {name: term(s, self.weight) for name, term in self.terms.items()}
 
-    def weighted(self, values: Logs) -> tuple[Tensor, Logs]:
+    def weighted_loss(self, values: Logs) -> tuple[Tensor, Logs]:
         """reconstruction + sum of weight * term, and the means of all, from values (B,)."""
         means = {name: value.mean() for name, value in values.items()}
         loss = means["reconstruction"]
@@ -56,13 +58,13 @@ class Coded(Conditional, GenerativeModule):
             loss = torch.add(loss, means[name], alpha=self.weight(weight))
         return loss, means
 
-    def validated(self, values: Logs) -> Tensor:
+    def validation_loss(self, values: Logs) -> Tensor:
         """The same sum for each example (B,), with the weights at the end of the run, without what does not compare."""
-        comparable = {name: weight for name, weight in self.weights.items() if name not in self.moving}
+        comparable = {name: weight for name, weight in self.weights.items() if name not in self.nonstationary_terms}
         return values["reconstruction"] + sum(weight.end * values[name] for name, weight in comparable.items())
 
 
-class Rebuilds:
+class ReconstructionMixin:
     """Reconstructs by way of a code; the class that mixes it in says how it encodes and decodes."""
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -76,19 +78,19 @@ class Rebuilds:
     forward = reconstruct
 
 
-class GaussianCode(Rebuilds):
+class GaussianPosteriorMixin(ReconstructionMixin):
     """q(z|x) = N(mu(x), diag sigma^2(x)), both from one encoder, which gives them side by side."""
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, *shape), classes (B,) of a conditional model -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
-        return gaussian(call(self.network("encoder"), x, self.condition(y)))  # type: ignore[attr-defined]
+        return split_gaussian_params(call(self.network("encoder"), x, self.condition(y)))  # type: ignore[attr-defined]
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> posterior mean (B, Z)."""
         return self.posterior(x, y)[0]
 
 
-def gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
+def split_gaussian_params(out: Tensor) -> tuple[Tensor, Tensor]:
     """A network's output (..., 2Z) -> mean and log-variance (..., Z), in float32 under autocast too, as nats are."""
     mean, log_var = out.float().chunk(2, dim=-1)
     return mean, log_var

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_gen.compression.container import is_plain
+from lightning_gen.compression.container import is_safe_filename
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.image_files import list_images
-from lightning_gen.datamodules.images import kind_of, opened
+from lightning_gen.datamodules.images import kind_of, open_image
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.images import save_png
@@ -60,7 +60,7 @@ def _read(path: Path, spec: DataSpec) -> np.ndarray:
         with Image.open(path) as file:
             kind = "16-bit" if _is_deep(file) else kind_of(file)
             frames = getattr(file, "n_frames", 1)
-        image = opened(path)
+        image = open_image(path)
     except Exception as error:  # Pillow's decoders raise anything on broken files
         raise UserError(f"cannot read {path} as a picture: {error}") from None
     if kind not in ("", "grey") or frames > 1:
@@ -93,12 +93,12 @@ def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
     if len({stem.lower() for stem in stems}) < len(stems):
         stems = [f"{k:0{len(str(len(stems) - 1))}d}_{stem}" for k, stem in enumerate(stems)]
     for path, stem in zip(paths, stems, strict=True):
-        if not is_plain(stem):
+        if not is_safe_filename(stem):
             raise UserError(f"{path}: its name cannot be kept in the file: rename it, without leading dot or \\")
     return tuple(stems)
 
 
-def check_free(folder: Path) -> None:
+def check_empty_folder(folder: Path) -> None:
     """Whether results may go to a folder.
 
     Raises:
@@ -117,7 +117,7 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
         spec: of the model.
         folder: new or empty.
     """
-    check_free(folder)
+    check_empty_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -125,7 +125,7 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
             for name, picture in zip(names, to_uint8(x), strict=True):
                 save_png(picture, part / f"{name}.png")
         else:
-            np.save(part / ARRAY, stored(x, spec))
+            np.save(part / ARRAY, to_stored_values(x, spec))
         part.chmod(0o777 & ~_umask())
         if folder.exists():  # it stays, as it may be a link, or where the user stands
             for made in part.iterdir():
@@ -136,7 +136,7 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
         shutil.rmtree(part, ignore_errors=True)
 
 
-def stored(x: Tensor, spec: DataSpec) -> np.ndarray:
+def to_stored_values(x: Tensor, spec: DataSpec) -> np.ndarray:
     """x as data sets store it: uint8 for "uint8" (0..255) and "binary" (0, 255), floats in [0, 1] for "unit"."""
     if spec.values in ("uint8", "binary"):
         return to_uint8(x).numpy()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.metrics.base import Gathered, need
-from lightning_gen.names import at_least_one
+from lightning_gen.metrics.base import UnevenRanksMetric, require_samples
+from lightning_gen.names import check_at_least_one
 
 ROUNDING = 0.05  # how far a sum of half-precision probabilities may be from 1
 
@@ -25,7 +25,7 @@ def _check_log_probs(log_probs: Tensor, metric: str) -> None:
         )
 
 
-class ClassifierScore(Gathered):
+class ClassifierScore(UnevenRanksMetric):
     """exp(E_x KL(p(y | x) || p(y))), Salimans et al. 2016, section 4: from 1 to the number of classes.
 
     Args:
@@ -39,7 +39,7 @@ class ClassifierScore(Gathered):
 
     def __init__(self, splits: int = 10, **options: Any) -> None:
         super().__init__(**options)
-        at_least_one(splits=splits)
+        check_at_least_one(splits=splits)
         self.splits = splits
         self.add_rows("log_probs")
 
@@ -63,7 +63,7 @@ class ClassifierScore(Gathered):
             UserError: for fewer samples than splits.
         """
         rows = self.rows("log_probs")
-        need(len(rows), self.splits, "ClassifierScore: samples", "add samples or choose fewer splits")
+        require_samples(len(rows), self.splits, "ClassifierScore: samples", "add samples or choose fewer splits")
         scores = torch.stack([_score(part) for part in rows.tensor_split(self.splits)])
         return {"mean": scores.mean(), "std": scores.std(correction=0)}
 
@@ -75,7 +75,7 @@ def _score(log_probs: Tensor) -> Tensor:
     return torch.where(probs > 0, probs * information, 0).sum(1).mean().exp()
 
 
-class ClassAccuracy(Gathered):
+class ClassAccuracy(UnevenRanksMetric):
     """How often a classifier sees the class that was asked for.
 
     Args:
@@ -90,7 +90,7 @@ class ClassAccuracy(Gathered):
 
     def __init__(self, num_classes: int, **options: Any) -> None:
         super().__init__(**options)
-        at_least_one(num_classes=num_classes)
+        check_at_least_one(num_classes=num_classes)
         self.num_classes = num_classes
         for name in ("hits", "counts"):
             self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
@@ -123,7 +123,7 @@ class ClassAccuracy(Gathered):
         Raises:
             UserError: if there are no samples.
         """
-        need(int(self.counts.sum()), 1, "ClassAccuracy: samples")
+        require_samples(int(self.counts.sum()), 1, "ClassAccuracy: samples")
         return {
             "accuracy": self.hits.sum().double() / self.counts.sum(),
             "per_class": self.hits.double() / self.counts,

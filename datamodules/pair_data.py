@@ -11,14 +11,14 @@ from torch import Tensor
 from . import pixels
 from .base import DataModule
 from .errors import unknown
-from .order import Batches, Order, SideOrders
+from .order import BatchOrder, Order, SideOrders
 from .sources import Batch, Source
 from .spec import DataSpec
 
 DIRECTIONS = ("a2b", "b2a")
 
 
-class Sides:
+class PairSource:
     """Examples of two sources as ``{"a", "b", "index"}``; the shorter one is repeated from its start.
 
     An example that one of the sources cannot read is left out as a whole.
@@ -38,7 +38,7 @@ class Sides:
         """The examples at these positions (B,), or at those of each side (B, 2), of which "index" gives side a's."""
         columns = index.unbind(1) if index.ndim == 2 else (index % len(self.a), index % len(self.b))
         batches = [side.fetch(rows) for side, rows in zip((self.a, self.b), columns, strict=True)]
-        read = [there(rows, batch["index"]) for rows, batch in zip(columns, batches, strict=True)]
+        read = [was_read(rows, batch["index"]) for rows, batch in zip(columns, batches, strict=True)]
         both = read[0] & read[1]
         a, b = (batch["x"] if both.all() else batch["x"][both[own]] for batch, own in zip(batches, read, strict=True))
         result: Batch = {"a": a, "b": b, "index": (index if index.ndim == 1 else columns[0])[both]}
@@ -46,7 +46,7 @@ class Sides:
         return {**result, "skipped": skipped} if skipped else result
 
 
-def there(asked: Tensor, got: Tensor) -> Tensor:
+def was_read(asked: Tensor, got: Tensor) -> Tensor:
     """Which of the positions asked for (B,) were read; a full batch answers them all, be it with replacements."""
     return torch.ones(len(asked), dtype=torch.bool) if len(got) == len(asked) else torch.isin(asked, got)
 
@@ -93,7 +93,7 @@ class PairData(DataModule):
 
     @abstractmethod
     def splits(self) -> dict[str, Source]:
-        """Sources of batches with "a" and "b"; ``Sides`` where training is unpaired."""
+        """Sources of batches with "a" and "b"; ``PairSource`` where training is unpaired."""
 
     def has_pairs(self, split: str) -> bool:
         """Whether the two sides of each example of "train", "val" or "test" belong together."""
@@ -105,15 +105,15 @@ class PairData(DataModule):
             raise unknown("side", name, ("a", "b"))
         return SideData(self, name)
 
-    def ordered(self, a: Any, b: Any) -> tuple[Any, Any]:
+    def swap_for_direction(self, a: Any, b: Any) -> tuple[Any, Any]:
         """The two as the direction wants them."""
         return (a, b) if self.direction == "a2b" else (b, a)
 
-    def _order(self) -> Batches:
+    def _order(self) -> BatchOrder:
         source = self._splits["train"]
         if self.has_pairs("train"):
             return Order(len(source), self.batch_size, self.seed)
-        assert isinstance(source, Sides)
+        assert isinstance(source, PairSource)
         return SideOrders((len(source.a), len(source.b)), self.batch_size, self.seed)
 
 
@@ -131,7 +131,7 @@ class SideData(DataModule):
         self.data, self.which = data, which
         self._sources = {split: self._one(source) for split, source in data._splits.items()}
         for split in ("val", "test"):
-            if not data.holds_out(split):
+            if not data.has_own_examples(split):
                 self._sources[split] = self._sources["train"]
 
     def describe(self) -> DataSpec:
@@ -142,9 +142,9 @@ class SideData(DataModule):
         """Those of the pair data."""
         return dict(self._sources)
 
-    def note(self, skipped: list[tuple[str, str]]) -> None:
+    def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Left to the pair data."""
-        self.data.note(skipped)
+        self.data.record_skipped(skipped)
 
     def report(self) -> str | None:
         """Of the pair data."""
@@ -155,6 +155,6 @@ class SideData(DataModule):
         return self.data.spec.shape if self.which == "a" else self.data.spec.shape_b
 
     def _one(self, source: Source) -> Source:
-        if isinstance(source, Sides):
+        if isinstance(source, PairSource):
             return OneSide(source.a if self.which == "a" else source.b, "x", self._shape)
         return OneSide(source, self.which, self._shape)

@@ -16,40 +16,40 @@ from torch import Tensor
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.drawing.render import to_uint8
-from lightning_gen.metrics.base import Rows
+from lightning_gen.metrics.base import GatherColumns
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor
 from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import Posterior, Samples, SamplesClasses
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 
-ORDER = 20131220  # seed of the order in which real examples are taken
-AT_ONCE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits
+ORDER_SEED = 20131220  # seed of the order in which real examples are taken
+EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits
 TRAIN_ROWS, TRAIN_BYTES = 60_000, 500_000_000  # of training examples that samples are compared with
 Track = Callable[[Any, str], Any]  # a progress bar round an iterable, with its title
 
 
-def share(n: int, rank: int, world: int) -> list[range]:
+def rank_chunks(n: int, rank: int, world: int) -> list[range]:
     """This rank's part of rows 0 to n - 1: whole chunks, one after the other, so that ranks in order give all rows."""
-    chunks = [range(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE)]
+    chunks = [range(start, min(start + EVAL_BATCH_SIZE, n)) for start in range(0, n, EVAL_BATCH_SIZE)]
     return chunks[len(chunks) * rank // world : len(chunks) * (rank + 1) // world]
 
 
 @lru_cache(maxsize=8)
-def order(size: int) -> Tensor:
+def fixed_permutation(size: int) -> Tensor:
     """A split may be sorted by class: so the first rows are of a permutation, the same for all models and seeds."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(ORDER))
+    return torch.randperm(size, generator=torch.Generator().manual_seed(ORDER_SEED))
 
 
-class Examples(NamedTuple):
-    """Examples as they are compared: x (n, *shape), classes (n,) or None, and their numbers or positions (n,)."""
+class ExampleBatch(NamedTuple):
+    """Examples as they are reference_data: x (n, *shape), classes (n,) or None, and their numbers or positions (n,)."""
 
     x: Tensor
     y: Tensor | None
     positions: Tensor
 
 
-class Described(NamedTuple):
+class ExtractedFeatures(NamedTuple):
     """Examples as a metric sees them: features (n, D) and log-probabilities (n, C) in float64; the rest as above."""
 
     features: Tensor
@@ -59,7 +59,7 @@ class Described(NamedTuple):
 
 
 @dataclass
-class Subject:
+class EvaluationRun:
     """A model, what it is compared with, and how.
 
     Args:
@@ -79,7 +79,7 @@ class Subject:
         prefix: of the names of its values.
         remark: what is said of its samples beside each value.
         beside: further subjects that are measured with it, such as the other direction of a translator.
-        compared: the data that all of them are compared with, where these are more than ``data``.
+        reference_data: the data that all of them are compared with, where these are more than ``data``.
     """
 
     model: Any
@@ -96,9 +96,9 @@ class Subject:
     name: str = ""
     prefix: str = ""
     remark: str = ""
-    beside: Sequence[Subject] = ()
-    compared: Sequence[DataModule] = ()
-    _described: dict[str, Described] = field(default_factory=dict)
+    other_directions: Sequence[EvaluationRun] = ()
+    reference_data: Sequence[DataModule] = ()
+    _described: dict[str, ExtractedFeatures] = field(default_factory=dict)
     _codes: dict[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -112,21 +112,21 @@ class Subject:
                 f"the model makes examples of shape {self.model.spec.shape}, the reference has {self.data.spec.shape}: "
                 "evaluate on data of the model's shape"
             )
-        self.originals = self.data.originals()
-        self.n = min(self.n, self.originals.size(self.split))
+        self.unbinarized_data = self.data.without_binarization()
+        self.n = min(self.n, self.unbinarized_data.size(self.split))
 
     @property
-    def parts(self) -> list[Subject]:
+    def all_runs(self) -> list[EvaluationRun]:
         """All that is measured."""
-        return [self, *self.beside]
+        return [self, *self.other_directions]
 
     # Examples
 
     def chunks(self, n: int, title: str) -> Iterator[range]:
         """This rank's rows among n, with a progress bar."""
-        return self.track(share(n, self.rank, self.world), title)
+        return self.track(rank_chunks(n, self.rank, self.world), title)
 
-    def samples(self, rows: range) -> Examples:
+    def samples(self, rows: range) -> ExampleBatch:
         """Generated examples with these numbers.
 
         Raises:
@@ -144,28 +144,28 @@ class Subject:
                 f"the model's samples have shape {tuple(x.shape[1:])}, the reference {self.data.spec.shape}"
             )
         check_finite(x, "samples")
-        return Examples(self.comparable(x), numbers % self.classes if self.classes else None, numbers)
+        return ExampleBatch(self.to_stored_levels(x), numbers % self.classes if self.classes else None, numbers)
 
     @property
     def classes(self) -> int:
         """Number of classes that the model can be asked for."""
         return self.model.classes if isinstance(self.model, SamplesClasses) else 0
 
-    def comparable(self, x: Tensor) -> Tensor:
-        """Examples as they are compared: images rounded to 256 levels, as they would be stored; on the CPU."""
+    def to_stored_levels(self, x: Tensor) -> Tensor:
+        """Examples as they are reference_data: images rounded to 256 levels, as they would be stored; on the CPU."""
         spec = self.model.spec
         return to_uint8(x) if spec.kind == "image" and spec.values != "real" else x.detach().float().cpu()
 
-    def real(self, split: str, rows: range) -> Examples:
+    def real(self, split: str, rows: range) -> ExampleBatch:
         """Real examples of a split, in a fixed random order; broken ones are left out."""
-        return self.at(split, order(self.originals.size(split))[rows.start : rows.stop])
+        return self.examples_at(split, fixed_permutation(self.unbinarized_data.size(split))[rows.start : rows.stop])
 
-    def at(self, split: str, positions: Tensor) -> Examples:
+    def examples_at(self, split: str, positions: Tensor) -> ExampleBatch:
         """The examples at these positions of a split."""
-        batch = self.originals.examples(split, positions)
-        return Examples(self.comparable(batch["x"]), batch.get("y"), batch["index"])
+        batch = self.unbinarized_data.examples(split, positions)
+        return ExampleBatch(self.to_stored_levels(batch["x"]), batch.get("y"), batch["index"])
 
-    def over_test(
+    def map_test_set(
         self,
         names: Sequence[str],
         n: int,
@@ -178,20 +178,20 @@ class Subject:
         ``data`` may be others than those of the subject.
         """
         data = self.data if data is None else data
-        rows, size = Rows(*names), data.size("test")
+        rows, size = GatherColumns(*names), data.size("test")
 
         def local() -> None:
             for part in self.chunks(min(n, size), title):
-                batch = data.examples("test", order(size)[part.start : part.stop])
+                batch = data.examples("test", fixed_permutation(size)[part.start : part.stop])
                 if not len(batch["index"]):  # none could be read
                     continue
                 columns = work({key: value.to(self.model.device) for key, value in batch.items()})
-                rows.update(**{name: wide(column.cpu()) for name, column in columns.items()})
+                rows.update(**{name: as_float64(column.cpu()) for name, column in columns.items()})
 
-        self.together(local)
+        self.run_on_all_ranks(local)
         return rows.compute()
 
-    def together(self, work: Callable[[], Any]) -> Any:
+    def run_on_all_ranks(self, work: Callable[[], Any]) -> Any:
         """Do this rank's share of something; where one rank fails, all do, so that none waits for it for ever."""
         result, error = None, None
         try:
@@ -209,32 +209,34 @@ class Subject:
 
     # Features
 
-    def described(self, source: str) -> Described:
+    def extract_features(self, source: str) -> ExtractedFeatures:
         """This rank's share of the "generated", "reference", "floor" or "train" examples as features."""
         if isinstance(self.extractor, str):
             raise Inapplicable(self.extractor)
         if source not in self._described:
-            self._described[source] = self.together(lambda: self._describe(source))
+            self._described[source] = self.run_on_all_ranks(lambda: self._describe(source))
         return self._described[source]
 
-    def forget_samples(self) -> None:
+    def clear_samples(self) -> None:
         """The model has changed: describe its samples anew."""
         self._described.pop("generated", None)
 
-    def _describe(self, source: str) -> Described:
+    def _describe(self, source: str) -> ExtractedFeatures:
         parts = [self._features(examples) for examples in self._examples(source)]
         if not parts:  # more ranks than chunks: no rows, of the widths that the others have
             one = self._features(self.real(self.split, range(1)))
             asked = one.y if source != "generated" else torch.zeros(1, dtype=torch.int64) if self.classes else None
-            parts = [Described(*(column if column is None else column[:0] for column in one._replace(y=asked)))]  # type: ignore[arg-type]
+            parts = [ExtractedFeatures(*(column if column is None else column[:0] for column in one._replace(y=asked)))]  # type: ignore[arg-type]
         features, log_probs, y, positions = (_cat(column) for column in zip(*parts, strict=True))
         assert features is not None and positions is not None
-        return Described(features, log_probs, y, positions)
+        return ExtractedFeatures(features, log_probs, y, positions)
 
-    def _features(self, examples: Examples) -> Described:
+    def _features(self, examples: ExampleBatch) -> ExtractedFeatures:
         assert isinstance(self.extractor, Extractor)
-        features, log_probs = self.extractor.both(examples.x.to(self.float64_device))
-        return Described(features.cpu(), None if log_probs is None else log_probs.cpu(), examples.y, examples.positions)
+        features, log_probs = self.extractor.features_and_log_probs(examples.x.to(self.float64_device))
+        return ExtractedFeatures(
+            features.cpu(), None if log_probs is None else log_probs.cpu(), examples.y, examples.positions
+        )
 
     @property
     def float64_device(self) -> torch.device:
@@ -242,7 +244,7 @@ class Subject:
         device = self.model.device
         return torch.device("cpu") if device.type == "mps" else device
 
-    def _examples(self, source: str) -> Iterator[Examples]:
+    def _examples(self, source: str) -> Iterator[ExampleBatch]:
         if source == "generated":
             yield from map(self.samples, self.chunks(self.n, "samples and their features"))
         elif source == "floor":
@@ -257,19 +259,19 @@ class Subject:
     @property
     def train_rows(self) -> int:
         """Number of training examples that samples are compared with: all, as far as the memory allows."""
-        width = 8 * max(1, self.described("reference").features.shape[1])  # bytes
-        return min(self.originals.size("train"), TRAIN_ROWS, TRAIN_BYTES // width)
+        width = 8 * max(1, self.extract_features("reference").features.shape[1])  # bytes
+        return min(self.unbinarized_data.size("train"), TRAIN_ROWS, TRAIN_BYTES // width)
 
     @property
     def floor_size(self) -> int:
         """As many real examples outside the reference as there are samples: the validation, then the training ones."""
-        return min(self.n, self._validation + self.originals.size("train"))
+        return min(self.n, self._validation + self.unbinarized_data.size("train"))
 
     @property
     def _validation(self) -> int:
-        return self.originals.size("val") if self.originals.holds_out("val") else 0
+        return self.unbinarized_data.size("val") if self.unbinarized_data.has_own_examples("val") else 0
 
-    def _floor(self, rows: range) -> Examples:
+    def _floor(self, rows: range) -> ExampleBatch:
         border = self._validation
         val, train = rows[: max(0, border - rows.start)], rows[max(0, border - rows.start) :]
         parts = [self.real("val", val)] if len(val) else []
@@ -277,24 +279,24 @@ class Subject:
             parts.append(self.real("train", range(train.start - border, train.stop - border)))
         x, y, positions = (_cat(column) for column in zip(*parts, strict=True))
         assert x is not None and positions is not None
-        return Examples(x, y, positions)
+        return ExampleBatch(x, y, positions)
 
-    def digest(self) -> tuple[str, int]:
+    def reference_hash(self) -> tuple[str, int]:
         """SHA-256 of what is compared with, the same for any number of ranks, and how many could be read."""
-        found = [self._digest(data) for data in self.compared or [self.originals]]
+        found = [self._digest(data) for data in self.reference_data or [self.unbinarized_data]]
         hashes = [text for text, _ in found]
         whole = hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
         return whole, min(count for _, count in found)
 
     def _digest(self, data: DataModule) -> tuple[str, int]:
-        positions = order(data.size(self.split))
+        positions = fixed_permutation(data.size(self.split))
 
         def local() -> list[tuple[str, int]]:
             chunks = self.chunks(self.n, "reading the reference")
             parts = (data.examples(self.split, positions[rows.start : rows.stop])["x"] for rows in chunks)
-            return [(sha256(self.comparable(x).numpy().tobytes()).hexdigest(), len(x)) for x in parts]
+            return [(sha256(self.to_stored_levels(x).numpy().tobytes()).hexdigest(), len(x)) for x in parts]
 
-        everyone: list[Any] = [self.together(local)]
+        everyone: list[Any] = [self.run_on_all_ranks(local)]
         if self.world > 1:
             own, everyone = everyone[0], [None] * self.world
             torch.distributed.all_gather_object(everyone, own)
@@ -319,13 +321,13 @@ class Subject:
             def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
                 numbers = batch["index"].tolist()
                 mean, log_var = model.posterior(batch["x"], batch.get("y"))
-                noise = numbered(numbers, tuple(mean.shape[1:]), self.seed, "code").to(mean.device)
+                noise = indexed_noise(numbers, tuple(mean.shape[1:]), self.seed, "code").to(mean.device)
                 z = reparameterise(mean, log_var, noise)
                 columns = {"mean": mean, "log_var": log_var, "z": z}
                 return columns | {name: batch[name] for name in known}
 
             names = ("mean", "log_var", "z", *known)
-            codes = self.over_test(names, self.n, "codes of the test examples", work)
+            codes = self.map_test_set(names, self.n, "codes of the test examples", work)
             for name in ("mean", "log_var"):
                 check_finite(codes[name], f"{name} of the test examples")
             self._codes = codes
@@ -345,7 +347,7 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
-def wide(column: Tensor) -> Tensor:
+def as_float64(column: Tensor) -> Tensor:
     """Numbers in float64; integers as they are."""
     return column.double() if column.is_floating_point() else column
 

@@ -18,19 +18,19 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.models.coded import Coded
-from lightning_gen.names import at_least_one, resolve
+from lightning_gen.models.autoencoder_base import AutoencoderBase
+from lightning_gen.names import check_at_least_one, resolve
 from lightning_gen.objectives import likelihoods
-from lightning_gen.objectives.estimators import ESTIMATORS, Estimator, square_weights
+from lightning_gen.objectives.estimators import ESTIMATORS, Estimator, apply_dreg_weights
 from lightning_gen.objectives.latent import Step, importance_bound
-from lightning_gen.training.noise import numbered
+from lightning_gen.training.noise import indexed_noise
 from lightning_gen.training.validation import Batch, Logs
 
-DRAWN_AT_ONCE = 2**24  # numbers of noise: 64 MiB
+MAX_NOISE_NUMEL = 2**24  # numbers of noise: 64 MiB
 DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound
 
 
-class Draws(NamedTuple):
+class ImportanceSamples(NamedTuple):
     """K draws of z for each example: z (K, B, Z), log p(x|z) and log p(z) - log q(z|x), each (K, B)."""
 
     z: Tensor
@@ -38,7 +38,7 @@ class Draws(NamedTuple):
     log_ratio: Tensor
 
 
-class LatentModel(Coded):
+class VAEBase(AutoencoderBase):
     """q(z|x), p(z) and p(x|z), however they are made.
 
     Args:
@@ -66,7 +66,7 @@ class LatentModel(Coded):
         **options: Any,
     ) -> None:
         super().__init__(spec, **options)
-        at_least_one(k=k, val_k=val_k)
+        check_at_least_one(k=k, val_k=val_k)
         self.k, self.val_k = k, val_k
         self.likelihood = likelihoods.build(likelihood, self.spec, scale)
         self.estimator: Estimator | None = resolve(estimator, ESTIMATORS, "estimator")
@@ -85,21 +85,21 @@ class LatentModel(Coded):
         """x (B, *shape), classes (B,) and noise (B, noise_dim) -> q(z|x) -> z -> p(x|z)."""
 
     @abstractmethod
-    def draws(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Draws:
+    def importance_samples(self, x: Tensor, y: Tensor | None, noise: Tensor) -> ImportanceSamples:
         """The same for K draws of z, noise (K, B, noise_dim)."""
 
     # Training
 
     def loss_vae(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         if self.estimator is None:
-            return self.weighted(self.values(self.step(batch)))
+            return self.weighted_loss(self.per_example_losses(self.step(batch)))
         x = batch["x"]
         noise = self.noise((len(x), self.k, self.noise_dim)).transpose(0, 1)
-        draws = self.draws(x, batch.get("y"), noise)
+        draws = self.importance_samples(x, batch.get("y"), noise)
         power = self.weight(self.weights["kl"])
         log_w = torch.add(draws.log_px, draws.log_ratio, alpha=power)
-        if self.estimator.squares:
-            square_weights(draws.z, log_w, power)
+        if self.estimator.doubly_reparameterized:
+            apply_dreg_weights(draws.z, log_w, power)
         return -importance_bound(log_w).mean(), {
             "reconstruction": -draws.log_px.mean(),
             "kl": -draws.log_ratio.mean(),
@@ -110,7 +110,7 @@ class LatentModel(Coded):
         x = batch["x"]
         return self.infer(x, batch.get("y"), self.noise((len(x), self.noise_dim)))
 
-    def values(self, s: Step) -> Logs:
+    def per_example_losses(self, s: Step) -> Logs:
         """The reconstruction error -log p(x|z) and each term, (B,) in nats."""
         return {"reconstruction": -self.network("likelihood").log_prob(s.x, s.out), **self.term_values(s)}
 
@@ -122,7 +122,7 @@ class LatentModel(Coded):
         ``y`` are the classes that a conditional model needs, ``numbers`` the examples' numbers, on which their noise
         depends; 0 to B - 1 by default. Where the KL has no closed form it is that of the same draw.
         """
-        noise = numbered(range(len(x)) if numbers is None else numbers, (self.noise_dim,), self.seed, "elbo")
+        noise = indexed_noise(range(len(x)) if numbers is None else numbers, (self.noise_dim,), self.seed, "elbo")
         s = self.infer(x, y, noise.to(x.device))
         assert s.kl is not None
         return self.network("likelihood").log_prob(x, s.out), s.kl.sum(1)
@@ -140,7 +140,7 @@ class LatentModel(Coded):
             power: exponent of p(z) / q(z|x), 1 for a bound of log p(x).
         """
         numbers = list(range(len(x))) if numbers is None else numbers
-        most = max(1, DRAWN_AT_ONCE // (k * self.noise_dim))
+        most = max(1, MAX_NOISE_NUMEL // (k * self.noise_dim))
         parts = []
         for start in range(0, len(x), most):
             here = slice(start, start + most)
@@ -148,8 +148,8 @@ class LatentModel(Coded):
         return torch.cat(parts)
 
     def _bound(self, x: Tensor, k: int, y: Tensor | None, numbers: list[int], power: float) -> Tensor:
-        noise = numbered(numbers, (k, self.noise_dim), self.seed, "importance").transpose(0, 1).to(x.device)
-        drawn = [self.draws(x, y, part) for part in noise.split(max(1, DECODED_AT_ONCE // len(x)))]
+        noise = indexed_noise(numbers, (k, self.noise_dim), self.seed, "importance").transpose(0, 1).to(x.device)
+        drawn = [self.importance_samples(x, y, part) for part in noise.split(max(1, DECODED_AT_ONCE // len(x)))]
         return importance_bound(torch.cat([draws.log_px + power * draws.log_ratio for draws in drawn]))
 
     # Validation
@@ -157,20 +157,20 @@ class LatentModel(Coded):
     def validation_values(self, batch: Batch) -> Logs:
         s = self.step(batch)
         assert s.kl is not None
-        values = self.values(s)
-        bound = -self.log_likelihood(s.x, self.val_k, s.y, self.numbers)
-        loss = self.validated(values)
+        values = self.per_example_losses(s)
+        bound = -self.log_likelihood(s.x, self.val_k, s.y, self.example_indices)
+        loss = self.validation_loss(values)
         if self.estimator is not None:
-            loss = -self.log_likelihood(s.x, self.k, s.y, self.numbers, self.weights["kl"].end)
+            loss = -self.log_likelihood(s.x, self.k, s.y, self.example_indices, self.weights["kl"].end)
         return {
             "loss": loss,
             **values,
             "elbo": -values["reconstruction"] - s.kl.sum(1),
             f"nll_is{self.val_k}": bound,
-            **self.usage(s),
+            **self.latent_statistics(s),
         }
 
-    def usage(self, s: Step) -> Logs:
+    def latent_statistics(self, s: Step) -> Logs:
         """What tells how much the latents carry, (B, J); ``validation_summary`` takes it out of the means."""
         assert s.kl is not None
         return {"kl_per_dimension": s.kl}
