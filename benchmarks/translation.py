@@ -100,10 +100,8 @@ def ours(args: argparse.Namespace) -> Rates:
         without_garbage_collection(),
     ):
         trainer = fit.build_trainer(arguments, Path(place) / "run/version_0", config, steps, data, 0)
-        data.position.batches_per_fetch, trainer.val_check_interval = (
-            1,
-            steps,
-        )  # each iteration is to be seen by the clock
+        data.position.batches_per_fetch = 1  # each iteration is to be seen by the clock
+        trainer.val_check_interval = steps
         trainer.fit(model, datamodule=data)
     return data.clock.rates(args.batch)
 

@@ -154,7 +154,7 @@ def test_the_length_is_the_elbo_of_a_trained_model(binarize, trainer):
     model.eval()
     made, _ = there_and_back(model, data.examples("train", torch.arange(1300))["x"])
     with torch.inference_mode():
-        bits = BitsBack(model).bound(made.symbols, 64)
+        bits = BitsBack(model).ideal_bits(made.symbols, 64)
     assert 0.98 * bits < 8 * made.payload < 1.02 * bits
 
 
@@ -260,7 +260,7 @@ def test_the_length_of_tokens_is_that_of_the_prior():
     x = torch.sign(levels("random", 1, (1, 8, 8), "uint8")).cumsum(2).clamp(-1, 1).repeat(400, 1, 1, 1)
     made = codec.encode(model, x, run="")
     with torch.inference_mode():
-        bits = TokenCoder(model).bound(made.symbols, 64)
+        bits = TokenCoder(model).ideal_bits(made.symbols, 64)
     assert 8 * made.payload == pytest.approx(bits, rel=0.005, abs=64)
     runs = (made.symbols[:, 1:] == made.symbols[:, :-1]).double().mean().item()
     stay = np.exp(2) / (np.exp(2) + 3)  # but for the small random part

@@ -56,7 +56,8 @@ def test_a_conditional_model_learns_the_classes(run):
     y = torch.arange(200) % 10
     with evaluation_mode(model):
         samples = model.sample(200, y=y)
-    _, log_probs = find_extractor("digits_v1", "digits", model.spec).both(((samples + 1) * 127.5).round().byte())
+    extractor = find_extractor("digits_v1", "digits", model.spec)
+    _, log_probs = extractor.features_and_log_probs(((samples + 1) * 127.5).round().byte())
     assert (log_probs.argmax(1) == y).float().mean() > 0.6  # by chance 0.1
 
 

@@ -133,8 +133,8 @@ def test_gradients_and_inference_mode_do_not_reach_the_network(mine):
 def test_autocast_outside_changes_nothing(mine):
     x = images(20, 1, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = mine.both(x)
-    outside = mine.both(x)
+        inside = mine.features_and_log_probs(x)
+    outside = mine.features_and_log_probs(x)
     assert torch.equal(inside[0], outside[0]) and torch.equal(inside[1], outside[1])
 
 
@@ -142,7 +142,7 @@ def test_a_network_in_half_precision_gives_finite_float64():
     network = classifier()
     x = images(20, 1, 8, 8)
     half = Extractor(network.half(), "half", num_classes=10)
-    features, log_probs = half.both(x)
+    features, log_probs = half.features_and_log_probs(x)
     assert features.dtype == log_probs.dtype == torch.float64
     assert features.isfinite().all() and log_probs.isfinite().all()
     assert (features * 1e4).square().sum(0).isfinite().all()
@@ -160,20 +160,20 @@ def test_bytes_and_floats_give_the_same_features(mine):
 
 def test_the_size_of_a_pass_does_not_matter(mine):
     x = images(50, 1, 8, 8)
-    whole = mine.both(x)
+    whole = mine.features_and_log_probs(x)
     mine.batch_size = 7
-    parts = mine.both(x)
+    parts = mine.features_and_log_probs(x)
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-6)
 
 
 def test_both_is_the_two_calls(mine):
     x = images(9, 1, 8, 8)
-    features, log_probs = mine.both(x)
+    features, log_probs = mine.features_and_log_probs(x)
     assert torch.equal(features, mine(x)) and torch.equal(log_probs, mine.log_probs(x))
 
 
 def test_no_examples_give_no_features(mine):
-    features, log_probs = mine.both(images(0, 1, 8, 8))
+    features, log_probs = mine.features_and_log_probs(images(0, 1, 8, 8))
     assert features.shape == (0, 64) and log_probs.shape == (0, 10)
 
 
@@ -193,7 +193,7 @@ def test_wrong_examples_are_refused(mine):
 def test_networks_of_ones_own():
     features_only = Extractor(nn.Conv2d(1, 4, 8), "conv")
     assert features_only(images(3, 1, 8, 8)).shape == (3, 4)
-    assert features_only.both(images(3, 1, 8, 8))[1] is None
+    assert features_only.features_and_log_probs(images(3, 1, 8, 8))[1] is None
     with pytest.raises(UserError, match="no classes"):
         features_only.log_probs(images(3, 1, 8, 8))
     with pytest.raises(UserError, match="num_classes=5, but its network gives features only"):

@@ -200,7 +200,7 @@ def test_the_strategy_follows_from_the_players():
 def test_the_environment(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert cluster_environment(Launch("alone"), {}) is None
-    assert type(cluster_environment(launch(), {})).__name__ == "SlurmTasks"
+    assert type(cluster_environment(launch(), {})).__name__ == "SlurmEnvironment"
     assert cluster_environment(launch(), {"plugins": ["lightning.fabric.plugins.environments.MPIEnvironment"]}) is None
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert type(cluster_environment(Launch("alone"), {})).__name__ == "LightningEnvironment"

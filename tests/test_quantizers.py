@@ -269,7 +269,7 @@ made = VectorQuantizer(codes=12, dim=3, depth=2, decay=0.8, revive=0.3)
 z = torch.randn(8, 10, 3, dtype=torch.float64).float()
 for step in range(6):
     mine = (z + step).chunk(world)[rank]
-    made.start(mine, 5)
+    made.init_codebook(mine, 5)
     made.observe(made(mine), rank, world, 5, step)
     made.update()
 finite = FiniteScalarQuantizer(levels=[5, 4, 3], decay=0.5)

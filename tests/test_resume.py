@@ -254,9 +254,8 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         flipped[place] ^= 1 << place % 8
         (tmp_path / "last.ckpt").write_bytes(flipped)
         try:
-            assert torch.equal(read_checkpoint(tmp_path / "last.ckpt")["values"], values), (
-                place
-            )  # a byte that nobody reads
+            found = read_checkpoint(tmp_path / "last.ckpt")["values"]
+            assert torch.equal(found, values), place  # a byte that nobody reads
         except UserError as error:
             assert "last.ckpt" in str(error)
             unnoticed_by_torch += "checksum" in str(error)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gen.networks.condition import call
-from lightning_gen.training.ema import ExponentialMovingAverages
+from lightning_gen.training.ema import MovingAverages
 from lightning_gen.training.noise import indexed_noise
 
 BATCHES, SIZE = 16, 64
@@ -34,9 +34,7 @@ class StandingStatistics:
         """Measure, unless it has been done for these weights."""
         averages = self._modules.get("averages")  # type: ignore[attr-defined]
         if (
-            isinstance(averages, ExponentialMovingAverages)
-            and "generator" in averages
-            and self._measured != self.iteration  # type: ignore[attr-defined]
+            isinstance(averages, MovingAverages) and "generator" in averages and self._measured != self.iteration  # type: ignore[attr-defined]
         ):
             self._measured = self.iteration  # type: ignore[attr-defined]
             update_bn(averages["generator"], lambda batch: self._pass(averages["generator"], batch))

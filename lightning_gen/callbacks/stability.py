@@ -20,7 +20,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, ORDER_SEED, check_finite
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.protocols import SamplesClasses
-from lightning_gen.training.ema import ExponentialMovingAverages
+from lightning_gen.training.ema import MovingAverages
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.finite import NonFinite
 from lightning_gen.training.module import GenerativeModule
@@ -196,7 +196,7 @@ def _mean_distance(x: Tensor) -> Tensor:
 
 def _ema_distance(model: GenerativeModule) -> dict[str, float]:
     averages = model._modules.get("averages")
-    if not isinstance(averages, ExponentialMovingAverages):
+    if not isinstance(averages, MovingAverages):
         return {}
     averaged = [p.detach() for network in averages.values() for p in network.parameters()]
     current = [p.detach() for name in averages for p in model.get_submodule(name).parameters()]

@@ -11,10 +11,7 @@ from typing import Any
 
 from lightning_gen.exits import Interrupted, is_global_zero
 
-STOP_SIGNALS = (
-    "SIGINT",
-    "SIGTERM",
-)  # while training; before it there is nothing to save, and they end the process at once
+STOP_SIGNALS = ("SIGINT", "SIGTERM")  # noted in training; before it they end the process: there is nothing to save
 TIME_LIMIT_SIGNAL = "SIGUSR1"  # of a scheduler: the time is nearly up
 
 

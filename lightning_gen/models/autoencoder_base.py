@@ -32,9 +32,7 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
     """
 
     known_terms: ClassVar[Mapping[str, Term]]
-    nonstationary_terms: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # terms by a network that changes, which do not compare in time
+    nonstationary_terms: ClassVar[frozenset[str]] = frozenset()  # by a network that learns: not comparable in time
 
     def __init__(self, spec: DataSpec, *, terms: dict[str, Any], conditional: bool = False, **options: Any) -> None:
         super().__init__(spec, **options)

@@ -217,7 +217,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
 
     def after_step(self, player: str) -> dict[str, float]:
         if player == "discriminator" and self.weight_clip:
-            for parameter in self._player_parameters[player]:
+            for parameter in self._trainable[player]:
                 parameter.data.clamp_(-self.weight_clip, self.weight_clip)
         return self.gradient_norm_of(player)
 

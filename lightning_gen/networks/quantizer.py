@@ -197,9 +197,8 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def observe(self, made: Quantized, part: int, parts: int, *key: int) -> None:
         size = len(made.parts[0])
-        chance = torch.special.ndtr(
-            indexed_noise(range(self.depth), (self.vocab,), *key, "revive")
-        )  # (G, K), on all ranks
+        noise = indexed_noise(range(self.depth), (self.vocab,), *key, "revive")  # (G, K), on all ranks
+        chance = torch.special.ndtr(noise)
         rows = (chance * (size * parts)).long().clamp(max=size * parts - 1) - size * part
         ids = made.tokens.transpose(0, 1).flatten(1)  # (B, G, P) -> (G, B P)
         for book, z, codes, spare in zip(self.books, made.parts, ids, rows.to(ids.device), strict=True):

@@ -15,10 +15,7 @@ from lightning_gen.schedule import Schedule, schedule
 Term = Callable[..., Tensor]
 OPTION_KEYS = frozenset({"weight", "function"})  # keys by which a term's options are told from the path to one
 
-HIERARCHICAL_TERMS: dict[str, Term] = {
-    "kl": latent.kl,
-    "capacity": latent.capacity,
-}  # of models with several levels of latents
+HIERARCHICAL_TERMS: dict[str, Term] = {"kl": latent.kl, "capacity": latent.capacity}  # of several levels of latents
 TERMS: dict[str, Term] = {  # of variational autoencoders
     **HIERARCHICAL_TERMS,
     "mi": coupled.mi,

@@ -164,9 +164,8 @@ def drawn_interpolations(model: Any, seed: int, y: Tensor | None = None) -> Tens
         y: (R,) the rows' classes, of a model that takes them; by default all in turn, in at least 8 rows.
     """
     y = _rows_of(model, y)
-    ends = indexed_noise(
-        range(LINES if y is None else len(y)), (2, model.draw_dim), seed, "interpolations"
-    )  # (R, 2, D)
+    rows = range(LINES if y is None else len(y))
+    ends = indexed_noise(rows, (2, model.draw_dim), seed, "interpolations")  # (R, 2, D)
     first, second = (model.draw(end.to(model.device)) for end in ends.unbind(1))  # (R, Z)
     latents = model.codes.start if isinstance(model, HasInfoGANCodes) and model.codes else first.shape[1]
     z = first[:, None].repeat(1, STEPS, 1)  # (R, STEPS, Z)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError, unknown
 
 
-class ExponentialMovingAverages(nn.ModuleDict):
+class MovingAverages(nn.ModuleDict):
     """name of a submodule -> its averaged copy.
 
     The half-life is counted in images, so it does not depend on the batch size; ``rampup`` shortens it early in
@@ -22,7 +22,7 @@ class ExponentialMovingAverages(nn.ModuleDict):
     def __init__(self, networks: Iterable[tuple[str, nn.Module]]) -> None:
         super().__init__({name: copy.deepcopy(net).eval().requires_grad_(False) for name, net in networks})
 
-    def train(self, mode: bool = True) -> ExponentialMovingAverages:
+    def train(self, mode: bool = True) -> MovingAverages:
         """Averages stay in eval mode."""
         return self
 

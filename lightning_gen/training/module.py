@@ -12,7 +12,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import check_at_least_one, to_serializable
 from lightning_gen.schedule import Schedule
-from lightning_gen.training.ema import ExponentialMovingAverages, decay, half_lives
+from lightning_gen.training.ema import MovingAverages, decay, half_lives
 from lightning_gen.training.finite import AT_ONCE, FiniteCheck, NonFinite
 from lightning_gen.training.noise import BatchNoise, indexed_noise, seed_default_generators
 from lightning_gen.training.players import adamw, freeze_all_but, l1_norm, optimizer_options, size_of, split_batch
@@ -42,9 +42,7 @@ class GenerativeModule(ExampleMeanValidation):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]]
-    reset_state_prefixes: ClassVar[tuple[str, ...]] = (
-        "skipping.",
-    )  # state of a run that another one from its weights starts anew
+    reset_state_prefixes: ClassVar[tuple[str, ...]] = ("skipping.",)  # state that --init does not take over
 
     def __init__(
         self,
@@ -94,11 +92,7 @@ class GenerativeModule(ExampleMeanValidation):
     def network(self, name: str) -> Any:
         """A submodule; outside training its moving average where there is one."""
         averages = None if self.training else self._modules.get("averages")
-        return (
-            averages[name]
-            if isinstance(averages, ExponentialMovingAverages) and name in averages
-            else getattr(self, name)
-        )
+        return averages[name] if isinstance(averages, MovingAverages) and name in averages else getattr(self, name)
 
     def noise(self, shape: tuple[int, ...], stream: str = "z") -> Tensor:
         """Standard normal noise (B, ...), see noise.py; in validation it depends on the example alone."""
@@ -128,7 +122,7 @@ class GenerativeModule(ExampleMeanValidation):
         self._block = iterations_per_batch(trainer)
         self._direct = can_bypass_lightning_hooks(self)
         self._share = getattr(trainer.strategy, "average_gradients", None)  # of FlatStrategy
-        self._player_parameters = {player: self.trainable(player) for player in self.players}
+        self._trainable = {player: self.trainable(player) for player in self.players}
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -146,14 +140,12 @@ class GenerativeModule(ExampleMeanValidation):
         log_now = (self.iteration + 1) % self.log_every == 0
         logged: dict[str, Tensor | float] = {}
         for move, player in enumerate(self.update_order(self.iteration)):
-            freeze_all_but(player, self._player_parameters)
+            freeze_all_but(player, self._trainable)
             self._moves[player].zero_grad()
             for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
                 self._noise.seek(self.iteration, move, rank * len(parts) + part, world * len(parts))
                 loss, logs = getattr(self, f"loss_{player}")(chunk, notes)
-                total = (
-                    loss + l1_norm(self._player_parameters[player], l1) if (l1 := self.options[player]["l1"]) else loss
-                )
+                total = loss + l1_norm(self._trainable[player], l1) if (l1 := self.options[player]["l1"]) else loss
                 total = total / len(parts) if len(parts) > 1 else total
                 total.backward() if self._direct else self.manual_backward(total)
                 self.finite.add(player, self.iteration, loss.detach(), logs)
@@ -181,8 +173,8 @@ class GenerativeModule(ExampleMeanValidation):
         for group in optimizer.param_groups:
             group["lr"] = lr(self.iteration, self.total)
         if self._share:
-            self._share(self._player_parameters[player])
-        taken = self.skipping.should_step(player, self._player_parameters[player])
+            self._share(self._trainable[player])
+        taken = self.skipping.should_step(player, self._trainable[player])
         if taken and self._direct:
             self.on_before_optimizer_step(optimizer)
             optimizer.step()
@@ -233,7 +225,7 @@ class GenerativeModule(ExampleMeanValidation):
     def make_averages(self) -> None:
         """Create the moving averages as copies of the networks; once."""
         if self.half_life and "averages" not in self._modules:
-            self.averages = ExponentialMovingAverages(self._networks(list(self.half_life)))
+            self.averages = MovingAverages(self._networks(list(self.half_life)))
 
     def setup(self, stage: str) -> None:
         self.make_averages()

@@ -41,7 +41,7 @@ def choose_iterations_per_batch(spec: DataSpec, batch_size: int, *boundaries: in
 
 def iterations_per_batch(trainer: L.Trainer) -> int:
     """Iterations in one batch of the Trainer: what the data hand out at once."""
-    return getattr(getattr(getattr(trainer, "datamodule", None), "position", None), "block", 1)
+    return getattr(getattr(getattr(trainer, "datamodule", None), "position", None), "batches_per_fetch", 1)
 
 
 def can_bypass_lightning_hooks(model: L.LightningModule) -> bool:
