@@ -344,10 +344,8 @@ def evaluate(b: Benchmark, cell: Cell, folder: Path, only: list[str] | None) -> 
             raise
         reason = str(error)
     content = report.read(folder / report.FILE)
-    missing = {
-        kind: {group: without_paths(text) for group, text in content[kind].items()}
-        for kind in ("inapplicable", "failed")
-    }
+    groups = {kind: content[kind].items() for kind in ("inapplicable", "failed")}
+    missing = {kind: {group: without_paths(text) for group, text in found} for kind, found in groups.items()}
     values = {name: {key: value.get(key) for key in KEPT} for name, value in content["values"].items()}
     reasons = "; ".join(f"{group}: {text}" for group, text in missing["failed"].items())
     return {"setting": content["setting"], "values": values, **missing}, reasons or reason
