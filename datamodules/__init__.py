@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .earlier import current_path
 from .errors import UserError, unknown
 from .spec import DataSpec
 
@@ -18,10 +19,12 @@ class Dataset(NamedTuple):
     Args:
         target: import path of the class; imported only when used.
         about: one line for the list.
+        kind: of its examples, as in its spec.
     """
 
     target: str
     about: str
+    kind: str = "image"
 
 
 DATASETS: dict[str, Dataset] = {
@@ -30,7 +33,9 @@ DATASETS: dict[str, Dataset] = {
         f"{__name__}.shapes.Shapes",
         "dSprites: 737,280 white shapes 64x64 with 5 known factors; drawn here, no download",
     ),
-    "toy": Dataset(f"{__name__}.toy.Toy", "100,000 points in 2-D: grid25, ring8, swissroll, moons; no download"),
+    "toy": Dataset(
+        f"{__name__}.toy.Toy", "100,000 points in 2-D: grid25, ring8, swissroll, moons; no download", kind="vector"
+    ),
     "mnist": Dataset(f"{__name__}.mnist.MNIST", "70,000 handwritten digits 28x28, 10 classes; downloads 12 MB"),
     "fashion-mnist": Dataset(f"{__name__}.mnist.FashionMNIST", "70,000 clothes 28x28, 10 classes; downloads 31 MB"),
     "stacked-mnist": Dataset(
@@ -78,5 +83,5 @@ def resolve_dataset(name: str) -> tuple[str, dict[str, Any]]:
         given = "is neither a directory of images nor a .npy or .npz file" if path.exists() else "does not exist"
         raise UserError(f"--data {name}: {given}; known names: {', '.join(DATASETS)}")
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
-        return name, {}
+        return current_path(name), {}
     raise unknown("data set", name, DATASETS)

@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tarfile import TarError
 
-from .errors import UserError
+from .errors import UserError, program
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def download_errors(name: str, folder: Path, by_hand: str) -> Iterator[None]:
     except (OSError, RuntimeError, HTTPException, TarError, EOFError) as error:
         raise UserError(
             f"{name} is not in {folder} and could not be downloaded ({str(error).strip() or type(error).__name__}).\n"
-            f"On a machine with network: python scripts/fit.py --data {name} --data.root DIR\n"
+            f"On a machine with network: {program('fit')} --data {name} --data.root DIR\n"
             f"By hand: place {by_hand} in {folder}\n"
             f"Without any download: --data digits"
         ) from error

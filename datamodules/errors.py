@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -18,3 +20,17 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(given, names, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {given!r}:{hint} known: {', '.join(names)}")
+
+
+def program(command: str = "") -> str:
+    """What the user types to call a command, in the form in which this program was called.
+
+    Args:
+        command: its name; empty for the program itself, which the scripts have not.
+    """
+    called = Path(sys.argv[0])
+    if called.stem == "lightning-gen":  # the entry point of a wheel; lightning-gen.exe on Windows
+        return f"lightning-gen {command}".rstrip()
+    if called.parts[-2:] == ("lightning_gen", "__main__.py"):
+        return f"python -m lightning_gen {command}".rstrip()
+    return f"python scripts/{command.replace('-', '_')}.py" if command else "python -m lightning_gen"

@@ -23,6 +23,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import what a user asks for when it is asked for: torch and Lightning take seconds."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("lightning-gen")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

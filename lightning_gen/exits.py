@@ -1,4 +1,7 @@
-"""How a script ends: its exit status, and one line for what went wrong."""
+"""How a command ends: its exit status, and one line for what went wrong.
+
+Nothing here imports torch, which takes seconds: a mistake in a name is answered at once.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_gen.datamodules.errors import UserError, program
 
-from lightning_gen.datamodules.errors import UserError
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # which Lightning reads, in this order
 
 
 class Stopped(Exception):
@@ -27,7 +29,7 @@ class Stopped(Exception):
         """How the run goes on."""
         if self.requeued:
             return "The job is in the queue again and goes on by itself"
-        return f"Go on with:\n  python scripts/fit.py --resume {self.folder}"
+        return f"Go on with:\n  {program('fit')} --resume {self.folder}"
 
 
 class Interrupted(BaseException):
@@ -45,7 +47,9 @@ class RankLost(UserError):
 
 def rank() -> int:
     """The number of this process among those of its run; known before there is a Trainer."""
-    return getattr(rank_zero_only, "rank", None) or 0
+    lightning = sys.modules.get("lightning.pytorch.utilities.rank_zero")
+    known = getattr(getattr(lightning, "rank_zero_only", None), "rank", None)
+    return known if known is not None else next((int(os.environ[key]) for key in RANKS if key in os.environ), 0)
 
 
 def is_global_zero() -> bool:
@@ -54,7 +58,7 @@ def is_global_zero() -> bool:
 
 
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
-    """Call a script's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
+    """Call a command's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
     sys.path.insert(0, ".")  # import paths of the user's own
     try:
         main(sys.argv[1:])
@@ -83,9 +87,10 @@ def destroy_gloo_group() -> None:
 
     Lightning does so for NCCL alone.
     """
-    met = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if met and torch.distributed.get_backend() == "gloo":
-        torch.distributed.destroy_process_group()
+    distributed = sys.modules.get("torch.distributed")  # where it is not imported, nobody has met
+    met = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if distributed and met and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def rank_local_error(text: str) -> UserError:

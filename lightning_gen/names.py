@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
-
-import numpy as np
 
 from lightning_gen.datamodules.errors import UserError, unknown
 
@@ -115,7 +114,7 @@ def to_serializable(value: Any) -> Any:
     Numbers, strings and None stay; lists and tuples become lists, mappings dicts with string keys, classes and
     functions their import path, and any other object "<instance of module.Class>", which no name resolves to.
     """
-    if isinstance(value, np.generic):
+    if (numpy := sys.modules.get("numpy")) and isinstance(value, numpy.generic):
         return to_serializable(value.item())
     if value is None or type(value) in (bool, int, float, str):
         return value

@@ -1,7 +1,6 @@
 """Compress examples with a trained model: ``python scripts/compress.py encode RUN IMAGE ... --out FILE``."""
 
-from lightning_gen.commands.compress import main
-from lightning_gen.exits import run_main
+from lightning_gen.commands import start
 
 if __name__ == "__main__":
-    run_main(main)
+    start("compress")

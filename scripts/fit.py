@@ -1,7 +1,6 @@
 """Train a model: ``python scripts/fit.py --model vae``; without arguments it lists models and data."""
 
-from lightning_gen.commands.fit import main
-from lightning_gen.exits import run_main
+from lightning_gen.commands import start
 
 if __name__ == "__main__":
-    run_main(main)
+    start("fit")

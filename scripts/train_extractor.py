@@ -1,7 +1,6 @@
 """Train a feature extractor for your own labelled images: ``python scripts/train_extractor.py --data FOLDER``."""
 
-from lightning_gen.commands.train_extractor import main
-from lightning_gen.exits import run_main
+from lightning_gen.commands import start
 
 if __name__ == "__main__":
-    run_main(main)
+    start("train-extractor")

@@ -40,7 +40,7 @@ class Scripts:
         self.calls, self.fail, self.rate, self.groups = [], fail or {}, rate, {}
 
     def __call__(self, command, log):
-        script, arguments = re.search(r"(\w+)\.py$", command[1]).group(1), command[2:]
+        script, arguments = command[3], command[4:]
         self.calls.append([script, *arguments])
         folder = self.begin(arguments) if script == "fit" else runs.find_run_folder(arguments[0])
         config = runs.read_config(folder)
@@ -190,7 +190,7 @@ def test_options_of_the_measurement_reach_evaluate_alone(place):
     assert measured[2:] == ["--k", "100", "1000", "-n", "50"]
     (cell,) = {path.name.rsplit("-", 1)[0] for path in place.iterdir()}
     assert cell != "digits-vae-60it"  # but another cell
-    with pytest.raises(UserError, match=r"unknown option of evaluate.py 'depth'"):
+    with pytest.raises(UserError, match=r"unknown option of evaluate 'depth'"):
         main([*SHORT, "--evaluate.depth=3"], scripts)
 
 

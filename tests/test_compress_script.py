@@ -14,6 +14,7 @@ from lightning_gen.commands import compress, fit, rate_distortion
 from lightning_gen.compression import codec, container, stack
 from lightning_gen.compression.image_io import names_of, write_examples
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
@@ -186,7 +187,7 @@ def test_two_hundred_corrupted_files_are_refused(place, file):
     bad = list(corrupted(good))
     assert len(bad) == 200 and all(content != good for content in bad)
     reasons = [refused(place, content) for content in bad]
-    known = ("was not written by compress.py", "is truncated", "is damaged", "is of format")
+    known = ("was not written by compress encode", "is truncated", "is damaged", "is of format")
     assert all(any(word in reason for word in known) for reason in reasons)
     assert all(any(word in reason for reason in reasons) for word in known[:3])  # a flip of the format is a rare chance
     main("decode", "good.lgz", "--out", "out")  # which is not harmed
@@ -374,7 +375,7 @@ def test_the_commands_of_the_page_are_understood(place):
     assert {script for script, _ in calls} == {"fit", "compress", "rate_distortion"}
     for name, arguments in calls:
         if name == "fit":
-            cli.resolve_config(*cli.parse_short_options(arguments))
+            cli.resolve_config(*parse_short_options(arguments))
         elif name == "rate_distortion":
             rate_distortion.list_jobs(*rate_distortion._parse(arguments))
         else:

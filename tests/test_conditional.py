@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from lightning_gen.commands import fit, reconstruct
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
@@ -29,7 +30,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("cvae"))
         arguments = ["--model", "cvae", "--steps", "600", "--val_every", "600"]
-        return fit.train(cli.resolve_config(*cli.parse_short_options(arguments))).resolve()
+        return fit.train(cli.resolve_config(*parse_short_options(arguments))).resolve()
 
 
 @torch.no_grad()

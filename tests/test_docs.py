@@ -16,6 +16,7 @@ from lightning_gen.adversarial.stability import VERDICTS
 from lightning_gen.cluster import restart
 from lightning_gen.commands import (
     benchmark,
+    call,
     compare,
     compress,
     evaluate,
@@ -27,6 +28,7 @@ from lightning_gen.commands import (
     translate,
 )
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.evaluation import report
 from lightning_gen.evaluation.samplers import SAMPLERS
 from lightning_gen.models.choices import CONDITIONS
@@ -114,7 +116,7 @@ def place(tmp_path, monkeypatch):
 
 
 def plan(*arguments):
-    return cli.resolve_config(*cli.parse_short_options([str(a) for a in arguments]))
+    return cli.resolve_config(*parse_short_options([str(a) for a in arguments]))
 
 
 def test_both_readmes_have_the_same_commands_and_snippets():
@@ -153,9 +155,12 @@ PARSED = {  # what takes minutes is only parsed
 @pytest.mark.parametrize(("page", "script", "arguments"), CALLS)
 def test_every_command_is_understood(page, script, arguments, place, capsys):
     """fit.py plans the run, with all checks of its options; others are parsed, or run on models of two iterations."""
-    if "--help" in arguments:
+    if script == "list":
+        call([script, *arguments])
+        assert capsys.readouterr().out.count("\n  ") > 3
+    elif "--help" in arguments:
         with contextlib.suppress(SystemExit):
-            MAINS[script](arguments)
+            call([script, *arguments])
         assert "usage: " in capsys.readouterr().out
     elif script == "fit":
         understood(arguments, place)
@@ -187,7 +192,7 @@ def understood(arguments, place):
     for config in (usual, sides):
         runs.write_config(config, runs.new_folder(config))
     (place / "mine.yaml").write_text(runs.dump(usual))
-    given, rest = cli.parse_short_options(arguments)
+    given, rest = parse_short_options(arguments)
     if "resume" in given:
         saved = cli.read_config(str(runs.find_run_folder(given.pop("resume")) / runs.CONFIG))
         assert not restart.config_changes(saved, cli.resolve_config(given, rest, base=saved).config, fit.MAY_CHANGE)

@@ -7,6 +7,7 @@ import torch
 
 from lightning_gen.commands import fit
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.evaluation import posterior_collapse
 from lightning_gen.models.layered import LayeredVAE
@@ -41,7 +42,7 @@ def test_a_collapsed_code_is_named_with_a_cure(trainer):
 def test_fit_warns_and_notes_it_in_the_summary(weight, warned, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["--model", "vae", "--steps", "200", "--val_every", "200", "--model.terms.kl", str(weight)]
-    folder = fit.train(cli.resolve_config(*cli.parse_short_options(arguments)))
+    folder = fit.train(cli.resolve_config(*parse_short_options(arguments)))
     assert ("warning:    latents" in capsys.readouterr().out) == warned
     assert json.loads((folder / "summary.json").read_text())["latents"]["healthy"] != warned
 

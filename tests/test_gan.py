@@ -12,6 +12,7 @@ from conftest import ROOT
 from lightning_gen.adversarial import batch_norm_statistics
 from lightning_gen.commands import fit
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
@@ -347,9 +348,7 @@ def test_wasserstein_without_a_constraint_is_warned_of():
 
 def test_a_batch_that_does_not_fit_the_packing_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = cli.resolve_config(
-        *cli.parse_short_options(["--model", "pacgan", "--data.batch_size", "33", "--steps", "2"])
-    )
+    plan = cli.resolve_config(*parse_short_options(["--model", "pacgan", "--data.batch_size", "33", "--steps", "2"]))
     with pytest.raises(UserError, match="33"):
         fit.train(plan)
     assert not (tmp_path / "tb_logs").exists()
@@ -373,7 +372,7 @@ def test_standing_statistics_see_all_classes(trainer):
 
 def test_naming_the_critic_in_use_keeps_its_options():
     arguments = ["--model", "wgan-gp", "--model.critic", "dcgan"]
-    named = cli.resolve_config(*cli.parse_short_options(arguments)).config["model"]["init_args"]["critic_args"]
+    named = cli.resolve_config(*parse_short_options(arguments)).config["model"]["init_args"]["critic_args"]
     assert named == PRESETS["wgan-gp"].arguments["critic_args"]
 
 
@@ -391,7 +390,7 @@ def test_a_batch_that_does_not_fit_the_packing_is_refused_from_python(trainer):
     ],
 )
 def test_arguments_of_a_penalty_leave_its_weight(arguments, r1_now):
-    penalties = cli.resolve_config(*cli.parse_short_options(arguments)).config["model"]["init_args"]["penalties"]
+    penalties = cli.resolve_config(*parse_short_options(arguments)).config["model"]["init_args"]["penalties"]
     assert penalties["r1"] == (r1_now or {"weight": 0.1, "every": 4})
     assert penalties["r2"] == "0.5..0.05@80% cos"
 

@@ -85,7 +85,7 @@ def test_runs_are_trained_once_and_measured(place, capsys):
 
     def call(command, log):
         trained.append(command)
-        fit.main(command[2:])
+        fit.main(command[4:])
         return 0
 
     rate_distortion.main(SMALL, call)

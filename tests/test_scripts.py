@@ -16,16 +16,18 @@ from conftest import ROOT
 from PIL import Image
 
 from lightning_gen import exits
+from lightning_gen.commands import call
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.presets import PRESETS
+from lightning_gen.presets import FAMILIES, PRESETS
 from lightning_gen.storage.checkpoints import load, read_checkpoint
 
 SHORT = ["--model", "vae", "--steps", 60, "--val_every", 30]
 
 
 def plan(*arguments):
-    return cli.resolve_config(*cli.parse_short_options([str(a) for a in arguments])).config
+    return cli.resolve_config(*parse_short_options([str(a) for a in arguments])).config
 
 
 def model_of(*arguments):
@@ -238,12 +240,10 @@ MISTAKES = {
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_one_line_for_a_mistake(arguments, monkeypatch, tmp_path, capsys):
     """In this process, to be quick; test_exit_status shows that the script does the same."""
-    from lightning_gen.commands.fit import main
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["fit.py", *arguments.split()])
     with pytest.raises(SystemExit) as stop:
-        exits.run_main(main)
+        exits.run_main(lambda argv: call(["fit", *argv]))
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert MISTAKES[arguments] in said.err
@@ -331,7 +331,10 @@ def test_removing_a_term(tmp_path):
 
 def test_lists_and_help(script):
     listing = script("fit").stdout
-    assert all(name in listing for name in PRESETS) and "digits" in listing and "mnist" in listing
+    assert all(family.recommended in listing for family in FAMILIES.values()) and "mnist" in listing
+    assert listing.startswith(script("list").stdout) and "try: python scripts/fit.py --model vae" in listing
     text = script("fit", "--model", "beta-vae", "--help").stdout
     assert "--model.terms" in text and "'kl': 4.0" in text and "--resume RUN" in text
     assert len(script("fit", "--help", "all").stdout) > 2 * len(text)
+    short = script("fit", "--help").stdout
+    assert "--resume RUN" in short and "--help --model NAME" in short and "options of vae" not in short

@@ -10,6 +10,7 @@ from test_resume import same
 
 from lightning_gen.commands import fit as fitting
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.toy import Toy
 from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read_checkpoint
@@ -196,8 +197,8 @@ def test_scaled_gradients_are_refused(trainer):
 def test_init_takes_weights_and_not_the_norms_of_another_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["--model", "vae", "--steps", "30", "--val_every", "30"]
-    first = fitting.train(cli.resolve_config(*cli.parse_short_options([*common, "--model.skip", "10"])))
+    first = fitting.train(cli.resolve_config(*parse_short_options([*common, "--model.skip", "10"])))
     for options in ([], ["--model.skip", "10"]):
-        again = fitting.train(cli.resolve_config(*cli.parse_short_options([*common, "--init", str(first), *options])))
+        again = fitting.train(cli.resolve_config(*parse_short_options([*common, "--init", str(first), *options])))
         assert load(again).iteration == 30
     assert load(again, which="last").skipping.norms["vae"].seen == 30

@@ -13,6 +13,7 @@ from lightning_gen.callbacks.stability import Stability
 from lightning_gen.callbacks.watch import Watch, trained_extractor
 from lightning_gen.commands import fit
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.toy import Toy
@@ -285,13 +286,13 @@ ADVERSARIAL = [name for name, row in PRESETS.items() if row.model.endswith(".GAN
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_what_it_says_to_try_can_be_tried(name):
     """Each option that is written with a value is one that the preset takes."""
-    model, _ = cli.instantiate(cli.resolve_config(*cli.parse_short_options(["--model", name])))
+    model, _ = cli.instantiate(cli.resolve_config(*parse_short_options(["--model", name])))
     tries = {text for verdict in VERDICTS for text in suggestions(verdict, dict(model.hparams))}
     options = [re.sub(r".*\((.*)\)", r"\1", text).split() for text in tries if "(" in text]
     options = [words for words in options if len(words) > 1]
     assert options
     for words in options:
-        cli.instantiate(cli.resolve_config(*cli.parse_short_options(["--model", name, *words])))
+        cli.instantiate(cli.resolve_config(*parse_short_options(["--model", name, *words])))
 
 
 def test_stop_saves_and_says_what_to_try(tmp_path, monkeypatch, capsys):
@@ -362,7 +363,7 @@ def test_a_model_without_a_discriminator(tmp_path, monkeypatch):
 
 def test_on_collapse_is_checked():
     with pytest.raises(UserError, match=r"--on_collapse 'stopp'.*did you mean 'stop'"):
-        cli.resolve_config(*cli.parse_short_options(["--model", "vae", "--on_collapse", "stopp"]))
+        cli.resolve_config(*parse_short_options(["--model", "vae", "--on_collapse", "stopp"]))
 
 
 class Packed(Judging):

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 from lightning_gen.benchmarking import results
 from lightning_gen.benchmarking.results import duration, read_cell, stability, write_cell
 from lightning_gen.config import cli
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen.config.arguments import parse_short_options
+from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.evaluation import report
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 LOGS = runs.ROOT / "benchmark"
 LOCAL = ("data.root", "data.num_workers")  # where and how the data are read, which moves no result
 OWN_FILES = ("folder", "paired", "unpaired")  # data that are what their root says
@@ -171,9 +171,9 @@ class Benchmark:
         """What a user types to get a cell's result again."""
         length = ["--steps", str(cell.iterations), "--seed", str(cell.seed)]
         options = [f"--{name}={value}" for name, value in self.options.items() if not name.startswith(MEASURE)]
-        train = ["python", "scripts/fit.py", "--model", cell.model, "--data", self.data, *length, *options]
+        train = [*program("fit").split(), "--model", cell.model, "--data", self.data, *length, *options]
         only = [*self.evaluate_arguments, *(["--metrics", *self.only] if self.only else [])]
-        return f"{shlex.join(train)} && {shlex.join(['python', 'scripts/evaluate.py', 'RUN', *only])}"
+        return f"{shlex.join(train)} && {shlex.join([*program('evaluate').split(), 'RUN', *only])}"
 
 
 def _flag(name: str) -> str:
@@ -199,7 +199,7 @@ def run_cell(b: Benchmark, cell: Cell) -> Outcome:
         known = None  # of another length
     if known and "failed" not in known and _covers(known["only"], b.only):
         return Outcome("finished before, nothing to do")
-    commit = _commit()
+    commit = results.commit()
     start = {**b.identity(cell.model, cell.seed), "iterations": cell.iterations, "only": b.only, "commit": commit}
     record = {**start, **(known or {"failed": "not finished"}), "iterations": cell.iterations}
     write_cell(b.path(cell.model, cell.seed), record)
@@ -296,7 +296,7 @@ def config_from_arguments(arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: an unknown model, data set or option.
     """
-    return cli.resolve_config(*cli.parse_short_options(arguments)).config
+    return cli.resolve_config(*parse_short_options(arguments)).config
 
 
 def _run_folder(arguments: list[str]) -> Path | None:
@@ -351,18 +351,23 @@ def evaluate(b: Benchmark, cell: Cell, folder: Path, only: list[str] | None) -> 
     return {"setting": content["setting"], "values": values, **missing}, reasons or reason
 
 
-def run_script(b: Benchmark, cell: Cell, script: str, arguments: list[str]) -> None:
-    """Run a script of a cell; what it prints goes to the cell's log."""
+def run_script(b: Benchmark, cell: Cell, command: str, arguments: list[str]) -> None:
+    """Run a command of a cell; what it prints goes to the cell's log."""
     log = _log(b.path(cell.model, cell.seed))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ python scripts/{script}.py {shlex.join(arguments)}\n")
+        file.write(f"$ {program(command)} {shlex.join(arguments)}\n")
     start = log.stat().st_size
-    status = b.call([sys.executable, str(SCRIPTS / f"{script}.py"), *arguments], log)
+    status = b.call(call_of(command, arguments), log)
     if status in STOPPED:
         raise Interrupted("stopped before it was finished")
     if status:
         raise CellFailed(last_error(log.read_bytes()[start:].decode(errors="replace"), status))
+
+
+def call_of(command: str, arguments: Sequence[str]) -> list[str]:
+    """A command with its arguments as a process of its own; an installed wheel has no scripts."""
+    return [sys.executable, "-m", "lightning_gen", command, *arguments]
 
 
 def _log(path: Path) -> Path:
@@ -383,17 +388,3 @@ def last_error(output: str, status: int) -> str:
 def without_paths(text: str) -> str:
     """A text in which absolute paths are cut down to their last part, to be kept with the results."""
     return re.sub(r"(?<![\w/:.])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\'\"]+[\\/])+", "", text)
-
-
-def _commit() -> str | None:
-    """The commit of this program; with a "+" where files other than results have changed; None outside git."""
-    git = ["git", "-C", str(SCRIPTS.parent)]
-    others = [".", *(f":(exclude){path.as_posix()}" for path in (results.FOLDER, results.PAGE))]
-    try:
-        head, changes = (
-            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *others])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if changes else "")

@@ -16,7 +16,7 @@ import torch
 
 from lightning_gen.cluster.launch import Launch
 from lightning_gen.cluster.slurm import SlurmEnvironment
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.exits import rank_local_error
 
 SHELLS = ("bash", "interactive")  # names of jobs that Lightning takes for a shell
@@ -135,7 +135,7 @@ def _check_alone(trainer: Mapping[str, Any], environ: Mapping[str, str]) -> None
     if tasks > 1 and "SLURM_STEP_ID" not in environ:
         raise UserError(
             f"the job has {tasks} tasks, but this is a single process: start it with srun, as in "
-            "srun python scripts/fit.py ..."
+            f"srun {program('fit')} ..."
         )
     nodes = int(trainer.get("num_nodes") or 1)
     if nodes > 1 and not ("MASTER_ADDR" in environ and {"NODE_RANK", "GROUP_RANK", "RANK"} & set(environ)):

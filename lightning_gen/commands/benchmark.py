@@ -29,8 +29,8 @@ from lightning_gen.benchmarking.cells import (
     summary_of,
 )
 from lightning_gen.benchmarking.results import read_cell, write_page
-from lightning_gen.config import cli
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.config.arguments import Parser, parse_short_options
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.evaluation.groups import METRICS
 from lightning_gen.presets import PRESETS
 
@@ -77,16 +77,16 @@ def main(argv: list[str], call: Call | None = None) -> None:
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = cli.Parser(
-        prog="python scripts/benchmark.py",
+    parser = Parser(
+        prog=program("benchmark"),
         description="Train models under one budget, measure them, and write RESULTS.md. Finished cells (a model with a "
         "seed) are not run again, others go on: remove a cell's file to have it made anew.",
-        epilog="Further options go to fit.py: --data.root FOLDER, --model.lr 1e-4, --val_every 500, ...; or to "
-        "evaluate.py: --evaluate.draws=500000, --evaluate.k=100,1000, ...",
+        epilog="Further options go to fit: --data.root FOLDER, --model.lr 1e-4, --val_every 500, ...; or to "
+        "evaluate: --evaluate.draws=500000, --evaluate.k=100,1000, ...",
         allow_abbrev=False,
     )
-    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"of the list of fit.py: {', '.join(PRESETS)}")
-    parser.add_argument("--data", metavar="NAME", default="digits", help="of the list of fit.py (default digits)")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"of the list of models: {', '.join(PRESETS)}")
+    parser.add_argument("--data", metavar="NAME", default="digits", help="of the list of data sets (default digits)")
     parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds 0 to N - 1 (default 3)")
     parser.add_argument(
         "--budget", default="10m", help="time, iterations or images of each cell: 90s, 10m, 2h, 5000it, 2Mimg (10m)"
@@ -113,7 +113,7 @@ def _benchmark(given: argparse.Namespace, rest: list[str], call: Call) -> tuple[
     """The call's settings, checked."""
     if not given.models:
         raise UserError(f"which models? give --models NAME NAME ...; known: {', '.join(sorted(PRESETS))}")
-    for name in cli.parse_short_options([word for word in rest if not word.startswith(f"--{MEASURE}")])[0]:
+    for name in parse_short_options([word for word in rest if not word.startswith(f"--{MEASURE}")])[0]:
         if name not in FIT_OPTIONS:
             raise UserError(f"--{name} is not used here: a benchmark has --models, --data, --seeds and --budget")
     for name in given.only or ():
@@ -123,7 +123,7 @@ def _benchmark(given: argparse.Namespace, rest: list[str], call: Call) -> tuple[
     for word in measured:
         name = word.removeprefix(f"--{MEASURE}").partition("=")[0]
         if name not in MEASURES:
-            raise unknown("option of evaluate.py", name, MEASURES)
+            raise unknown("option of evaluate", name, MEASURES)
     budget = parse_budget(given.budget)
     b = Benchmark(given.data, budget.text, call, rest, given.only, given.trust, given.results)
     for name, value in {"data": b.data, **b.options}.items():

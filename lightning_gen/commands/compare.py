@@ -15,8 +15,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_gen.config.cli import Parser
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.config.arguments import Parser
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import report
 from lightning_gen.evaluation.ranking import best_of, format_number
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Parse, read the runs, draw samples of each, print and save."""
-    parser = Parser(prog="python scripts/compare.py", description="Set runs side by side.")
+    parser = Parser(prog=program("compare"), description="Set runs side by side.")
     parser.add_argument("runs", metavar="RUN", nargs="*", help="two or more run folders or checkpoints")
     parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder (default comparison)")
     parser.add_argument("-n", type=int, default=16, help="samples of each run (default 16)")
@@ -251,7 +251,7 @@ def summary_table(runs: Sequence[Run]) -> Table:
 def _notes(runs: Sequence[Run], tags: Sequence[str]) -> Iterator[str]:
     """What is missing, and what else a reader must know."""
     for run in runs:
-        command, setting = f"`python scripts/evaluate.py {run.folder}`", run.evaluation["setting"]
+        command, setting = f"`{program('evaluate')} {run.folder}`", run.evaluation["setting"]
         if "complete" not in run.evaluation:
             yield f"{run.label} has no {report.FILE}: {command} would add its values."
         elif not run.evaluation["complete"]:

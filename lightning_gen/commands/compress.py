@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_gen.compression import codec, container, image_io, report
-from lightning_gen.config.cli import Parser
+from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.storage.checkpoints import find_checkpoint, load, write_atomically
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 def _encoding(argv: list[str]) -> tuple[Any, list[str]]:
     """The options of ``encode``, and those of the data."""
     parser = Parser(
-        prog="python scripts/compress.py encode",
+        prog=f"{program('compress')} encode",
         description=f"{ABOUT} The file is decoded for a test before it is written.",
         epilog="options of the data, with --split: --data.root FOLDER, ...",
         allow_abbrev=False,
@@ -82,9 +82,7 @@ def _encoding(argv: list[str]) -> tuple[Any, list[str]]:
 
 def _decoding(argv: list[str]) -> Any:
     """The options of ``decode``."""
-    parser = Parser(
-        prog="python scripts/compress.py decode", description="Decode a file of encode.", allow_abbrev=False
-    )
+    parser = Parser(prog=f"{program('compress')} decode", description="Decode a file of encode.", allow_abbrev=False)
     parser.add_argument("file", metavar="FILE", type=Path, help="what encode wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument("--run", metavar="RUN", help="the run, or its checkpoint, where it is not where it was")
@@ -110,7 +108,7 @@ def encode(argv: list[str]) -> None:
     if given.report:
         given.report.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(given.report, json.dumps(figures, indent=2).encode())
-    print(f"{given.out}; back: python scripts/compress.py decode {given.out} --out DIR")
+    print(f"{given.out}; back: {program('compress')} decode {given.out} --out DIR")
 
 
 def _rows(given: Any, rest: list[str]) -> Tensor:

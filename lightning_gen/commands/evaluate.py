@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from lightning_gen.config import cli
+from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.loader import cores
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import pictures, translation
@@ -159,8 +159,8 @@ def _values(subject: EvaluationRun, metric: Metric) -> dict[str, Value]:
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     groups = "\n".join(f"  {name:<15}{metric.about}" for name, metric in METRICS.items())
-    parser = cli.Parser(
-        prog="python scripts/evaluate.py",
+    parser = Parser(
+        prog=program("evaluate"),
         description="Measure a trained model against held-out data: a table, evaluation.json and pictures.",
         epilog=f"metrics:\n{groups}\n\noptions of the run's data: --data.root FOLDER, ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -23,9 +23,9 @@ from lightning_gen.cluster.launch import detect_launch
 from lightning_gen.cluster.lost_ranks import report_lost_ranks
 from lightning_gen.cluster.signals import TIME_LIMIT_SIGNAL, SignalHandler, interruptible
 from lightning_gen.config import cli
-from lightning_gen.config.help import help_text
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.base import DataModule
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import posterior_collapse
 from lightning_gen.exits import is_global_zero
@@ -68,15 +68,8 @@ QUIET = (  # warnings of Lightning that do not apply here
 
 
 def main(argv: list[str]) -> None:
-    """Parse, train, summarise."""
-    given, rest = cli.parse_short_options(argv)
-    if "help" in given:
-        print(help_text(given, everything=given["help"] == "all"))
-        return
-    if not argv:
-        print(cli.listing())
-        print("\ntry: python scripts/fit.py --model vae        help: python scripts/fit.py --help")
-        return
+    """Parse, train, summarise; ``config/help.py`` has answered what needs no run."""
+    given, rest = parse_short_options(argv)
     resume = given.pop("resume", None)
     folder = checkpoint = None
     if resume:
@@ -199,7 +192,7 @@ def _watch(config: dict[str, Any], model: GenerativeModule, data: Any) -> Watch 
         extractor = find_extractor("auto", config["dataset"], data.spec)
     except UserError as error:
         reason = str(error).partition(" Try:")[0]
-        train = f"python scripts/train_extractor.py --data {config['dataset']}"
+        train = f"{program('train-extractor')} --data {config['dataset']}"
         raise UserError(f"--watch: {reason} For labelled images {train} makes one") from None
     return Watch(names, extractor, data, config["seed"])
 
@@ -363,8 +356,8 @@ def _last_picture(trainer: L.Trainer, model: GenerativeModule, seed: int, folder
 def _use(model: GenerativeModule, folder: Path) -> str:
     """The command that makes something with the model."""
     if isinstance(model, Translates):
-        return f"translate:  python scripts/translate.py {folder} PICTURES --out translated"
-    return f"sample:     python scripts/sample.py {folder} -n 64 --seed 0"
+        return f"translate:  {program('translate')} {folder} PICTURES --out translated"
+    return f"sample:     {program('sample')} {folder} -n 64 --seed 0"
 
 
 def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> None:
@@ -382,6 +375,6 @@ def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> N
     shown = f"{picture} and  " if picture else ""
     print(f"pictures:   {shown}tensorboard --logdir {runs.ROOT}")
     print(use)
-    print(f"extend:     python scripts/fit.py --resume {summary['folder']} --steps {2 * summary['iterations']}")
+    print(f"extend:     {program('fit')} --resume {summary['folder']} --steps {2 * summary['iterations']}")
     if summary["data"] == "digits":
-        print(f"larger:     python scripts/fit.py --model {summary['model']} --data mnist   (downloads 12 MB)")
+        print(f"larger:     {program('fit')} --model {summary['model']} --data mnist   (downloads 12 MB)")

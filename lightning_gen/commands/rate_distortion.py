@@ -15,7 +15,6 @@ import contextlib
 import math
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,14 +22,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gen.benchmarking.cells import SCRIPTS, ProcessRunner, config_from_arguments, last_error, option_pairs
+from lightning_gen.benchmarking.cells import ProcessRunner, call_of, config_from_arguments, last_error, option_pairs
 from lightning_gen.compression.curves import Point, draw, image_codec_points
 from lightning_gen.compression.stack import import_constriction
 from lightning_gen.compression.tokens import TokenCoder
-from lightning_gen.config import cli
+from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.base import DataModule
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.drawing.images import save_png
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, load, write_atomically
@@ -80,8 +79,8 @@ def main(argv: list[str], call: Any = None) -> None:
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
-    parser = cli.Parser(
-        prog="python scripts/rate_distortion.py",
+    parser = Parser(
+        prog=program("rate-distortion"),
         description="Train VAEs of several weights of the KL and VQ-VAEs of several codebooks, and plot rate against "
         "distortion. Runs that are finished are not trained again.",
         epilog="Further options go to fit.py: of all runs --data.root FOLDER, ...; of the VAEs --vae.latent_dim 32, "
@@ -138,7 +137,7 @@ def train_if_missing(job: Job, out: Path, call: Any) -> Path:
     if known:
         return known
     log = out / (re.sub(r"[^\w.-]+", "_", f"{job.curve} {job.label}") + ".log")
-    status = call([sys.executable, str(SCRIPTS / "fit.py"), *job.arguments], log)
+    status = call(call_of("fit", job.arguments), log)
     if status:
         reason = last_error(log.read_text(encoding="utf-8", errors="replace"), status)
         raise UserError(f"{job.curve} with {job.label} failed: {reason} ({log}); the same command goes on from here")
@@ -214,7 +213,7 @@ def line(point: Point) -> str:
 
 def page(points: Sequence[Point], steps: int, argv: Sequence[str]) -> str:
     """The table as Markdown."""
-    command = shlex.join(["python", "scripts/rate_distortion.py", *argv])
+    command = shlex.join([*program("rate-distortion").split(), *argv])
     rows = [f"| {p.curve} | {p.label} | {p.rate:.4f} | {p.error:.5f} | {p.psnr:.2f} |" for p in points]
     head = ["| curve | point | bits/dim | mean squared error | PSNR, dB |", "|---|---|---|---|---|"]
     where = runs.environment(torch.device("cpu"))

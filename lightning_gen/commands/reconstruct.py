@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lightning_gen.config.cli import Parser
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen.config.arguments import Parser
+from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.datamodules.images import Reader, try_read
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
@@ -21,7 +21,7 @@ from lightning_gen.training.module import GenerativeModule
 
 def main(argv: list[str]) -> None:
     """Parse, load, reconstruct, save."""
-    parser = Parser(prog="python scripts/reconstruct.py", description="Pass pictures through a trained model.")
+    parser = Parser(prog=program("reconstruct"), description="Pass pictures through a trained model.")
     parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="picture files of any size")
     parser.add_argument("--out", type=Path, required=True, help="folder for the reconstructions and grid.png")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_gen.config import cli
+from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import render, to_uint8
 from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach_sampler, describe_sampler
@@ -50,8 +50,8 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
-    parser = cli.Parser(
-        prog="python scripts/sample.py",
+    parser = Parser(
+        prog=program("sample"),
         description="Draw new examples from a trained model.",
         epilog="options of the run's data, for --sampler gmm: --data.root FOLDER, ...",
     )

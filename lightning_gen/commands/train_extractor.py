@@ -15,8 +15,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.base import DataModule
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.order import derive_seed
 from lightning_gen.datamodules.sources import Batch
 from lightning_gen.metrics.extractors import FORMAT, KEY, Extractor, load_extractor, short_name, trained_path
@@ -53,13 +54,13 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
-    parser = cli.Parser(
-        prog="python scripts/train_extractor.py",
+    parser = Parser(
+        prog=program("train-extractor"),
         description="Train a classifier of labelled images, whose features then judge generated ones.",
         allow_abbrev=False,
-        epilog="Options of the data are written as for fit.py: --data.root DIR, --data.size 64, --data.batch_size 256.",
+        epilog="Options of the data are written as for fit: --data.root DIR, --data.size 64, --data.batch_size 256.",
     )
-    parser.add_argument("--data", required=True, metavar="NAME", help="a labelled data set, as for fit.py")
+    parser.add_argument("--data", required=True, metavar="NAME", help="a labelled data set, as for fit")
     parser.add_argument("--steps", type=int, default=1500, help="training steps (default 1500)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and shifts (default 0)")
     parser.add_argument("--width", type=int, default=16, help="a quarter of the number of features (default 16)")
@@ -193,4 +194,4 @@ def _write(out: Path, network: Classifier, facts: dict[str, Any], extractor: Ext
     written = load_extractor(out)
     print(f"extractor {written.name}, {facts['accuracy']:.2%} of the test images recognised, in {out}")
     print(f"sha256:    {written.sha256}")
-    print(f"use:       python scripts/evaluate.py RUN --extractor {out}")
+    print(f"use:       {program('evaluate')} RUN --extractor {out}")

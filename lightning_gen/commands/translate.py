@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
-from lightning_gen.config.cli import Parser
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.config.arguments import Parser
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.image_files import ACCEPTED, list_images
 from lightning_gen.datamodules.images import SUFFIXES, Reader, open_image, try_read
 from lightning_gen.drawing.images import save_png
@@ -102,7 +102,7 @@ def _direction(model: Any, given: str | None) -> str:
 
 def _parse(argv: list[str]) -> Any:
     parser = Parser(
-        prog="python scripts/translate.py",
+        prog=program("translate"),
         description="Translate pictures of any size with a trained model.",
         allow_abbrev=False,
     )

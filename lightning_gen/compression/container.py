@@ -77,7 +77,7 @@ def unpack(content: bytes, name: str) -> tuple[Header, np.ndarray]:
         UserError: it is no such file, of another version, truncated or damaged.
     """
     if content[: len(MAGIC)] != MAGIC[: len(content)] or not content:
-        raise UserError(f"{name} was not written by compress.py: it begins otherwise")
+        raise UserError(f"{name} was not written by compress encode: it begins otherwise")
     if len(content) < LENGTHS.size + CHECK:
         raise UserError(f"{name} is truncated: {len(content)} bytes are too few for a header")
     _, version, header_bytes, payload_bytes = LENGTHS.unpack_from(content)

@@ -1,4 +1,4 @@
-"""The command line shared by the scripts: short names on top, jsonargparse and Lightning's own parser underneath.
+"""The configuration of a run, in layers: jsonargparse and Lightning's own parser check every option.
 
 A configuration is built in layers: the class's defaults < the preset < ``--config FILE`` < the command line. Dicts such
 as ``terms`` merge key by key; null removes a key.
@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import lightning as L
 import yaml
@@ -21,45 +21,19 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_gen import datamodules
+from lightning_gen.config.arguments import (
+    ON_COLLAPSE,
+    OPTIONS,
+    SECTIONS,
+    SHORT_OPTIONS,
+    TOP,
+)
 from lightning_gen.config.options import REPLACED_OPTIONS, check_known, options_of, type_error
+from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.names import expect_class, resolve
-from lightning_gen.presets import PRESETS, preset
+from lightning_gen.presets import preset
 from lightning_gen.training.module import GenerativeModule
-
-SECTIONS = ("model", "data", "trainer")
-# options that stand as they are
-OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse", "patience")
-TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
-SHORT_OPTIONS = {
-    "model": (str, "NAME", "a model of the list, or an import path of your own class"),
-    "data": (str, "NAME", "a data set of the list, a folder of images, a .npy file, or an import path"),
-    "steps": (int, "N", "length of the run in iterations"),
-    "epochs": (int, "N", "length of the run in passes over the training data"),
-    "seed": (int, "N", "seed of weights, noise and data order (default 0)"),
-    "name": (str, "TAG", "tag added to the run's folder"),
-    "config": (str, "FILE", "options from a file, such as a run's config.yaml"),
-    "resume": (str, "RUN", "go on with a stopped run in its folder; with a larger --steps extend it"),
-    "init": (str, "CHECKPOINT", "start from the weights of a checkpoint"),
-    "val_every": (int, "N", "iterations between validations (default: 20 in a run)"),
-    "save_every": (int, "N", "iterations between checkpoints (default 500)"),
-    "watch": (str, "METRIC@N", "measure N samples at each validation: fd@1000, kd@1000, both with a comma, or none"),
-    "best_by": (
-        str,
-        "VALUE",
-        "choose best.ckpt by this value (default val/loss): the lowest, or of max:VALUE the highest",
-    ),
-    "on_collapse": (str, "warn|stop", "what to do when a GAN collapses or diverges (default warn)"),
-    "patience": (int, "SECONDS", "how long the devices wait for one of them that is silent (default 1800)"),
-}
-ON_COLLAPSE = ("warn", "stop")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with our way of failing."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
 
 
 class ResolvedConfig(NamedTuple):
@@ -67,27 +41,6 @@ class ResolvedConfig(NamedTuple):
 
     config: dict[str, Any]  # plain values, as in config.yaml
     parsed: Namespace  # for instantiation
-
-
-def parse_short_options(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Take the short options out of the arguments.
-
-    Returns:
-        the short options that were given, and the remaining ``--section.option`` arguments.
-    """
-    parser = Parser(add_help=False, allow_abbrev=False)
-    for name, (kind, _, _) in SHORT_OPTIONS.items():
-        parser.add_argument(f"--{name}", type=kind)
-    parser.add_argument("--print_config", action="store_true")
-    parser.add_argument("--help", "-h", nargs="?", const="short", choices=["short", "all"])
-    given, rest = parser.parse_known_args(argv)
-    for token in rest:
-        option = token.split("=")[0]
-        if token.startswith("-") and not re.match(r"-?\d", token[1:]) and option[2:].split(".")[0] not in SECTIONS:
-            raise unknown(
-                "option", option, [f"--{name}" for name in SHORT_OPTIONS] + [f"--{s}.OPTION" for s in SECTIONS]
-            )
-    return {name: value for name, value in vars(given).items() if value is not None and value is not False}, rest
 
 
 def resolve_config(given: dict[str, Any], rest: list[str], base: Mapping[str, Any] | None = None) -> ResolvedConfig:
@@ -206,7 +159,7 @@ def read_config(path: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"the configuration {path} is no mapping of options: see --print_config for its form")
     _check_shape(path, config)
-    return config
+    return current(config)
 
 
 def _check_shape(path: str, config: dict[str, Any]) -> None:
@@ -339,15 +292,6 @@ def _plain_config(layer: dict[str, Any], parsed: Namespace) -> dict[str, Any]:
         config[section] = {"class_path": plain[section]["class_path"], "init_args": arguments}
     config["trainer"] = {k: v for k, v in plain["trainer"].items() if v != defaults.get(k)}
     return config
-
-
-def listing() -> str:
-    """The models and data sets, as fit.py without arguments prints them."""
-    rows = ["models (--model NAME)"]
-    rows += [f"  {name:<15}{row.about}; {row.steps:,} iterations on {row.data}" for name, row in PRESETS.items()]
-    rows += ["data (--data NAME, or a folder of images, or a .npy file)"]
-    rows += [f"  {name:<15}{row.about}" for name, row in datamodules.DATASETS.items()]
-    return "\n".join(rows)
 
 
 def instantiate(plan: ResolvedConfig) -> tuple[GenerativeModule, L.LightningDataModule]:

@@ -1,4 +1,4 @@
-"""The help of fit.py: what most people need in some twenty lines, everything on demand."""
+"""The help of fit: what most people need in some twenty lines, everything on demand."""
 
 from __future__ import annotations
 
@@ -7,39 +7,84 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
-
 from lightning_gen import datamodules
-from lightning_gen.config.cli import SHORT_OPTIONS
+from lightning_gen.config.arguments import SHORT_OPTIONS, parse_short_options
+from lightning_gen.config.listing import models_and_data, terminal_width
 from lightning_gen.config.options import REPLACED_OPTIONS, Option, options_of
+from lightning_gen.datamodules.errors import program
 from lightning_gen.names import resolve
 from lightning_gen.presets import preset
 
-EXAMPLES = """examples:
-  python scripts/fit.py --model vae
-  python scripts/fit.py --model beta-vae --data mnist --model.terms.kl 2 --steps 20000 --name test
-  python scripts/fit.py --model conv-vae --data ./pictures --data.size 64 --trainer.devices 2"""
+EXAMPLES = (
+    "--model vae",
+    "--model beta-vae --data mnist --model.terms.kl 2 --steps 20000 --name test",
+    "--model conv-vae --data ./pictures --data.size 64 --trainer.devices 2",
+)
+
+
+def answer(argv: list[str]) -> bool:
+    """Print what fit is asked for without a run, the list or the help, or refuse unknown names.
+
+    Only the help of a model, or of all options, imports torch.
+
+    Returns:
+        whether that was all.
+
+    Raises:
+        UserError: an unknown option, model or data set.
+    """
+    if not argv:
+        print(models_and_data(terminal_width()))
+        print(f"\ntry: {program('fit')} --model vae        help: {program('fit')} --help")
+        return True
+    given, _ = parse_short_options(argv)
+    _check_names(given)
+    if "help" in given:
+        print(help_text(given, everything=given["help"] == "all"))
+    return "help" in given
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    """Refuse a model or data set that is in no table, before anything is imported."""
+    if "." not in given.get("model", "."):
+        preset(given["model"])
+    if "data" in given:
+        datamodules.resolve_dataset(given["data"])
 
 
 def help_text(given: Mapping[str, Any], everything: bool = False) -> str:
-    """Short options and those of the chosen model; with ``everything`` also all of the data's and the Trainer's."""
+    """Short options, and those of the model and data that were named; with ``everything`` also the Trainer's."""
+    fit = program("fit")
+    lines = [f"usage: {fit} --model NAME [--data NAME] [options]", ""]
+    lines += [_line(f"--{key} {meta}", about) for key, (_, meta, about) in SHORT_OPTIONS.items()]
+    lines += [
+        _line("--print_config", "print the resolved configuration and stop"),
+        _line("--help --model NAME", "these, and the options of a model and its data"),
+        _line("--help all", "every option"),
+        "",
+    ]
+    if everything or {"model", "data"} & set(given):
+        lines += [*_chosen(given, everything), ""]
+    return "\n".join(
+        [*lines, f"models and data sets: {program('list')}", "examples:", *(f"  {fit} {e}" for e in EXAMPLES)]
+    )
+
+
+def _chosen(given: Mapping[str, Any], everything: bool) -> list[str]:
+    """The options of the model and data that were named; with ``everything`` also the Trainer's."""
     name = given.get("model", "vae")
     row = preset(name) if "." not in name else None
     model = resolve(row.model if row else name, {}, "model class")
     path, arguments = datamodules.resolve_dataset(given.get("data", row.data if row else "digits"))
-    lines = ["usage: python scripts/fit.py --model NAME [--data NAME] [options]", ""]
-    lines += [_line(f"--{key} {meta}", about) for key, (_, meta, about) in SHORT_OPTIONS.items()]
-    lines += [_line("--print_config", "print the resolved configuration and stop"), _line("--help all", "every option")]
-    lines += [
-        "",
-        f"options of {name}:",
-        *_section("model", options_of(model), row.arguments if row else {}, everything),
-    ]
+    defaults = row.arguments if row else {}
+    lines = [f"options of {name}:", *_section("model", options_of(model), defaults, everything)]
     data = options_of(resolve(path, {}, "data set"))
     lines += ["", "options of the data:", *_section("data", data, arguments, everything)]
     if everything:
-        lines += ["", "options of Lightning's Trainer:", *_section("trainer", options_of(L.Trainer), {}, everything)]
-    return "\n".join([*lines, "", EXAMPLES])
+        from lightning import Trainer  # which takes seconds
+
+        lines += ["", "options of Lightning's Trainer:", *_section("trainer", options_of(Trainer), {}, everything)]
+    return lines
 
 
 def _section(section: str, options: Mapping[str, Option], row: Mapping[str, Any], everything: bool) -> list[str]:

@@ -59,4 +59,4 @@ def _saved_config(run: str) -> dict[str, Any]:
     try:
         return runs.read_config(run)
     except UserError as error:
-        raise UserError(f"{error}. Of a checkpoint that fit.py did not write, name the data: --data NAME") from None
+        raise UserError(f"{error}. Of a checkpoint that fit did not write, name the data: --data NAME") from None

@@ -11,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.earlier import current
+from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.evaluation.samplers import describe_sampler
 from lightning_gen.evaluation.values import Value
 from lightning_gen.storage.checkpoints import write_atomically
@@ -155,13 +156,13 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no {path}: python scripts/evaluate.py {path.parent} writes it") from None
+        raise UserError(f"no {path}: {program('evaluate')} {path.parent} writes it") from None
     except (OSError, ValueError):
         content = {}
     if not isinstance(content, dict) or content.get("format") != FORMAT or not _is_whole(content):
-        again = f"remove it, then python scripts/evaluate.py {path.parent}"
+        again = f"remove it, then {program('evaluate')} {path.parent}"
         raise UserError(f"{path} is damaged, or not of format {FORMAT}: {again}")
-    return content
+    return content | {"setting": current(content["setting"])}
 
 
 def _is_whole(content: Mapping[str, Any]) -> bool:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.classifier import Classifier
@@ -253,11 +253,11 @@ def load_extractor(path: str | Path) -> Extractor:
             network = Classifier(shape, num_classes, facts["width"])
         network.load_state_dict(weights, assign=True)
     except FileNotFoundError:
-        raise UserError(f"no extractor at {path}: train one with python scripts/train_extractor.py") from None
+        raise UserError(f"no extractor at {path}: train one with {program('train-extractor')}") from None
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is damaged, or no file of scripts/train_extractor.py ({type(error).__name__}: {reason})"
+            f"{path} is damaged, or no file of train-extractor ({type(error).__name__}: {reason})"
         ) from None
     sha256 = sha256_of(path)
     return Extractor(network, f"{data}_{sha256[:8]}", shape=shape, num_classes=num_classes, sha256=sha256)
@@ -338,7 +338,7 @@ def _auto(dataset: str, spec: DataSpec) -> Extractor:
     missing = _missing_inception() if colour else "is for RGB images"
     if not missing:
         return inception()
-    train = f"train one with python scripts/train_extractor.py --data {dataset}, or " if spec.num_classes else ""
+    train = f"train one with {program('train-extractor')} --data {dataset}, or " if spec.num_classes else ""
     raise UserError(
         f"no extractor for {dataset!r}: there is no {trained_path(dataset)}, and inception {missing}. "
         f"Try: {train}--extractor raw"

@@ -184,6 +184,27 @@ ROWS: dict[str, Preset] = {
         data_arguments={"binarize": "dynamic", "batch_size": 256},
         expected="84.33 nats (IS-5000, 10,000 test images)",
     ),
+    "hierarchical-vae": Preset(
+        "lightning_gen.models.hierarchical.HierarchicalVAE",
+        "groups of convolutional latents at several resolutions, for images of 8 to 256 pixels",
+        {
+            "blocks": [2, 1],
+            "width": 32,
+            "latent_channels": 2,
+            "activation": "silu",
+            "likelihood": "auto",
+            "terms": {"kl": {"weight": "0..1@500", "free_bits": 3.0}},
+            "optimizers": {"vae": {**ADAM, "lr": "0.004..0.0001@100% cos"}},
+            "clip": 200.0,
+            "skip": 10.0,
+        },
+        steps=1500,
+        paper="Child 2021, arXiv:2011.10650; inference after Sønderby et al. 2016, arXiv:1602.02282",
+        data_arguments={"batch_size": 32},
+    ),
+}
+
+AUTOENCODERS: dict[str, Preset] = {  # whose code is not random: no likelihood
     "ae": Preset(
         AE,
         "autoencoder; samples are of a Gaussian fitted to its codes",
@@ -224,23 +245,5 @@ ROWS: dict[str, Preset] = {
         },
         steps=3000,
         paper="Makhzani et al. 2016, arXiv:1511.05644",
-    ),
-    "hierarchical-vae": Preset(
-        "lightning_gen.models.hierarchical.HierarchicalVAE",
-        "groups of convolutional latents at several resolutions, for images of 8 to 256 pixels",
-        {
-            "blocks": [2, 1],
-            "width": 32,
-            "latent_channels": 2,
-            "activation": "silu",
-            "likelihood": "auto",
-            "terms": {"kl": {"weight": "0..1@500", "free_bits": 3.0}},
-            "optimizers": {"vae": {**ADAM, "lr": "0.004..0.0001@100% cos"}},
-            "clip": 200.0,
-            "skip": 10.0,
-        },
-        steps=1500,
-        paper="Child 2021, arXiv:2011.10650; inference after Sønderby et al. 2016, arXiv:1602.02282",
-        data_arguments={"batch_size": 32},
     ),
 }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 
+from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.storage.checkpoints import write_atomically
 
@@ -73,7 +74,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
         config = None
     if not isinstance(config, dict) or not {"preset", "dataset", "model", "data"} <= set(config):
         raise UserError(f"{path} is damaged: it is not what a run wrote")
-    return config
+    return current(config)
 
 
 def dump(config: Mapping[str, Any]) -> str:
