@@ -64,24 +64,18 @@ DATASETS: dict[str, Dataset] = {
 
 
 def resolve_dataset(name: str) -> tuple[str, dict[str, Any]]:
-    """Import path and arguments of the data that ``name`` means.
+    """Import path and arguments of the data that a name means; what a user's files are is asked of the kinds of data.
 
     Args:
-        name: a row of ``DATASETS``, a directory of images, a .npy or .npz file, or the import path of a class.
+        name: a row of ``DATASETS``, or the import path of a class.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is neither.
     """
     if name in DATASETS:
         return DATASETS[name].target, {}
-    path = Path(name)
-    if name and path.is_dir():
-        return DATASETS["folder"].target, {"root": name}
-    if path.suffix in (".npy", ".npz") and path.is_file():
-        return f"{__name__}.custom.Arrays", {"path": name}
-    if path.suffix in (".npy", ".npz") or re.search(r"[/\\]", name) or path.exists():
-        given = "is neither a directory of images nor a .npy or .npz file" if path.exists() else "does not exist"
-        raise UserError(f"--data {name}: {given}; known names: {', '.join(DATASETS)}")
+    if Path(name).suffix in (".npy", ".npz") or re.search(r"[/\\]", name):
+        raise UserError(f"--data {name}: does not exist; known names: {', '.join(DATASETS)}")
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
         return current_path(name), {}
     raise unknown("data set", name, DATASETS)

@@ -81,7 +81,7 @@ def test_a_swap_into_its_own_class_is_the_reconstruction(run):
     batch = data.examples("val", torch.arange(1))
     with evaluation_mode(model):
         swaps = views.class_swaps(model, batch["x"], batch["y"]).float()
-        rebuilt = views.render(model.reconstruct(batch["x"], batch["y"]), model.spec, columns=1).float()
+        rebuilt = views.sheet(model.reconstruct(batch["x"], batch["y"]), model.spec, columns=1).float()
     left = (1 + int(batch["y"])) * (56 + 2) + 2
     own = swaps[:, 2:58, left : left + 56]
     assert (own - rebuilt[:, :56, :56]).abs().max() <= 1 or (own - rebuilt[:, 2:58, 2:58]).abs().max() <= 1

@@ -707,9 +707,7 @@ def test_arrays(tmp_path, array, shape, kind, values, suffix):
         np.save(path, array)
     else:
         np.savez(path, x=array, y=np.arange(20) % 4)
-    target, options = resolve_dataset(str(path))
-    assert target == "lightning_gen.datamodules.custom.Arrays"
-    data = Arrays(**options, batch_size=8)
+    data = Arrays(str(path), batch_size=8)
     assert data.spec[:4] == (shape, kind, values, 16)
     assert data.spec.num_classes == (4 if suffix == ".npz" else 0)
     batch = next(iter(data.train_dataloader()))
@@ -793,16 +791,12 @@ def test_custom_with_its_own_splits_and_odd_examples():
 
 def test_find(tmp_path):
     assert resolve_dataset("mnist") == ("lightning_gen.datamodules.mnist.MNIST", {})
-    assert resolve_dataset(str(tmp_path)) == ("lightning_gen.datamodules.folder.Folder", {"root": str(tmp_path)})
     assert resolve_dataset("my_data.Faces") == ("my_data.Faces", {})
     with pytest.raises(UserError, match="did you mean 'mnist'"):
         resolve_dataset("mnits")
     for name in ("absent.npy", "./absent", str(tmp_path / "absent")):
         with pytest.raises(UserError, match="does not exist"):
             resolve_dataset(name)
-    (tmp_path / "x.csv").write_text("1")
-    with pytest.raises(UserError, match="neither a directory"):
-        resolve_dataset(str(tmp_path / "x.csv"))
 
 
 def test_loaders_alone_need_no_datamodule():

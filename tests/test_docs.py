@@ -234,7 +234,7 @@ def test_the_page_for_your_own_runs(place):
         if found := re.match(r"# (\w+\.py)\n", snippet):
             (place / found.group(1)).write_text(snippet)
             sys.modules.pop(found.group(1).removesuffix(".py"), None)  # another test's of that name
-    assert len(list(place.glob("*.py"))) == 4
+    assert len(list(place.glob("*.py"))) == 5
     for number, snippet in enumerate(snippets):
         exec(compile(snippet, f"{OWN} snippet {number}", "exec"), {"__name__": f"snippet_{number}"})
     for script, arguments in script_calls(OWN):

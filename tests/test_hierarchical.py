@@ -41,7 +41,8 @@ def digits():
 
 
 def made(shape=(1, 8, 8), values="uint8", **options):
-    return HierarchicalVAE(DataSpec(shape, values=values, size=100), **{**SMALL, **options})
+    kind = "image" if len(shape) == 3 else "vector"
+    return HierarchicalVAE(DataSpec(shape, kind, values, size=100), **{**SMALL, **options})
 
 
 def pictures(count, shape, values):

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 
@@ -68,6 +69,13 @@ def test_every_folder_is_a_room():
     folders = {path.name for path in (ROOT / "lightning_gen").iterdir() if path.is_dir() and path.name[0] not in "._"}
     assert folders == {*FLOORS, "datamodules"} and len(set(FLOORS)) == len(FLOORS)
     assert {path.stem for path in (ROOT / "lightning_gen").glob("*.py")} == BELOW | ENTRANCES
+
+
+def test_every_room_is_in_the_wheel():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(packages) == sorted(
+        ["lightning_gen", *(f"lightning_gen.{name}" for name in (*FLOORS, "datamodules"))]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if room(name) not in {"", *ENTRANCES}])

@@ -152,9 +152,10 @@ def test_every_activation_is_its_function(activation: str):
     ],
 )
 def test_auto_suits_the_data(shape: tuple[int, ...], name: str):
-    assert networks.auto(DataSpec(shape)) == name
-    assert type(networks.encoder("auto", DataSpec(shape), 1)) is NETWORKS[name].encoder
-    assert type(networks.decoder("auto", DataSpec(shape), 1, shape)) is NETWORKS[name].decoder
+    spec = DataSpec(shape, {1: "vector", 2: "audio", 3: "image"}[len(shape)])
+    assert networks.auto(spec) == name
+    assert type(networks.encoder("auto", spec, 1)) is NETWORKS[name].encoder
+    assert type(networks.decoder("auto", spec, 1, shape)) is NETWORKS[name].decoder
 
 
 @pytest.mark.parametrize(

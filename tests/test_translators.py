@@ -98,7 +98,7 @@ def test_an_impossible_network_is_one_line(build, text):
 def test_features_are_of_five_places_in_the_network():
     network = networks.translator("resnet", (3, 32, 32), 3, width=8)
     features = network.features(torch.randn(2, 3, 32, 32))
-    assert [f.shape[1] for f in features] == network.seen
+    assert [f.shape[1] for f in features] == network.feature_channels
     assert [f.shape[2] for f in features] == [32, 16, 8, 8, 8]
 
 

@@ -212,7 +212,8 @@ SHAPES = {
 def test_shapes(shape, kind):
     conv = len(shape) == 3 and min(shape[1:]) >= 8
     args = TINY["network_args"] if conv else {"places": 3, "hidden": [8]}
-    model = made(DataSpec(shape=shape, values="unit"), kind, network_args=args).eval()
+    spec = DataSpec(shape=shape, kind="image" if len(shape) == 3 else "vector", values="unit")
+    model = made(spec, kind, network_args=args).eval()
     assert model.tokens_shape == ((2,) if kind == "residual" else ()) + SHAPES[shape]
     assert model.reconstruct(torch.rand(2, *shape)).shape == (2, *shape)
     assert model.sample(2).shape == (2, *shape)

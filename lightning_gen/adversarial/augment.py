@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.kinds import kind_of
 from lightning_gen.names import join_nested_paths, resolve
 from lightning_gen.schedule import Schedule, schedule
 
@@ -174,7 +175,7 @@ class Augment:
             changed = policy.function(x, u[:, 1:])
             if changed.shape != x.shape:
                 raise UserError(f"augmentation {name!r} makes {tuple(changed.shape)} of {tuple(x.shape)}: keep shapes")
-            acts = (u[:, 0] < chances[name]).view(-1, 1, 1, 1)
+            acts = (u[:, 0] < chances[name]).view(-1, *[1] * (x.dim() - 1))
             x = torch.where(acts, changed.to(x.dtype), x)
         return x
 
@@ -182,12 +183,14 @@ class Augment:
         """Refuse data that cannot be augmented.
 
         Raises:
-            UserError: they are no images in [-1, 1].
+            UserError: a row of the table does not apply to data of this kind.
         """
-        if self.policies and (spec.kind != "image" or spec.values == "real"):
+        applicable = kind_of(spec).augmentations(spec)
+        if wrong := [name for name in self.policies if name in AUGMENTATIONS and name not in applicable]:
+            possible = f"take {', '.join(applicable)}" if applicable else "take none of the list"
             raise UserError(
-                f"augment {', '.join(self.policies)} is for images in [-1, 1]; these data are of kind {spec.kind!r} "
-                f"with {spec.values!r} values: leave augment out"
+                f"augment {', '.join(wrong)} is for images in [-1, 1]; these data are of kind {spec.kind!r} with "
+                f"{spec.values!r} values, which {possible}: leave it out, or give a function of your own"
             )
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.kinds import kind_of
+
 Row = Mapping[str, float]  # "iteration" and the values of one validation, by the names under which they are logged
 
 OWN = (
@@ -82,6 +85,11 @@ def _cannot_pack(options: Mapping[str, Any]) -> bool:
     return packs or options.get("condition", "none") != "none" or bool(options.get("codes"))
 
 
+def _cannot_augment(options: Mapping[str, Any]) -> bool:
+    spec = options.get("spec")
+    return spec is not None and not kind_of(DataSpec.of(spec)).augmentations(DataSpec.of(spec))
+
+
 SUGGESTIONS = (  # in the order in which they help
     Suggestion("a gradient penalty", "penalties.r1 0.1", ("saturated", "collapsed", "diverged"), _penalised),
     Suggestion(
@@ -103,7 +111,7 @@ SUGGESTIONS = (  # in the order in which they help
         "augmentation of images, if the data are few",
         "augment",
         ("saturated", "collapsed"),
-        lambda options: bool(options.get("augment")) or (options.get("spec") or {}).get("kind", "image") != "image",
+        lambda options: bool(options.get("augment")) or _cannot_augment(options),
     ),
 )
 

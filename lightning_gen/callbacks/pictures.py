@@ -1,4 +1,4 @@
-"""Pictures of what the model can do, at each validation, in TensorBoard or whatever logger takes pictures."""
+"""What the model can do, at each validation, in TensorBoard or another logger: pictures, and sound or text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_gen.drawing import plane
 from lightning_gen.drawing.images import save_png
+from lightning_gen.kinds import kind_of
 from lightning_gen.pictures import views
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.module import GenerativeModule
@@ -51,7 +52,7 @@ class Pictures(Callback):
         if self.chosen or not _draws(trainer):
             return
         shown = {name: batch[name] for name in COLUMNS if name in batch}
-        count = views.POINTS if "x" in shown and shown["x"].dim() == 2 else views.EXAMPLES
+        count = views.count_of(views.EXAMPLES, pl_module.spec)  # type: ignore[arg-type]
         if batch_idx == 0 or not self.examples:
             self.examples = {name: column[:count] for name, column in shown.items()}
         elif size_of(self.examples) < count:
@@ -63,9 +64,15 @@ class Pictures(Callback):
         if not _draws(trainer) or not self.examples:
             return
         self.chosen = True
+        spec, step = pl_module.spec, pl_module.iteration
+
+        def log(name: str, x: Tensor) -> None:
+            for logger in trainer.loggers:
+                kind_of(spec).log(logger, name, x, step, spec)
+
         with evaluation_mode(pl_module):
-            for name, picture in views.draw_all(pl_module, self.examples, self.seed):
-                self.show(trainer, name, picture, pl_module.iteration)
+            for name, picture in views.draw_all(pl_module, self.examples, self.seed, log):
+                self.show(trainer, name, picture, step)
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

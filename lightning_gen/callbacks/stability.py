@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,6 +17,7 @@ from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, ORDER_SEED, check_finite
+from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.protocols import SamplesClasses
 from lightning_gen.training.ema import MovingAverages
@@ -28,7 +28,6 @@ from lightning_gen.training.module import GenerativeModule
 EXAMPLES = 512  # real ones and samples, at most
 NUMBERS = 2**24  # that these hold together, at most: 64 MiB
 LEAST = 10  # examples: fewer say nothing
-SIDE = 32  # pixels: larger images are made smaller before they are compared with each other
 RARE = 0.01  # share of real examples whose nearest other one is as near as that of a duplicate
 
 
@@ -183,9 +182,7 @@ def _variety(real: Tensor, fake: Tensor, spec: DataSpec) -> dict[str, float]:
 
 def _points(x: Tensor, spec: DataSpec) -> Tensor:
     """Examples (n, *shape) -> (n, D) float64 round their mean; of large images the means of patches."""
-    if spec.kind == "image" and max(x.shape[2:]) > SIDE:
-        x = F.adaptive_avg_pool2d(x, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3])))
-    x = x.double().flatten(1)
+    x = kind_of(spec).points(x).double()
     return x - x.mean(0)
 
 

@@ -22,13 +22,14 @@ from lightning_gen.cluster import preflight, restart, strategies
 from lightning_gen.cluster.launch import detect_launch
 from lightning_gen.cluster.lost_ranks import report_lost_ranks
 from lightning_gen.cluster.signals import TIME_LIMIT_SIGNAL, SignalHandler, interruptible
-from lightning_gen.config import cli
+from lightning_gen.config import cli, default_model
 from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import posterior_collapse
 from lightning_gen.exits import is_global_zero
+from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.pictures import views
 from lightning_gen.protocols import Discriminates, Samples, Translates
@@ -84,7 +85,10 @@ def main(argv: list[str]) -> None:
                 f"{', '.join(changed)}. Start a new run, with --init"
             )
     else:
+        given, rest, notes = default_model.fill_in(given, rest)
         plan = cli.resolve_config(given, rest)
+        if notes and is_global_zero() and not given.get("print_config"):
+            print("\n".join(notes))
     if given.get("print_config"):
         print(runs.dump(plan.config), end="")
         return
@@ -281,6 +285,8 @@ def _announce(
     print(f"{type(model).__name__} on {spec.size:,} examples of {shape}; {steps:,} iterations, batch {batch}{devices}")
     weights = sum(p.numel() for player in model.players for p in model.parameters_of(player))
     print(f"{weights:,} weights; run folder {folder}; curves: tensorboard --logdir {runs.ROOT}")
+    if notice := kind_of(spec).notice(spec):
+        print(notice)
     for line in getattr(model, "startup_messages", lambda _: [])(batch) if isinstance(batch, int) else []:
         print(line)
     if (watch := _callback(trainer, Watch)) and watch.names:
@@ -342,7 +348,7 @@ def _last_picture(trainer: L.Trainer, model: GenerativeModule, seed: int, folder
     """What the model makes at the end, in the run's folder."""
     pictures, path = _callback(trainer, Pictures), folder / "samples.png"
     with evaluation_mode(model):
-        if isinstance(model, Samples):
+        if isinstance(model, Samples) and kind_of(model.spec).draws:
             save_png(views.samples(model, seed), path)
         elif isinstance(model, Translates) and pictures and pictures.examples:
             path = folder / runs.TRANSLATIONS

@@ -28,9 +28,9 @@ from lightning_gen.compression.stack import import_constriction
 from lightning_gen.compression.tokens import TokenCoder
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
-from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.drawing.images import save_png
+from lightning_gen.kinds import kind_of
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, load, write_atomically
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
@@ -168,11 +168,8 @@ def examples(folder: Path, n: int) -> tuple[Tensor, bool]:
     if data.spec.values == "real" or data.spec.has_two_sides:
         raise UserError(f"{data.spec.kind} data of {data.spec.values} values have no range that errors compare with")
     rows = torch.arange(min(n, data.size("test")))
-    return torch.cat([data.examples("test", part)["x"] for part in rows.split(EVAL_BATCH_SIZE)]), _is_picture(data)
-
-
-def _is_picture(data: DataModule) -> bool:
-    return data.spec.kind == "image" and data.spec.shape[0] in (1, 3)
+    x = torch.cat([data.examples("test", part)["x"] for part in rows.split(EVAL_BATCH_SIZE)])
+    return x, kind_of(data.spec).fits_png(data.spec)
 
 
 def measure_point(job: Job, folder: Path, x: tuple[Tensor, bool]) -> Point:

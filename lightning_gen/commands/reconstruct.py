@@ -1,17 +1,16 @@
-"""Pass a user's own pictures through a trained model: what scripts/reconstruct.py does."""
+"""Pass a user's own examples through a trained model: what scripts/reconstruct.py does."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program
-from lightning_gen.datamodules.images import Reader, try_read
 from lightning_gen.drawing.images import save_png
-from lightning_gen.drawing.render import to_uint8
+from lightning_gen.kinds import kind_of
+from lightning_gen.kinds.files import read_all, write_all
 from lightning_gen.pictures import views
 from lightning_gen.protocols import Reconstructs, SamplesClasses, Tokenises
 from lightning_gen.storage.checkpoints import find_checkpoint
@@ -21,25 +20,23 @@ from lightning_gen.training.module import GenerativeModule
 
 def main(argv: list[str]) -> None:
     """Parse, load, reconstruct, save."""
-    parser = Parser(prog=program("reconstruct"), description="Pass pictures through a trained model.")
+    parser = Parser(prog=program("reconstruct"), description="Pass files of your own through a trained model.")
     parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="picture files of any size")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", type=Path, help="pictures of any size; for vectors a .npy file of them"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the reconstructions and grid.png")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("--class", type=int, dest="label", help="class of the pictures, for a conditional model")
+    parser.add_argument("--class", type=int, dest="label", help="class of all examples, for a conditional model")
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given = parser.parse_args(argv)
     path = find_checkpoint(given.run, given.which)
     model = load_on(path, given.device, given.trust)
-    if not isinstance(model, Reconstructs) or model.spec.kind != "image":
-        raise UserError(f"{type(model).__name__} on {model.spec.kind} data cannot reconstruct pictures")
-    channels, height, width = model.spec.shape
-    reader = Reader(height, width, channels, "center")
-    names = _names(given.images)
-    x = torch.from_numpy(np.stack([_read(reader, image) for image in given.images])).float() / 127.5 - 1
-    if model.spec.values == "binary":
-        x = torch.where(x >= 0, 1.0, -1.0)
+    spec, kind = model.spec, kind_of(model.spec)
+    if not isinstance(model, Reconstructs):
+        raise UserError(f"{type(model).__name__} on {spec.kind} data cannot reconstruct {kind.plural}")
+    names, x = _names(given.files), read_all(given.files, spec)
     y = _classes(model, given.label, len(x))
     source = provenance(model, path)
     with torch.inference_mode():
@@ -51,14 +48,16 @@ def main(argv: list[str]) -> None:
                 for k in range(0, len(x), EVAL_BATCH_SIZE)
             ]
         )
-        save_png(views.original_and_reconstruction(x, rebuilt, model.spec), given.out / "grid.png", source)
-    for name, image, picture in zip(names, given.images, to_uint8(rebuilt), strict=True):
-        save_png(picture, given.out / f"{name}.png", source | {"original": image.name})
-    print(f"{len(names)} reconstructions by {path} in {given.out}; grid.png shows each below its original")
+        if kind.draws:
+            save_png(views.original_and_reconstruction(x, rebuilt, spec), given.out / "grid.png", source)
+    sources = [source | {"original": file.name} for file in given.files]
+    write_all(rebuilt, given.out, "reconstructions", names, spec, sources)
+    shown = "; grid.png shows them beside their originals" if kind.draws else ""
+    print(f"{len(x)} reconstructions by {path} in {given.out}{shown}")
 
 
 def _classes(model: GenerativeModule, label: int | None, count: int) -> torch.Tensor | None:
-    """The class of all pictures, where the model takes one; tokens are of the picture alone."""
+    """The class of all examples, where the model takes one; tokens are of the picture alone."""
     classes = model.classes if isinstance(model, SamplesClasses) and not isinstance(model, Tokenises) else 0
     if label is None and not classes:
         return None
@@ -69,15 +68,8 @@ def _classes(model: GenerativeModule, label: int | None, count: int) -> torch.Te
     return torch.full((count,), label, device=model.device)
 
 
-def _names(images: list[Path]) -> list[str]:
+def _names(files: list[Path]) -> list[str]:
     """A name for each result: that of its original, numbered where two are equal or clash with the grid."""
-    stems = [image.stem for image in images]
+    stems = [file.stem for file in files]
     clash = len({*stems, "grid"}) <= len(stems)
     return [f"{k:03d}_{stem}" for k, stem in enumerate(stems)] if clash else stems
-
-
-def _read(reader: Reader, path: Path) -> np.ndarray:
-    image = try_read(reader, str(path))
-    if isinstance(image, str):
-        raise UserError(f"cannot read {path} as a picture: {image}")
-    return image

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lightning_gen.config.arguments import Parser
@@ -15,8 +15,9 @@ from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.drawing.images import save_png
-from lightning_gen.drawing.render import render, to_uint8
 from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach_sampler, describe_sampler
+from lightning_gen.kinds import kind_of, sheet
+from lightning_gen.kinds.files import write_all
 from lightning_gen.pictures import views
 from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
 from lightning_gen.storage.checkpoints import find_checkpoint
@@ -34,18 +35,18 @@ def main(argv: list[str]) -> None:
     y = _asked(model, given.classes, given.n)
     drawn_from = attach_sampler(model, given.sampler, _data(given, rest), given.components)
     source = provenance(model, path) | {"seed": given.seed} | drawn_from
-    out = given.out or _folder(path, given)
+    out, spec, kind = given.out or _folder(path, given), model.spec, kind_of(model.spec)
     with torch.inference_mode():
         samples = sample_in_batches(model, given.n, given.seed, y)
-        save_png(render(samples, model.spec, columns=_columns(y, given.classes, model)), out / "grid.png", source)
+        if kind.draws:
+            save_png(sheet(samples, spec, columns=_columns(y, given.classes, model)), out / "grid.png", source)
         if given.interpolate or given.traverse:
             _save_views(model, samples.to(given.device), y, out, source, given)
-    if model.spec.kind == "image":
-        for number, picture in enumerate(to_uint8(samples)):
-            asked = {} if y is None else {"class": int(y[number])}
-            save_png(picture, out / f"{number:05d}.png", source | {"number": number} | asked)
-    else:
-        np.save(out / "samples.npy", samples.numpy())
+    asked = [{} if y is None else {"class": int(y[number])} for number in range(given.n)]
+    sources = [source | {"number": number} | classes for number, classes in enumerate(asked)]
+    write_all(samples, out, "samples", [f"{number:05d}" for number in range(given.n)], spec, sources)
+    if problems := kind.describe(samples, spec).problems:
+        print(f"warning: {'; '.join(problems)}", file=sys.stderr)
     print(f"{given.n} examples of {path}{f', codes by {describe_sampler(drawn_from)},' if drawn_from else ''} in {out}")
 
 
@@ -135,7 +136,8 @@ def _save_views(
     source: dict[str, Any],
     given: Any,
 ) -> None:
-    if model.spec.kind != "image" or not isinstance(model, Encodes | Decodes):
+    kind = kind_of(model.spec)
+    if not (kind.draws and kind.tiled and isinstance(model, Encodes | Decodes)):
         raise UserError(f"{type(model).__name__} on {model.spec.kind} data has no code to traverse or interpolate")
     y = None if y is None else y.to(samples.device)
     if given.traverse:

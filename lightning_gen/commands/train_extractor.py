@@ -20,6 +20,7 @@ from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.order import derive_seed
 from lightning_gen.datamodules.sources import Batch
+from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import FORMAT, KEY, Extractor, load_extractor, short_name, trained_path
 from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.classifier import Classifier
@@ -102,10 +103,10 @@ def labelled(name: str, seed: int, options: list[str]) -> DataModule:
             "lightning_gen.datamodules.custom.Custom"
         )
     spec = data.spec
-    if spec.kind != "image" or spec.values == "real":
+    if not kind_of(spec).trains_extractor(spec):
         raise UserError(
-            f"--data {name} holds {spec.kind}s of {spec.values!r} values: a classifier is trained on images of uint8 "
-            "or of floats in [0, 1]; for other data use --extractor raw"
+            f"--data {name} holds {kind_of(spec).plural} of {spec.values!r} values: a classifier is trained on images "
+            "of uint8 or of floats in [0, 1]; for other data use --extractor raw"
         )
     if not spec.num_classes:
         raise UserError(

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_gen import kinds
 from lightning_gen.compression.container import is_safe_filename
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.image_files import list_images
@@ -48,7 +49,7 @@ def read_pictures(paths: Sequence[Path], spec: DataSpec) -> Tensor:
     """
     if spec.values == "real":
         raise UserError("the model's data are real numbers in units of their own, not pictures: give --split test")
-    if spec.kind != "image" or spec.shape[0] not in (1, 3):
+    if not kinds.kind_of(spec).fits_png(spec):
         raise UserError(f"the model is of {spec.kind} data of shape {spec.shape}, not of pictures: give --split test")
     return to_float(torch.from_numpy(np.stack([_read(path, spec) for path in paths])), "uint8")
 

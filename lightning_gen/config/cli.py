@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_gen import datamodules
+from lightning_gen.config import data_paths
 from lightning_gen.config.arguments import (
     ON_COLLAPSE,
     OPTIONS,
@@ -84,7 +84,7 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, networks: Mapp
     layer["model"] = {"class_path": row.model if row else name, "init_args": dict(row.arguments) if row else {}}
     own = file.get("data", {}).get("class_path", row.data if row else "digits")
     dataset = given.get("data", file.get("dataset", own))
-    path, arguments = datamodules.resolve_dataset(dataset)
+    path, arguments = data_paths.find(dataset, layer["model"]["class_path"])
     if row and dataset == row.data:
         arguments = {**arguments, **row.data_arguments}
     layer |= {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning_gen import datamodules
@@ -48,7 +49,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
     """Refuse a model or data set that is in no table, before anything is imported."""
     if "." not in given.get("model", "."):
         preset(given["model"])
-    if "data" in given:
+    if "data" in given and not Path(given["data"]).exists():
         datamodules.resolve_dataset(given["data"])
 
 
@@ -72,10 +73,12 @@ def help_text(given: Mapping[str, Any], everything: bool = False) -> str:
 
 def _chosen(given: Mapping[str, Any], everything: bool) -> list[str]:
     """The options of the model and data that were named; with ``everything`` also the Trainer's."""
+    from lightning_gen.config import data_paths  # which imports torch
+
     name = given.get("model", "vae")
     row = preset(name) if "." not in name else None
     model = resolve(row.model if row else name, {}, "model class")
-    path, arguments = datamodules.resolve_dataset(given.get("data", row.data if row else "digits"))
+    path, arguments = data_paths.find(given.get("data", row.data if row else "digits"), row.model if row else name)
     defaults = row.arguments if row else {}
     lines = [f"options of {name}:", *_section("model", options_of(model), defaults, everything)]
     data = options_of(resolve(path, {}, "data set"))

@@ -1,16 +1,13 @@
-"""From samples to pictures: one function for TensorBoard, sample.py and every report."""
+"""Numbers as pictures: grids of images, densities of points, bars. Which of them suits data is said by their kind."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from lightning_gen.datamodules.errors import UserError
-from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing import plane
 
 TILE = 56  # pixels: smaller pictures are enlarged by a whole factor to about this size
@@ -20,25 +17,6 @@ GROUND = 255
 def to_uint8(samples: Tensor) -> Tensor:
     """Pictures in [-1, 1] -> uint8, rounded to the nearest of the 256 levels."""
     return ((samples.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def render(samples: Tensor, spec: DataSpec, columns: int | None = None, extent: float | None = None) -> Tensor:
-    """Examples (N, *shape) as one picture, uint8 (3, H, W): a grid of images, or the density of 2-D points.
-
-    Args:
-        samples: (N, *shape) in the range in which data reach a model.
-        spec: the data's spec.
-        columns: pictures in a row; by default about a square.
-        extent: the density shows [-extent, extent] in both directions; by default what the points need.
-
-    Raises:
-        UserError: nothing is known to draw this kind of data.
-    """
-    if spec.kind == "image":
-        return grid(to_uint8(samples), columns or math.ceil(math.sqrt(len(samples))))
-    if spec.kind == "vector" and spec.shape[0] >= 2:
-        return density(samples[:, :2].detach().float().cpu(), extent)
-    raise UserError(f"no picture is known for data of kind {spec.kind!r} and shape {spec.shape}")
 
 
 def grid(pictures: Tensor, columns: int) -> Tensor:

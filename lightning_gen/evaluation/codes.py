@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_gen.evaluation.evaluation_run import EvaluationRun, check_finite
 from lightning_gen.evaluation.quality import Measured
 from lightning_gen.evaluation.values import Value, mean_with_stderr
+from lightning_gen.kinds import kind_of
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import add_dequantisation_noise, bits_per_dim, discretisation
@@ -24,6 +25,24 @@ FEWEST = 100  # examples of an importance bound, however large k
 BITS_K = 100  # importance samples of the bits per dimension, at most
 NEAR_BOUND = 0.5  # nats: so near to its bound an estimate of mutual information says nothing
 SEPARATE = 10_000  # codes that the disentanglement scores look at
+
+
+class Rebuilt(NamedTuple):
+    """A metric of reconstructions: (x, x~) (B, *shape) -> (B,), what it is, and which is better."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    how: str
+    better: str
+
+
+REBUILT = {  # the kind of the data says which of them apply
+    "psnr": Rebuilt(
+        images.psnr,
+        "of reconstructions of test examples, in decibels, mean over images; std is the standard error",
+        "higher",
+    ),
+    "ssim": Rebuilt(images.ssim, "of reconstructions of test examples; std is the standard error", "higher"),
+}
 
 
 def elbo(s: EvaluationRun) -> Measured:
@@ -108,22 +127,19 @@ def _likelihood(s: EvaluationRun) -> Any:
 
 def reconstructions(s: EvaluationRun) -> Measured:
     """PSNR and SSIM of reconstructions."""
-    model = s.model
-    if not isinstance(model, Reconstructs) or s.data.spec.kind != "image":
+    model, names = s.model, kind_of(s.data.spec).reconstruction_metrics
+    if not isinstance(model, Reconstructs) or not names:
         raise Inapplicable(f"{s.name} on {s.data.spec.kind} data reconstructs no pictures")
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"], batch.get("y")).cpu()
-        return {"psnr": images.psnr(x, rebuilt), "ssim": images.ssim(x, rebuilt)}
+        return {name: REBUILT[name].function(x, rebuilt) for name in names}
 
-    values = s.map_test_set(["psnr", "ssim"], s.n, "reconstructions", work)
-    check_finite(values["ssim"], "reconstructions")
-    how = "of reconstructions of test examples, in decibels, mean over images; std is the standard error"
-    yield "psnr", mean_with_stderr(values["psnr"], how, "higher")
-    yield (
-        "ssim",
-        mean_with_stderr(values["ssim"], "of reconstructions of test examples; std is the standard error", "higher"),
-    )
+    values = s.map_test_set(names, s.n, "reconstructions", work)
+    for name in names:
+        if name != "psnr":  # which is infinite for a perfect reconstruction
+            check_finite(values[name], "reconstructions")
+        yield name, mean_with_stderr(values[name], REBUILT[name].how, REBUILT[name].better)
 
 
 def latent(s: EvaluationRun) -> Measured:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.drawing.render import to_uint8
+from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.base import GatherColumns
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor
@@ -152,9 +152,8 @@ class EvaluationRun:
         return self.model.classes if isinstance(self.model, SamplesClasses) else 0
 
     def to_stored_levels(self, x: Tensor) -> Tensor:
-        """Examples as they are reference_data: images rounded to 256 levels, as they would be stored; on the CPU."""
-        spec = self.model.spec
-        return to_uint8(x) if spec.kind == "image" and spec.values != "real" else x.detach().float().cpu()
+        """Examples as they are reference_data: as they would be stored, images rounded to 256 levels; on the CPU."""
+        return kind_of(self.model.spec).stored(x, self.model.spec)
 
     def real(self, split: str, rows: range) -> ExampleBatch:
         """Real examples of a split, in a fixed random order; broken ones are left out."""

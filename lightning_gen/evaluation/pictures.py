@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_gen.drawing.render import render
 from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, TRAIN_ROWS, EvaluationRun, fixed_permutation
 from lightning_gen.evaluation.quality import gather_rows
 from lightning_gen.evaluation.translation import DirectionModel
+from lightning_gen.kinds import kind_of, sheet
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.pictures import views
 
@@ -21,31 +21,35 @@ NEIGHBOURS = 24  # samples that are shown with their nearest training image
 
 def draw_all(s: EvaluationRun) -> Iterator[tuple[str, Tensor]]:
     """(name, picture uint8 (3, H, W)) of each picture that this model and these data allow."""
-    spec = s.model.spec
-    if spec.kind == "vector" and spec.shape[0] >= 2:
-        real, own = _points(s, "real"), _points(s, "generated")
-        yield "density", views.original_and_reconstruction(real, own, spec)  # real on the left
-    if spec.kind != "image" or spec.values == "real":
+    spec, kind = s.model.spec, kind_of(s.model.spec)
+    if not kind.draws:
         return
-    own = _images(s, range(min(SHOWN, s.n)))
+    if not kind.tiled:
+        rows = range(min(views.POINTS, s.n))
+        yield (
+            "density",
+            views.original_and_reconstruction(_real(s, s.split, rows), _samples(s, rows), spec),
+        )  # real on the left
+        return
+    own = _samples(s, range(min(SHOWN, s.n)))
     yield (
         ("translations", translations(s.model, s.n))
         if isinstance(s.model, DirectionModel)
-        else ("samples", render(own, spec))
+        else ("samples", sheet(own, spec))
     )
     yield "neighbours", neighbours(s, own[:NEIGHBOURS])
     if not isinstance(s.extractor, str) and (picture := per_class(s)) is not None:
         yield "classes", picture
 
 
-def _images(s: EvaluationRun, rows: range) -> Tensor:
-    """Samples (n, C, H, W) in [-1, 1], rounded to 256 levels."""
-    return s.samples(rows).x.float() / 127.5 - 1
+def _samples(s: EvaluationRun, rows: range) -> Tensor:
+    """Samples (n, *shape) as they are compared, images in [-1, 1] rounded to 256 levels."""
+    return kind_of(s.model.spec).restored(s.samples(rows).x, s.model.spec)
 
 
-def _points(s: EvaluationRun, source: str) -> Tensor:
-    rows = range(min(views.POINTS, s.n))
-    return s.samples(rows).x if source == "generated" else s.real(s.split, rows).x
+def _real(s: EvaluationRun, split: str, rows: range) -> Tensor:
+    """Real examples (n, *shape) likewise."""
+    return kind_of(s.model.spec).restored(s.real(split, rows).x, s.model.spec)
 
 
 def translations(route: DirectionModel, n: int) -> Tensor:
@@ -60,27 +64,29 @@ def translations(route: DirectionModel, n: int) -> Tensor:
 
 
 def neighbours(s: EvaluationRun, own: Tensor) -> Tensor:
-    """Rows of samples, each with the row of their nearest training images below: by features, else by pixels."""
+    """Rows of samples, each with the row of their nearest training examples below: by features, else by values."""
+    spec = s.model.spec
     if isinstance(s.extractor, str):
-        found = _nearest_pixels(s, own)
+        found = _nearest_values(s, own)
     else:
         features = s.extractor(own.to(s.float64_device)).cpu()
         train = s.extract_features("train")
         rows = nearest(features, gather_rows(train.features), 1)[1][:, 0]
         found = gather_rows(train.positions)[rows]
-    pictures = [s.examples_at("train", position[None]).x for position in found]
-    return views.original_and_reconstruction(own, torch.cat(pictures).float() / 127.5 - 1, s.model.spec)
+    near = torch.cat([s.examples_at("train", position[None]).x for position in found])
+    return views.original_and_reconstruction(own, kind_of(spec).restored(near, spec), spec)
 
 
-def _nearest_pixels(s: EvaluationRun, own: Tensor) -> Tensor:
-    """Positions (n,) of the nearest training images by their pixels."""
+def _nearest_values(s: EvaluationRun, own: Tensor) -> Tensor:
+    """Positions (n,) of the nearest training examples by their values, of images the pixels."""
+    spec = s.model.spec
     least, found = torch.full((len(own),), math.inf, dtype=torch.float64), torch.zeros(len(own), dtype=torch.int64)
     n = min(s.unbinarized_data.size("train"), TRAIN_ROWS)
     for start in range(0, n, EVAL_BATCH_SIZE):
         images = s.real("train", range(start, min(start + EVAL_BATCH_SIZE, n)))
         if not len(images.x):
             continue
-        x = images.x.flatten(1).double() / 127.5 - 1
+        x = kind_of(spec).restored(images.x, spec).flatten(1).double()
         distances, rows = (column[:, 0] for column in nearest(own.flatten(1).double(), x, 1))
         found = torch.where(distances < least, images.positions[rows], found)
         least = torch.minimum(least, distances)
@@ -96,6 +102,6 @@ def per_class(s: EvaluationRun) -> Tensor | None:
     tiles = []
     for name in range(described.log_probs.shape[1] if described.y is None else s.classes):
         rows = (label == name).nonzero().squeeze(1).tolist()[:PER_CLASS]
-        shown = [_images(s, range(row, row + 1)) for row in rows]
-        tiles += [*shown, torch.ones(PER_CLASS - len(shown), *s.model.spec.shape)]  # white where there are no more
-    return render(torch.cat(tiles), s.model.spec, columns=PER_CLASS)
+        shown = [_samples(s, range(row, row + 1)) for row in rows]
+        tiles += [*shown, kind_of(s.model.spec).blank(PER_CLASS - len(shown), s.model.spec)]
+    return sheet(torch.cat(tiles), s.model.spec, columns=PER_CLASS)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.kinds import kind_of
 from lightning_gen.networks.classifier import Classifier
 
 FORMAT = 1
@@ -330,12 +331,12 @@ def _auto(dataset: str, spec: DataSpec) -> Extractor:
         return EXTRACTORS["mnist_v1"]()
     if dataset == "digits":
         return EXTRACTORS["digits_v1"]()
-    if spec.kind == "vector":
+    usual = kind_of(spec).extractor(spec)
+    if usual == "raw":
         return RAW
     if trained_path(dataset).is_file():
         return load_extractor(trained_path(dataset))
-    colour = spec.kind == "image" and spec.shape[0] == 3
-    missing = _missing_inception() if colour else "is for RGB images"
+    missing = _missing_inception() if usual == "inception" else "is for RGB images"
     if not missing:
         return inception()
     train = f"train one with {program('train-extractor')} --data {dataset}, or " if spec.num_classes else ""

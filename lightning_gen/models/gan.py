@@ -25,6 +25,7 @@ from lightning_gen.adversarial.base import AdversarialMixin
 from lightning_gen.adversarial.batch_norm_statistics import StandingStatistics
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.kinds import kind_of
 from lightning_gen.models.choices import SPECTRAL, check_choices
 from lightning_gen.models.conditional import ConditionalMixin
 from lightning_gen.names import check_arguments, check_at_least_one
@@ -103,13 +104,15 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         self.condition_by = condition
         check_choices(self.spec, condition, spectral_norm, pack, weight_clip, codes)
         self.setup_condition(condition != "none")
-        self.setup_adversarial(adversarial, penalties, augment, self.spec)
+        # what the discriminator sees, which of tokens is another shape than that of the data
+        self.judged = self.spec._replace(shape=kind_of(self.spec).generated(self.spec))
+        self.setup_adversarial(adversarial, penalties, augment, self.judged)
         self.terms = parse_terms(terms or {}, GENERATOR_TERMS)
         self._know_codes(codes)
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name)
         self.generator = networks.decoder(
-            network, self.spec, self._z_dim, self.spec.shape, **(network_args or {}), **self.network_condition
+            network, self.spec, self._z_dim, self.judged.shape, **(network_args or {}), **self.network_condition
         )
         self.discriminator = self._discriminator(network if critic is None else critic, critic_args or {})
         for name in SPECTRAL[spectral_norm]:
@@ -132,7 +135,8 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         named = self.classes if self.condition_by == "classifier" else 0
         self._outputs = [1, named, self.codes.num_outputs if self.codes else 0]
         told = self.network_condition if self.condition_by == "concat" else {}
-        packed = self.spec._replace(shape=(self.spec.shape[0] * self.pack, *self.spec.shape[1:]))
+        channels, *others = self.judged.shape
+        packed = self.judged._replace(shape=(channels * self.pack, *others))
         built = networks.encoder(network, packed, sum(self._outputs), **args, **told)
         return Projection(built, self.classes) if self.condition_by == "projection" else built
 
@@ -142,7 +146,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         return ("discriminator", "generator") if (iteration + 1) % self.n_critic == 0 else ("discriminator",)
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        x, y = batch["x"], batch.get("y")
+        x, y = kind_of(self.spec).relaxed(batch["x"], self.spec), batch.get("y")
         with torch.no_grad():
             z, made = self.generate(len(x), y)
         real, fake = self.augment_and_pack(x, "real"), self.augment_and_pack(made, "fake")
@@ -156,7 +160,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         return loss + penalty, logs | values
 
     def loss_generator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        x, y = batch["x"], batch.get("y")
+        x, y = kind_of(self.spec).relaxed(batch["x"], self.spec), batch.get("y")
         z, made = self.generate(len(x), y)
         fake_logits, guessed = self.discriminator_outputs(self.augment_and_pack(made, "fake"), y)
         with torch.no_grad():
@@ -234,7 +238,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         if not self.training:
             self.update_standing_statistics()
         out = call(self.network("generator"), z, self.condition(y))
-        return out if self.spec.values == "real" else out.tanh()
+        return kind_of(self.spec).finish(self.spec, out)
 
     forward = decode
 
@@ -251,4 +255,4 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         """
         if self.pack > 1:
             raise UserError(f"this discriminator judges {self.pack} examples together, and no single one")
-        return self.discriminator_outputs(x, y)[0]
+        return self.discriminator_outputs(kind_of(self.spec).relaxed(x, self.spec), y)[0]

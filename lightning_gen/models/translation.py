@@ -16,6 +16,7 @@ from lightning_gen import networks
 from lightning_gen.adversarial.base import AdversarialMixin
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.kinds import kind_of
 from lightning_gen.networks.spectral import spectral_norm_
 from lightning_gen.objectives.adversarial import logit_statistics
 from lightning_gen.objectives.terms import parse_terms
@@ -105,7 +106,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
 
     def apply_translator(self, x: Tensor, direction: str = "a2b") -> Tensor:
         """x (B, *shape) -> (B, *shape_b) in [-1, 1]: the one place where a translator's output is squashed."""
-        return self.network(self.translators[direction])(x).tanh()
+        return kind_of(self.spec).finish(self.spec, self.network(self.translators[direction])(x))
 
     def logits(self, side: str, x: Tensor) -> Tensor:
         """What the discriminator of a side says of x (B, *shape): (B, patches)."""
@@ -200,5 +201,7 @@ def check_pairs(spec: DataSpec, model: str) -> None:
             f"{model} translates between two sides and these are data of one side: take outline-shapes or "
             "coloured-digits, or your own folders by --data unpaired --data.a FOLDER --data.b FOLDER, or --data paired"
         )
+    if not kind_of(spec).translator:
+        raise UserError(f"{model} translates pictures, and the sides of these data are {kind_of(spec).plural}")
     if spec.shape[1:] != spec.shape_b[1:]:
         raise UserError(f"{model} keeps the size of a picture, but the sides have {spec.shape} and {spec.shape_b}")

@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_gen import networks
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.kinds import kind_of
 from lightning_gen.models.autoencoder_base import AutoencoderBase, GaussianPosteriorMixin
 from lightning_gen.names import check_at_least_one, resolve
 from lightning_gen.networks.condition import call
@@ -142,7 +143,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z) -> (B, *shape) in the range of the data."""
         out = call(self.network("decoder"), z, self.condition(y))
-        return out if self.spec.values == "real" else out.tanh()
+        return kind_of(self.spec).finish(self.spec, out)
 
     # Validation
 

@@ -13,10 +13,9 @@ from torch import nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.kinds import kind_of
 from lightning_gen.names import check_arguments, resolve
 from lightning_gen.networks import dcgan, mlp, patchgan, r3gan, resnet, resnet_translator, unet
-
-SMALL = 16  # pixels: up to here an image is few numbers, and a fully connected network is as good and faster
 
 
 class Network(NamedTuple):
@@ -52,9 +51,8 @@ CRITICS: dict[str, Any] = {"patch": NoDecoder(patchgan.PatchEncoder), **NETWORKS
 
 
 def auto(spec: DataSpec) -> str:
-    """The network that suits the data: convolutions for images above 16 pixels, otherwise fully connected."""
-    is_large_image = len(spec.shape) == 3 and min(spec.shape[1:]) >= dcgan.SMALLEST and max(spec.shape[1:]) > SMALL
-    return "dcgan" if is_large_image else "mlp"
+    """The network that suits the data, as their kind says: for images above 16 pixels convolutions."""
+    return kind_of(spec).network(spec)
 
 
 def encoder(name: Any, spec: DataSpec, out: int, **options: Any) -> nn.Module:

@@ -18,10 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen import kinds
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.drawing.render import render
-from lightning_gen.pictures.views import POINTS
+from lightning_gen.pictures.views import count_of
 from lightning_gen.protocols import Samples, Translates
 from lightning_gen.storage.checkpoints import load
 from lightning_gen.storage.loaded import provenance, sample_in_batches
@@ -57,14 +56,11 @@ def sample_run(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[
         return _translations(label, checkpoint.parent.parent / TRANSLATIONS, spec, source)
     if not isinstance(model, Samples):
         return RunSamples(label, None, spec, f"{type(model).__name__} cannot make new examples", source)
-    count = max(n, POINTS) if spec.kind == "vector" else n
+    if not kinds.kind_of(spec).draws:
+        return RunSamples(label, None, spec, f"no picture is known of {spec.kind} data", source)
     with torch.inference_mode():
-        x = sample_in_batches(model, count, seed)
-    try:
-        render(x[:1], spec)
-    except UserError as error:  # nothing is known to draw such data
-        return RunSamples(label, None, spec, str(error), source)
-    return RunSamples(label, x, spec, f"{count:,} of {checkpoint.name}, iteration {model.iteration:,}", source)
+        x = sample_in_batches(model, count_of(n, spec), seed)
+    return RunSamples(label, x, spec, f"{len(x):,} of {checkpoint.name}, iteration {model.iteration:,}", source)
 
 
 def _translations(label: str, path: Path, spec: DataSpec, source: dict[str, Any]) -> RunSamples:
@@ -85,9 +81,9 @@ def figure(sheets: Sequence[RunSamples], curves: Mapping[str, Curves], tags: Seq
         tags: the curves that are drawn.
         seed: of the samples.
     """
-    ranges = [float(s.samples.abs().max()) for s in sheets if s.samples is not None and s.spec.kind == "vector"]
+    ranges = [float(s.samples.abs().max()) for s in sheets if s.samples is not None and not kinds.kind_of(s.spec).tiled]
     extent = 1.1 * max(ranges, default=1.0)  # points are shown on one scale
-    pictures = [s.picture if s.samples is None else render(s.samples, s.spec, extent=extent) for s in sheets]
+    pictures = [s.picture if s.samples is None else kinds.sheet(s.samples, s.spec, extent=extent) for s in sheets]
     title = f"Samples of seed {seed}" if any(s.picture is None for s in sheets) else "Translations"
     columns = math.ceil(len(sheets) / (rows := math.ceil(len(sheets) / 4)))
     width = max(8.0, 3.0 * columns)  # inches

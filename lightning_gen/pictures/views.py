@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing import plane
-from lightning_gen.drawing.render import GROUND, bars, grid, render, to_uint8
+from lightning_gen.drawing.render import GROUND, bars, grid, to_uint8
+from lightning_gen.kinds import kind_of, sheet
 from lightning_gen.protocols import (
     Decodes,
     Discriminates,
@@ -42,45 +43,56 @@ GAP = 8  # pixels between blocks
 DOTS = 2000  # samples over the density of the data
 FIELD = 96  # places in a row at which the discriminator is asked
 REFERENCES = 512  # examples of which the nearest says in which class a place is judged
+Log = Callable[[str, Tensor], None]
 ANIMATED_VIEWS = ("density",)  # views that make an animation
 
 
-def draw_all(model: GenerativeModule, examples: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
+def draw_all(
+    model: GenerativeModule, examples: Mapping[str, Tensor], seed: int, log: Log = lambda name, x: None
+) -> Iterator[tuple[str, Tensor]]:
     """(name, picture uint8 (3, H, W)) of every view that the model's capabilities allow.
 
     Args:
         model: in eval mode.
         examples: columns of validation batches: x (B, *shape) and, where known, y (B,); or a and b.
         seed: of the samples.
+        log: called with the name and the examples (N, *shape) of samples and of reconstructions.
     """
     if isinstance(model, Translates):
         yield from translations(model, examples["a"], examples["b"])
-    else:
-        yield from _of_one_side(model, examples["x"], seed, examples.get("y"))
-
-
-def _of_one_side(
-    model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None
-) -> Iterator[tuple[str, Tensor]]:
+        return
+    x, y, kind = examples["x"], examples.get("y"), kind_of(model.spec)
     if isinstance(model, Samples):
-        yield "samples", samples(model, seed)
+        made, columns = new_examples(model, seed)
+        log("samples", made)
+        if kind.draws:
+            yield "samples", sheet(made, model.spec, columns=columns)
     if isinstance(model, Reconstructs):
-        yield "reconstructions", original_and_reconstruction(examples, model.reconstruct(examples, y), model.spec)
-    if isinstance(model, Encodes) and model.spec.kind == "image":
+        rebuilt = model.reconstruct(x, y)
+        log("reconstructions", rebuilt)
+        if kind.draws:
+            yield "reconstructions", original_and_reconstruction(x, rebuilt, model.spec)
+    if kind.draws and kind.tiled:
+        yield from _of_codes(model, x, seed, y)
+    if isinstance(model, Discriminates) and isinstance(model, Samples) and kind.in_plane(model.spec):
+        yield "density", density(model, x, seed, y)
+    if isinstance(model, HasLatentKL):
+        yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
+
+
+def _of_codes(model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+    """What lies between codes, and along each of their dimensions."""
+    if isinstance(model, Encodes):
         yield "traversals", traversals(model, examples[:1], None if y is None else y[:1])
         if len(examples) > 1:
             first = None if y is None else y[0::2][:4]
             yield "interpolations", interpolations(model, examples[0::2][:4], examples[1::2][:4], first)
         if y is not None and classes_of(model):
             yield "class_swaps", class_swaps(model, examples[:PER_CLASS], y[:PER_CLASS])
-    elif isinstance(model, Decodes) and model.spec.kind == "image":
+    elif isinstance(model, Decodes):
         yield "interpolations", drawn_interpolations(model, seed)
-    if isinstance(model, HasInfoGANCodes) and model.codes and model.spec.kind == "image":
+    if isinstance(model, HasInfoGANCodes) and model.codes:
         yield "code_traversals", code_traversals(model, seed)
-    if isinstance(model, Discriminates) and isinstance(model, Samples) and model.spec.shape == (2,):
-        yield "density", density(model, examples, seed, y)
-    if isinstance(model, HasLatentKL):
-        yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
 
 
 def samples(model: Any, seed: int) -> Tensor:
@@ -88,11 +100,22 @@ def samples(model: Any, seed: int) -> Tensor:
 
     The model ``Samples``.
     """
-    columns = classes_of(model)
-    if model.spec.kind == "vector" or not columns:
-        return render(model.sample(POINTS if model.spec.kind == "vector" else SAMPLES, seed=seed), model.spec)
+    made, columns = new_examples(model, seed)
+    return sheet(made, model.spec, columns=columns)
+
+
+def new_examples(model: Any, seed: int) -> tuple[Tensor, int | None]:
+    """As many examples (N, *shape) as a sheet shows, and its columns where each is a class."""
+    columns, tiled = classes_of(model), kind_of(model.spec).tiled
+    if not tiled or not columns:
+        return model.sample(count_of(SAMPLES, model.spec), seed=seed), None
     y = torch.arange(columns * PER_CLASS, device=model.device) % columns
-    return render(model.sample(len(y), y=y, seed=seed), model.spec, columns=columns)
+    return model.sample(len(y), y=y, seed=seed), columns
+
+
+def count_of(n: int, spec: DataSpec) -> int:
+    """n examples, each with its place on a sheet; or so many that their density shows."""
+    return n if kind_of(spec).tiled else max(n, POINTS)
 
 
 def classes_of(model: Any) -> int:
@@ -102,13 +125,14 @@ def classes_of(model: Any) -> int:
 
 def original_and_reconstruction(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -> Tensor:
     """Rows of originals (B, *shape), each with the row of its reconstructions below; points side by side."""
-    if spec.kind == "vector":
+    kind = kind_of(spec)
+    if not kind.tiled:
         extent = 1.1 * float(examples.abs().max())
-        return torch.cat([render(part, spec, extent=extent) for part in (examples, rebuilt)], dim=2)
+        return torch.cat([sheet(part, spec, extent=extent) for part in (examples, rebuilt)], dim=2)
     columns = min(columns, len(examples))
-    blank = torch.ones(-len(examples) % columns, *spec.shape)  # white tiles fill the last row
+    blank = kind.blank(-len(examples) % columns, spec)  # to fill the last row
     rows = torch.stack([torch.cat([part.cpu(), blank]) for part in (examples, rebuilt)])  # (2, R * columns, *shape)
-    return render(rows.unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2), spec, columns=columns)
+    return sheet(rows.unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2), spec, columns=columns)
 
 
 def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int = TRAVERSED) -> Tensor:
@@ -125,7 +149,7 @@ def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int =
     codes = z.repeat(len(order) * STEPS, 1)
     for row, dimension in enumerate(order):
         codes[row * STEPS : (row + 1) * STEPS, dimension] = centre[dimension] + spread[dimension] * line
-    return render(model.decode(codes, _repeated(y, len(codes))), model.spec, columns=STEPS)
+    return sheet(model.decode(codes, _repeated(y, len(codes))), model.spec, columns=STEPS)
 
 
 def _place(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +173,7 @@ def interpolations(model: Any, first: Tensor, second: Tensor, y: Tensor | None =
     codes = a[:, None] * (1 - share) + b[:, None] * share  # (P, STEPS, Z)
     between = model.decode(codes.flatten(0, 1), _repeated(y, count * STEPS)).unflatten(0, (count, STEPS))
     rows = torch.cat([first[:count, None], between, second[:count, None]], dim=1)  # (P, STEPS + 2, *shape)
-    return render(rows.flatten(0, 1), model.spec, columns=STEPS + 2)
+    return sheet(rows.flatten(0, 1), model.spec, columns=STEPS + 2)
 
 
 def drawn_interpolations(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
@@ -170,7 +194,7 @@ def drawn_interpolations(model: Any, seed: int, y: Tensor | None = None) -> Tens
     latents = model.codes.start if isinstance(model, HasInfoGANCodes) and model.codes else first.shape[1]
     z = first[:, None].repeat(1, STEPS, 1)  # (R, STEPS, Z)
     z[..., :latents] = spherical(first[:, :latents], second[:, :latents], STEPS)
-    return render(model.decode(z.flatten(0, 1), _repeated(y, len(z) * STEPS)), model.spec, columns=STEPS)
+    return sheet(model.decode(z.flatten(0, 1), _repeated(y, len(z) * STEPS)), model.spec, columns=STEPS)
 
 
 def spherical(first: Tensor, second: Tensor, steps: int) -> Tensor:
@@ -210,14 +234,14 @@ def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
         shown = min(size, CLASSES)
         z = drawn.repeat_interleave(shown, 0)  # (R * shown, Z)
         z[:, column : column + size] = torch.eye(size, device=z.device)[:shown].repeat(len(drawn), 1)
-        blocks.append(render(model.decode(z, _repeated(y, len(z))), model.spec, columns=shown))
+        blocks.append(sheet(model.decode(z, _repeated(y, len(z))), model.spec, columns=shown))
         column += size
     if codes.continuous:
         z = drawn[:1].repeat(codes.continuous * STEPS, 1)
         for row, line in enumerate(z.split(STEPS)):  # views of z
             line[:, column + row] = torch.linspace(-CODE_REACH, CODE_REACH, STEPS, device=z.device)
         first = None if y is None else y[:1]
-        blocks.append(render(model.decode(z, _repeated(first, len(z))), model.spec, columns=STEPS))
+        blocks.append(sheet(model.decode(z, _repeated(first, len(z))), model.spec, columns=STEPS))
     return stack_vertically(blocks)
 
 
@@ -305,7 +329,7 @@ def class_swaps(model: Any, examples: Tensor, y: Tensor) -> Tensor:
     codes = model.encode(examples, y).repeat_interleave(columns, 0)
     swapped = model.decode(codes, torch.arange(columns, device=codes.device).repeat(len(examples)))
     rows = torch.cat([examples.unsqueeze(1), swapped.unflatten(0, (len(examples), columns))], 1)
-    return render(rows.flatten(0, 1), model.spec, columns=columns + 1)
+    return sheet(rows.flatten(0, 1), model.spec, columns=columns + 1)
 
 
 def _repeated(y: Tensor | None, count: int) -> Tensor | None:

@@ -12,6 +12,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import check_at_least_one, to_serializable
 from lightning_gen.schedule import Schedule
+from lightning_gen.training.accepted import accepted
 from lightning_gen.training.ema import MovingAverages, decay, half_lives
 from lightning_gen.training.finite import AT_ONCE, FiniteCheck, NonFinite
 from lightning_gen.training.noise import BatchNoise, indexed_noise, seed_default_generators
@@ -59,7 +60,7 @@ class GenerativeModule(ExampleMeanValidation):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.spec = DataSpec.of(spec)
+        self.spec = accepted(spec, type(self))
         self.save_hyperparameters(ignore=["spec"])  # the constructor's arguments, the subclass's included
         arguments = {name: to_serializable(value) for name, value in self.hparams.items()}
         self.save_hyperparameters({**arguments, "spec": self.spec.to_dict()})
@@ -204,8 +205,7 @@ class GenerativeModule(ExampleMeanValidation):
             raise trouble
 
     def _count(self, images: int) -> None:
-        self.iteration += 1
-        self.images += images
+        self.iteration, self.images = self.iteration + 1, self.images + images
         self._progress.increment_ready()  # so that the Trainer's max_steps counts iterations
         self._progress.increment_completed()
 
