@@ -32,9 +32,9 @@ class DataModule(L.LightningDataModule, ABC):
     two sides have ``a`` (B, *shape) and ``b`` (B, *shape_b) in its place. Images that are stored larger
     than the spec says are cropped, at a random place in training and at the centre otherwise.
 
-    ``y`` (B,) int64 class ids, ``factors`` (B, F) int64, ``index`` (B,) int64 position in the split. The position in
-    the training stream is the datamodule's state, so a resumed run goes on with the next batch; another run with the
-    same object goes on too, a fresh run wants a fresh object.
+    ``y`` (B,) int64 class ids, ``text`` (B, L) int64 tokens of a text condition, ``factors`` (B, F) int64, ``index``
+    (B,) int64 position in the split. The position in the training stream is the datamodule's state, so a resumed run
+    goes on with the next batch; another run with the same object goes on too, a fresh run wants a fresh object.
 
     Args:
         batch_size: examples per step, shared by all devices.
@@ -156,7 +156,7 @@ class DataModule(L.LightningDataModule, ABC):
         return self.transform(batch, training=self.trainer is not None and self.trainer.training)
 
     def transform(self, batch: Batch, training: bool = False) -> Batch:
-        """A fetched batch as the model sees it: ``x`` (B, *shape) float32, or ``a`` and ``b``.
+        """A fetched batch as the model sees it: ``x`` (B, *shape) float32, or ``a`` and ``b``; tokens int64.
 
         Args:
             batch: with the examples as stored. It is not changed.

@@ -10,12 +10,14 @@ def to_float(x: Tensor, values: str) -> Tensor:
     """Values as the network sees them.
 
     Args:
-        x: (B, *shape), uint8 0..255 or float.
+        x: (B, *shape), uint8 0..255 or float; tokens in any type of whole numbers.
         values: of the spec; "unit" floats in [0, 1] are mapped to [-1, 1], "real" ones stay as they are.
 
     Returns:
-        float32, in [-1, 1] but for "real".
+        float32, in [-1, 1] but for "real"; tokens int64.
     """
+    if values == "tokens":
+        return x.long()
     if x.dtype == torch.uint8:
         return x.to(torch.float32).div_(127.5).sub_(1)
     return x.float() * 2 - 1 if values == "unit" else x.float()

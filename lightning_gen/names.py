@@ -171,7 +171,9 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], what
     Raises:
         UserError: that lists the options with their defaults.
     """
-    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    parameters = list(inspect.signature(function).parameters.values())
+    leading = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
+    parameters = [p for p in parameters if p not in leading]  # what *arguments take is passed by position, too
     known = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     required = [name for name, default in known.items() if default is inspect.Parameter.empty]
     options = ", ".join(name if name in required else f"{name}={default!r}" for name, default in known.items())

@@ -53,6 +53,13 @@ class SamplesClasses(Samples, Protocol):
 
 
 @runtime_checkable
+class SamplesTexts(Samples, Protocol):
+    """Makes examples of the text that is given."""
+
+    condition_length: int  # tokens of a text, rows of which are ``y`` of ``sample``; 0 where the model takes none
+
+
+@runtime_checkable
 class Discriminates(Samples, Protocol):
     """Makes new examples, and has a discriminator that can be asked."""
 

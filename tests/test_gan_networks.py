@@ -16,6 +16,7 @@ from lightning_gen import networks
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks import r3gan, resnet
+from lightning_gen.networks.condition import ConditionSpec
 from lightning_gen.networks.layers import Attention, ClassNorm
 from lightning_gen.networks.projection import Projection
 from lightning_gen.networks.spectral import NORMALISED, spectral_norm_
@@ -85,7 +86,8 @@ def test_shapes(name: str, shape: tuple[int, ...]):
 )
 def test_a_gradient_reaches_every_parameter(name: str, options, classes: int):
     shape = (1, 18, 20) if "patch" in options else (1, 17, 20)
-    for network, given in zip(pair(name, shape, num_classes=classes, **options), (shape, (3,)), strict=True):
+    condition = ConditionSpec("class", classes) if classes else None
+    for network, given in zip(pair(name, shape, condition=condition, **options), (shape, (3,)), strict=True):
         told = [torch.arange(6) % 3] if classes else []
         step(network, torch.randn(6, *given), *told)  # some weights begin at 0, and those before them have no gradient
         out = network(torch.randn(6, *given), *told)
@@ -165,14 +167,14 @@ def test_what_cannot_be_built_is_refused_in_one_line(name: str, shape: tuple[int
 
 @pytest.mark.parametrize("name", TINY)
 def test_class_and_picture_act_together_in_a_conditional_encoder(name: str):
-    encoder, _ = pair(name, (3, 16, 16), out=1, num_classes=4)
+    encoder, _ = pair(name, (3, 16, 16), out=1, condition=ConditionSpec("class", 4))
     step(encoder, torch.randn(4, 3, 16, 16), torch.arange(4))  # until then the residual branches of r3gan are 0
     assert encoder.num_features == pair(name, (3, 16, 16))[0].num_features
     x, a, b = torch.randn(2, 3, 16, 16), torch.tensor([1, 1]), torch.tensor([3, 3])
     difference = encoder(x, a) - encoder(x, b)
     assert difference.abs().min() > 1e-5
     assert (difference[0] - difference[1]).abs() > 1e-3 * difference.abs().max()
-    with pytest.raises(ValueError, match="num_classes=4 was called with no class ids"):
+    with pytest.raises(ValueError, match=r"for ConditionSpec.*was called without one"):
         encoder(x)
 
 
@@ -180,20 +182,20 @@ def test_class_and_picture_act_together_in_a_conditional_encoder(name: str):
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_a_class_changes_what_a_decoder_makes(name: str, norm: str):
     options = {"norm": norm} if name == "resnet" else {}
-    _, decoder = pair(name, (1, 16, 16), num_classes=4, **options)
+    _, decoder = pair(name, (1, 16, 16), condition=ConditionSpec("class", 4), **options)
     step(decoder, torch.randn(8, 3), torch.arange(8) % 4)  # all classes of a norm begin equal
     out = decoder.eval()(torch.randn(1, 3).expand(3, 3), torch.tensor([0, 1, 1]))
     assert (out[0] - out[1]).abs().max() > 1e-3
     torch.testing.assert_close(out[1], out[2])
-    with pytest.raises(ValueError, match="num_classes=4 was called with no class ids"):
+    with pytest.raises(ValueError, match=r"for ConditionSpec.*was called without one"):
         decoder(torch.randn(2, 3))
-    with pytest.raises(ValueError, match="num_classes=0 was called with class ids"):
+    with pytest.raises(ValueError, match="without a condition was called with one"):
         pair(name, (1, 16, 16))[1](torch.randn(2, 3), torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_a_class_norm_is_its_formula(norm: str):
-    layer = ClassNorm(norm, 3, num_classes=2)
+    layer = ClassNorm(norm, 3, condition=ConditionSpec("class", 2))
     with torch.no_grad():
         layer.gain.normal_()
         layer.bias.normal_()
@@ -353,8 +355,8 @@ def test_spectral_norm_takes_one_power_iteration_per_training_pass():
 
 def test_spectral_norm_of_a_conditional_network_reaches_the_embedding_and_spares_gains():
     plain, _ = pair("resnet", (1, 16, 16))
-    _, decoder = pair("resnet", (1, 16, 16), num_classes=3)
-    projection = spectral_norm_(Projection(plain, 3))
+    _, decoder = pair("resnet", (1, 16, 16), condition=ConditionSpec("class", 3))
+    projection = spectral_norm_(Projection(plain, ConditionSpec("class", 3)))
     assert dict(norms_of(projection.eval()))["embed"] == pytest.approx(1, abs=0.05)
     spectral_norm_(decoder)
     assert (decoder.norm.gain - 1).abs().max() < 0.2  # not divided by its size
@@ -366,7 +368,7 @@ def test_spectral_norm_of_a_conditional_network_reaches_the_embedding_and_spares
 @pytest.mark.parametrize("name", ALL)
 def test_projection_is_its_formula_on_the_first_output(name: str):
     encoder = networks.encoder(name, DataSpec((1, 16, 16)), 3, **ALL[name])
-    projection = Projection(encoder, 4)
+    projection = Projection(encoder, ConditionSpec("class", 4))
     x, c = torch.randn(5, 1, 16, 16), torch.tensor([0, 3, 2, 1, 3])
     f, out = encoder.features(x), projection(x, c)
     inner = torch.stack([projection.embed.weight[k] @ row for k, row in zip(c, f, strict=True)])
@@ -381,7 +383,7 @@ def test_projection_is_its_formula_on_the_first_output(name: str):
 
 def test_projection_needs_an_encoder_with_features():
     with pytest.raises(UserError, match=r"^Linear has no \.features, \.num_features, \.head, which a projection"):
-        Projection(nn.Linear(3, 1), 2)
+        Projection(nn.Linear(3, 1), ConditionSpec("class", 2))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -173,7 +173,7 @@ def test_models_importance_bound_does_not_depend_on_chunks_and_batches(monkeypat
     assert (ppca.log_p(x).mean() - whole.mean()).abs() < 0.2
     exact(model.log_likelihood(x[4:], 50, numbers=list(range(4, 11))), whole[4:], atol=1e-6)
     for batch_size in (1, 33, 100):
-        monkeypatch.setattr(bounds_of, "DECODED_AT_ONCE", batch_size)
+        monkeypatch.setattr(bounds_of, "MAX_DECODED_NUMEL", batch_size * bounds_of.SMALLEST)
         exact(model.log_likelihood(x, 50), whole, atol=1e-6)
     monkeypatch.setattr(bounds_of, "MAX_NOISE_NUMEL", 3 * 50 * model.latent_dim)  # three examples at a time
     exact(model.log_likelihood(x, 50), whole, atol=1e-6)

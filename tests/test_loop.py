@@ -9,6 +9,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.toy import Toy
 from lightning_gen.models.vae import VAE
+from lightning_gen.models.vae_base import SMALLEST
 from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load
 from lightning_gen.training.ema import decay
 from lightning_gen.training.finite import NonFinite
@@ -211,7 +212,7 @@ def test_the_likelihood_bound_honours_k_and_not_the_chunks(data28, monkeypatch):
     with torch.no_grad():
         whole = model.log_likelihood(x, 37)
         assert drawn == [37]
-        monkeypatch.setattr("lightning_gen.models.vae_base.DECODED_AT_ONCE", 50)
+        monkeypatch.setattr("lightning_gen.models.vae_base.MAX_DECODED_NUMEL", 50 * SMALLEST)
         parts = model.log_likelihood(x, 37)
     assert sum(drawn[1:]) == 37 and len(drawn) == 5
     assert torch.allclose(whole, parts, atol=1e-3)

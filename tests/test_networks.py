@@ -17,6 +17,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import resolve, to_serializable, trusted_imports
 from lightning_gen.networks import NETWORKS, Network, layers
+from lightning_gen.networks.condition import ConditionSpec
 from lightning_gen.networks.dcgan import downsampled_sizes
 
 SMALL = {"mlp": {"hidden": [12, 8]}, "dcgan": {"width": 2}}
@@ -24,6 +25,8 @@ MLP_SHAPES = [(1,), (2,), (1, 4, 4), (3, 5, 7), (1, 28, 28), (2, 9), (1, 2, 3, 4
 DCGAN_SHAPES = [(1, 8, 8), (3, 9, 15), (1, 28, 28), (3, 32, 32), (2, 31, 17), (3, 8, 256), (1, 100, 64), (3, 256, 256)]
 SHAPES = [("mlp", s) for s in MLP_SHAPES] + [("dcgan", s) for s in DCGAN_SHAPES]
 ONE_EACH = [("mlp", (1, 5, 7)), ("dcgan", (3, 21, 18))]
+
+FOUR = ConditionSpec("class", 4)
 
 
 def pair(name: str, shape: tuple[int, ...], **options) -> tuple[nn.Module, nn.Module]:
@@ -60,7 +63,7 @@ def test_halvings_end_at_4_to_7():
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
 @pytest.mark.parametrize("name, shape", ONE_EACH)
 def test_a_gradient_reaches_every_parameter(name: str, shape: tuple[int, ...], norm: str):
-    for network, given in zip(pair(name, shape, norm=norm, num_classes=4), (shape, (3,)), strict=True):
+    for network, given in zip(pair(name, shape, norm=norm, condition=FOUR), (shape, (3,)), strict=True):
         out = network(torch.randn(8, *given), torch.arange(8) % 4)
         (out * torch.randn_like(out)).sum().backward()
         for key, parameter in network.named_parameters():
@@ -80,15 +83,15 @@ def test_eval_is_deterministic_and_free_of_the_rest_of_the_batch(name: str, shap
 
 @pytest.mark.parametrize("name, shape", ONE_EACH)
 def test_a_condition_changes_the_output_and_is_asked_for(name: str, shape: tuple[int, ...]):
-    for network, given in zip(pair(name, shape, num_classes=4), (shape, (3,)), strict=True):
+    for network, given in zip(pair(name, shape, condition=FOUR), (shape, (3,)), strict=True):
         x = torch.randn(1, *given).expand(4, *given)
         out = network.eval()(x, torch.tensor([0, 1, 3, 3]))
         assert torch.allclose(out[2], out[3], atol=1e-6) and (out[0] - out[1]).abs().max() > 1e-3
-        with pytest.raises(ValueError, match="num_classes=4 was called with no class ids"):
+        with pytest.raises(ValueError, match=r"for ConditionSpec.*was called without one"):
             network(x)
     plain, _ = pair(name, shape)
-    assert pair(name, shape, num_classes=4)[0].num_features == plain.num_features
-    with pytest.raises(ValueError, match="num_classes=0 was called with class ids"):
+    assert pair(name, shape, condition=FOUR)[0].num_features == plain.num_features
+    with pytest.raises(ValueError, match="without a condition was called with one"):
         plain(x.new_zeros(4, *shape), torch.zeros(4, dtype=torch.long))
 
 

@@ -20,6 +20,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.vqvae import VQVAE
 from lightning_gen.networks.code_map import map_sizes
 from lightning_gen.networks.code_prior import CachedTokenStream, CodePrior, sample_tokens
+from lightning_gen.networks.condition import ConditionSpec
 from lightning_gen.objectives.deterministic import commitment
 from lightning_gen.objectives.latent import Step
 from lightning_gen.presets import PRESETS
@@ -53,7 +54,9 @@ def model(request):
 
 
 def prior(**options):
-    made = CodePrior(10, 7, **{"width": 16, "depth": 3, "heads": 4, "classes": 3, "groups": 2, **options})
+    made = CodePrior(
+        10, 7, **{"width": 16, "depth": 3, "heads": 4, "condition": ConditionSpec("class", 3), "groups": 2, **options}
+    )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))  # so that nothing is small

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.condition import call
 from lightning_gen.training.ema import MovingAverages
 from lightning_gen.training.noise import indexed_noise
@@ -28,7 +29,21 @@ class StandingStatistics:
     """
 
     classes: int
+    condition_length: int
     _measured = -1  # iteration whose weights were measured
+
+    def check_statistics(self, generator: nn.Module) -> None:
+        """Refuse averaged batch norms whose statistics nobody can measure later.
+
+        Raises:
+            UserError: the generator is told texts, which a checkpoint does not hold.
+        """
+        norms = any(isinstance(m, _BatchNorm) for m in generator.modules())
+        if norms and self.condition_length and "generator" in self.half_life:  # type: ignore[attr-defined]
+            raise UserError(
+                "ema.generator: the batch norms of averaged weights are measured on samples, and of texts none are at "
+                "hand: add --model.network_args.norm layer, or leave ema.generator out"
+            )
 
     def update_standing_statistics(self) -> None:
         """Measure, unless it has been done for these weights."""

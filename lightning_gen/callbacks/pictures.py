@@ -21,7 +21,7 @@ from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.players import size_of
 
-COLUMNS = ("x", "y", "a", "b")  # of a batch that views look at
+COLUMNS = ("x", "y", "text", "a", "b")  # of a batch that views look at
 FRAME_MS, LAST_MS = 125, 2000
 MOST_FRAMES = 36  # which keeps the file below 1 MB
 

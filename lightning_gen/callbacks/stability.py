@@ -19,7 +19,8 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, ORDER_SEED, check_finite
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.neighbours import nearest
-from lightning_gen.protocols import SamplesClasses
+from lightning_gen.networks.condition import condition_of
+from lightning_gen.protocols import SamplesClasses, SamplesTexts
 from lightning_gen.training.ema import MovingAverages
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.finite import NonFinite
@@ -42,8 +43,9 @@ class Stability(Callback):
     - ``val/duplicates``: share of samples with another one nearer than 99 % of the validation examples have one.
     - ``val/ema_distance``: |averaged - current| / |current| of the weights that have a moving average.
 
-    The samples have fixed numbers of a fixed seed, and of a conditional model all classes in turn; the random numbers
-    of training are untouched. The verdict is that of ``lightning_gen.adversarial.stability``.
+    The samples have fixed numbers of a fixed seed, and of a conditional model all classes in turn, or the texts of the
+    validation examples; the random numbers of training are untouched. The verdict is that of
+    ``lightning_gen.adversarial.stability``.
 
     Args:
         data: of the run; the validation examples are in a fixed random order.
@@ -111,19 +113,18 @@ class Stability(Callback):
         if len(real) < LEAST:
             return {}
         with evaluation_mode(model):
-            classes = model.classes if isinstance(model, SamplesClasses) else 0
-            asked = torch.arange(len(real)) % classes if classes else None
+            asked = _asked(model, y, len(real))
             fake = _sampled(model, len(real), asked, self.seed)
-            logits = _logits(model, real, y if classes else None, fake, asked)
+            logits = _logits(model, real, None if asked is None else y, fake, asked)
         return {**logits, **_variety(real, fake, model.spec), **_ema_distance(model)}
 
     def _examples(self) -> tuple[Tensor, Tensor | None]:
-        """Validation examples (n, *shape) and, where known, their classes (n,); read once."""
+        """Validation examples (n, *shape) and, where known, their conditions (n, ...); read once."""
         if not self._real:
             size, dims = self.data.size("val"), math.prod(self.data.spec.shape)
             order = torch.randperm(size, generator=torch.Generator().manual_seed(ORDER_SEED))
             self._real = self.data.examples("val", order[: max(LEAST, min(EXAMPLES, NUMBERS // dims))])
-        return self._real["x"], self._real.get("y")
+        return self._real["x"], condition_of(self._real)
 
     # State
 
@@ -134,8 +135,15 @@ class Stability(Callback):
         self.history, self.verdict = list(state_dict["history"]), Verdict(*state_dict["verdict"])
 
 
+def _asked(model: Any, y: Tensor | None, n: int) -> Tensor | None:
+    """The conditions of n samples: all classes in turn, or the texts y (n, L) of as many examples."""
+    if isinstance(model, SamplesTexts) and model.condition_length:
+        return y
+    return torch.arange(n) % model.classes if isinstance(model, SamplesClasses) and model.classes else None
+
+
 def _sampled(model: Any, n: int, y: Tensor | None, seed: int) -> Tensor:
-    """Samples number 0 to n - 1 (n, *shape) in these classes (n,), on the CPU."""
+    """Samples number 0 to n - 1 (n, *shape) under these conditions (n, ...), on the CPU."""
     parts = []
     for rows in torch.arange(n).split(EVAL_BATCH_SIZE):
         asked = {} if y is None else {"y": y[rows].to(model.device)}
@@ -146,7 +154,7 @@ def _sampled(model: Any, n: int, y: Tensor | None, seed: int) -> Tensor:
 
 
 def _logits(model: Any, real: Tensor, y: Tensor | None, fake: Tensor, asked: Tensor | None) -> dict[str, float]:
-    """What the discriminator says of validation examples and of samples (n, *shape) in their classes (n,)."""
+    """What the discriminator says of validation examples and of samples (n, *shape) under their conditions."""
     try:
         of_real, of_fake = _judged(model, real, y), _judged(model, fake, asked)
     except UserError:  # it judges several examples together

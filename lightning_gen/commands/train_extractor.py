@@ -24,6 +24,7 @@ from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import FORMAT, KEY, Extractor, load_extractor, short_name, trained_path
 from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.classifier import Classifier
+from lightning_gen.networks.condition import labels_of
 from lightning_gen.schedule import schedule
 from lightning_gen.storage.checkpoints import write_atomically
 
@@ -139,8 +140,10 @@ def train(data: DataModule, steps: int, seed: int, width: int) -> Classifier:
             group["lr"] = PEAK * WARM_UP(n, steps) * DECAY(n, steps)
         batch = data.transform(batch, training=True)
         _, logits = network(shifted(batch["x"], generator))
+        labels = labels_of(batch)
+        assert labels is not None
         optimizer.zero_grad()
-        F.cross_entropy(logits, batch["y"]).backward()
+        F.cross_entropy(logits, labels).backward()
         optimizer.step()
     return network
 
@@ -181,7 +184,9 @@ def accuracy(extractor: Extractor, data: DataModule, batches: Iterable[Batch]) -
     right = count = 0
     for batch in batches:
         guess = extractor.log_probs(data.transform(batch)["x"]).argmax(1)
-        right += int((guess == batch["y"]).sum())
+        labels = labels_of(batch)
+        assert labels is not None
+        right += int((guess == labels).sum())
         count += len(guess)
     return right / count
 

@@ -181,7 +181,7 @@ def check(model: Any) -> PixelCoder:
         raise UserError(f"{name} has more than one layer of latents, and coded is a single z: take a VAE, such as vae")
     if not isinstance(model, Decodable):
         raise UserError(f"{name} has no likelihood p(x|z), so its code is no code of x: take a VAE, such as vae")
-    if getattr(model, "classes", 0):
+    if getattr(model, "classes", 0) or getattr(model, "condition_length", 0):
         raise UserError(f"{name} is conditional: it would need the class of each example to decode it; take vae")
     if not isinstance(model.prior, Normal):
         prior = type(model.prior).__name__

@@ -16,6 +16,7 @@ from lightning_gen.kinds import kind_of
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import add_dequantisation_noise, bits_per_dim, discretisation
+from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments, kl_normal
 from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Likelihood, Reconstructs
@@ -50,7 +51,7 @@ def elbo(s: EvaluationRun) -> Measured:
     model = _likelihood(s)
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        log_prob, kl = model.elbo(batch["x"], batch.get("y"), batch["index"].tolist())
+        log_prob, kl = model.elbo(batch["x"], condition_of(batch), batch["index"].tolist())
         return {"log_prob": log_prob, "kl": kl}
 
     values = s.map_test_set(["log_prob", "kl"], s.n, "bounds of the test examples", work)
@@ -106,7 +107,7 @@ def _bound(s: EvaluationRun, k: int, n: int, transform: Callable[[Tensor, Tensor
         if transform is not None:  # the distribution function of a normal number is uniform
             noise = indexed_noise(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
             x = transform(x, (torch.special.ndtr(noise.double()) - 0.5).float().to(x.device))
-        return {"bound": model.log_likelihood(x, k, batch.get("y"), numbers=numbers)}
+        return {"bound": model.log_likelihood(x, k, condition_of(batch), numbers=numbers)}
 
     bound = s.map_test_set(["bound"], n, f"importance sampling, k = {k}", work)["bound"]
     check_finite(bound, "likelihoods of the test examples")
@@ -132,7 +133,7 @@ def reconstructions(s: EvaluationRun) -> Measured:
         raise Inapplicable(f"{s.name} on {s.data.spec.kind} data reconstructs no pictures")
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"], batch.get("y")).cpu()
+        x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"], condition_of(batch)).cpu()
         return {name: REBUILT[name].function(x, rebuilt) for name in names}
 
     values = s.map_test_set(names, s.n, "reconstructions", work)

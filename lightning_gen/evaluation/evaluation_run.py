@@ -19,8 +19,9 @@ from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.base import GatherColumns
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor
+from lightning_gen.networks.condition import condition_of, labels_of
 from lightning_gen.objectives.latent import reparameterise
-from lightning_gen.protocols import Posterior, Samples, SamplesClasses
+from lightning_gen.protocols import Posterior, Samples, SamplesClasses, SamplesTexts
 from lightning_gen.training.noise import indexed_noise
 
 ORDER_SEED = 20131220  # seed of the order in which real examples are taken
@@ -137,7 +138,8 @@ class EvaluationRun:
         if not isinstance(self.model, Samples):
             raise Inapplicable(f"{self.name} makes no new examples")
         numbers = torch.tensor(rows)
-        asked = {"y": (numbers % self.classes).to(device)} if self.classes else {}
+        y = numbers % self.classes if self.classes else self._texts(numbers)
+        asked = {} if y is None else {"y": y.to(device)}
         x = self.model.sample(len(rows), seed=self.seed, start=rows.start, **asked)
         if x.shape[1:] != self.data.spec.shape:
             raise UserError(
@@ -145,6 +147,13 @@ class EvaluationRun:
             )
         check_finite(x, "samples")
         return ExampleBatch(self.to_stored_levels(x), numbers % self.classes if self.classes else None, numbers)
+
+    def _texts(self, numbers: Tensor) -> Tensor | None:
+        """For samples with these numbers (n,) the texts of real examples (n, L), of a model that takes any."""
+        if not (isinstance(self.model, SamplesTexts) and self.model.condition_length):
+            return None
+        size = self.unbinarized_data.size(self.split)
+        return condition_of(self.unbinarized_data.examples(self.split, fixed_permutation(size)[numbers % size]))
 
     @property
     def classes(self) -> int:
@@ -162,7 +171,7 @@ class EvaluationRun:
     def examples_at(self, split: str, positions: Tensor) -> ExampleBatch:
         """The examples at these positions of a split."""
         batch = self.unbinarized_data.examples(split, positions)
-        return ExampleBatch(self.to_stored_levels(batch["x"]), batch.get("y"), batch["index"])
+        return ExampleBatch(self.to_stored_levels(batch["x"]), labels_of(batch), batch["index"])
 
     def map_test_set(
         self,
@@ -319,7 +328,7 @@ class EvaluationRun:
 
             def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
                 numbers = batch["index"].tolist()
-                mean, log_var = model.posterior(batch["x"], batch.get("y"))
+                mean, log_var = model.posterior(batch["x"], condition_of(batch))
                 noise = indexed_noise(numbers, tuple(mean.shape[1:]), self.seed, "code").to(mean.device)
                 z = reparameterise(mean, log_var, noise)
                 columns = {"mean": mean, "log_var": log_var, "z": z}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.metrics.latents import collapse_report, mutual_information
+from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import HasLatentKL, Posterior
 from lightning_gen.training.module import GenerativeModule
@@ -48,7 +49,7 @@ def _codes(model: Any, data: DataModule) -> tuple[Tensor, Tensor, Tensor]:
         batch = {name: value.to(model.device) for name, value in data.examples("val", rows).items()}
         if not len(batch["x"]):  # none could be read
             continue
-        mean, log_var = (part.cpu() for part in model.posterior(batch["x"], batch.get("y")))
+        mean, log_var = (part.cpu() for part in model.posterior(batch["x"], condition_of(batch)))
         noise = indexed_noise(batch["index"].tolist(), tuple(mean.shape[1:]), model.seed, "code")
         parts.append((reparameterise(mean, log_var, noise), mean, log_var))
     z, mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -20,6 +20,7 @@ from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.evaluation.evaluation_run import check_finite
 from lightning_gen.names import check_at_least_one
+from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.priors import component
 from lightning_gen.protocols import Encodes, SamplesLatents
 from lightning_gen.training.evaluation_mode import evaluation_mode
@@ -117,7 +118,7 @@ def encode_training_set(model: Any, data: DataModule) -> Tensor:
     parts = []
     for rows in order[:MOST].split(EVAL_BATCH_SIZE):
         batch = data.examples("train", rows)
-        x, y = batch["x"], batch.get("y")
+        x, y = batch["x"], condition_of(batch)
         if data.binarize == "dynamic":  # as in training, which draws them anew each time
             noise = indexed_noise(batch["index"].tolist(), tuple(x.shape[1:]), SEED, "binarize")
             x = pixels.binarize(x, 2 * torch.special.ndtr(noise) - 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics.errors import Inapplicable
+from lightning_gen.objectives.categorical import Categorical
 from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic, Gaussian, Laplace
 from lightning_gen.objectives.likelihood_base import Likelihood
 from lightning_gen.objectives.mixture import DiscretizedLogisticMixture
@@ -61,6 +62,8 @@ def discretisation(likelihood: Likelihood | None, spec: DataSpec) -> Discretisat
         raise Inapplicable(
             "Bernoulli on grey values is a cross-entropy, not a normalised density: no bits per dimension"
         )
+    if isinstance(likelihood, Categorical):
+        return Discretisation(likelihood.vocab, f"exact: probabilities of {likelihood.vocab} tokens", False, 0.0)
     if not isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture | Gaussian | Laplace):
         raise Inapplicable(f"it is not known what the nats of likelihood {name} measure: no bits per dimension")
     if spec.values != "uint8":

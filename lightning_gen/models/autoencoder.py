@@ -24,7 +24,7 @@ from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.autoencoder_base import AutoencoderBase, ReconstructionMixin
 from lightning_gen.names import check_at_least_one, resolve
-from lightning_gen.networks.condition import call
+from lightning_gen.networks.condition import call, condition_of
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.latent import Step, active_units
 from lightning_gen.objectives.terms import CODE_TERMS
@@ -111,7 +111,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
         self.reconstruction_loss = resolve(loss, LOSSES, "loss")
         self.corruption = {name: _amount(name, a) for name, a in (corruption or {}).items() if a is not None}
         self.schedules |= {f"corruption.{name}": amount for name, amount in self.corruption.items()}
-        network_args = (network_args or {}) | self.network_condition
+        network_args = (network_args or {}) | self.condition_kwargs
         self.encoder = networks.encoder(network, self.spec, latent_dim, **network_args)
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.spec.shape, **network_args)
         self.register_buffer("code_mean", torch.zeros(latent_dim))
@@ -126,7 +126,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
 
     def step(self, batch: Batch) -> Step:
         """What one training step produces; the corruption is left out in validation."""
-        x, y = batch["x"], batch.get("y")
+        x, y = batch["x"], condition_of(batch)
         z = self.encode(self.corrupted(x) if self.training else x, y)
         s = Step(x, y, self.output(z, y), z, mean=z, size=self.spec.size, decoder=self.network("decoder"))
         s.prior = lambda: self.noise(tuple(z.shape), "prior")

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.conditional import ConditionalMixin
-from lightning_gen.networks.condition import call
+from lightning_gen.networks.condition import call, condition_of
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import Term, parse_terms
 from lightning_gen.schedule import schedule
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.validation import Logs
+from lightning_gen.training.validation import Batch, Logs
 
 
 class AutoencoderBase(ConditionalMixin, GenerativeModule):
@@ -24,11 +24,11 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
     Args:
         spec: the data's spec.
         terms: term -> weight, ramp, or {weight, **arguments}.
-        conditional: whether the networks are told the class of each example.
+        conditional: whether the networks are told the condition of each example: its class, or its text.
         **options: of GenerativeModule.
 
     Raises:
-        UserError: an unknown term; a conditional model on data without labels.
+        UserError: an unknown term; a conditional model on data without labels and texts.
     """
 
     known_terms: ClassVar[Mapping[str, Term]]
@@ -41,6 +41,9 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
         self.weights = {name: schedule(term.weight) for name, term in self.terms.items()}
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        return self(batch["x"], condition_of(batch))
 
     # Terms
 

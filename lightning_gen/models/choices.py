@@ -30,6 +30,10 @@ def check_choices(
     ):
         if given not in known:
             raise unknown(option, given, known)
+    if condition == "classifier" and spec.condition == "text":
+        raise UserError(
+            "condition 'classifier' names a class, and these data come with texts: take concat or projection"
+        )
     if spec.values == "tokens":
         raise UserError("a GAN makes numbers, not tokens: take data of values uint8, unit, binary or real")
     if weight_clip is not None and not weight_clip > 0:

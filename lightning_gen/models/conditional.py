@@ -1,4 +1,4 @@
-"""What all models share that decode random codes: the classes that they may be told, and samples by number."""
+"""What all models share that decode random codes: the condition that they may be told, and samples by number."""
 
 from __future__ import annotations
 
@@ -8,75 +8,71 @@ import torch
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.networks.condition import ConditionSpec, condition_spec
 from lightning_gen.protocols import SamplesLatents
 from lightning_gen.training.noise import indexed_noise
 
 
 class ConditionalMixin:
-    """Codes are drawn and decoded, in a class where the model knows any; mixed into a GenerativeModule."""
+    """Codes are drawn and decoded, under a condition where the model takes one; mixed into a GenerativeModule."""
 
     draw_dim: int  # numbers that a draw from the prior takes
-    classes: int  # that the model can be told, 0 for none
+    condition_spec: ConditionSpec | None  # what the model can be told
+    classes: int  # that it can be told, 0 for none
+    condition_length: int  # tokens of the text that it can be told, 0 for none
     sampler: SamplesLatents | None = None  # in place of the prior, see samplers.py
 
     def setup_condition(self, conditional: bool) -> None:
-        """Take the number of classes from the data.
+        """Take the condition from the data: classes, or texts.
 
         Raises:
-            UserError: a conditional model on data without labels.
+            UserError: a conditional model on data without labels and texts.
         """
-        if conditional and not self.spec.num_classes:  # type: ignore[attr-defined]
-            raise UserError(
-                "the model is conditional, but these data have no class labels: take data with labels, such as digits "
-                "or mnist, or a model without classes"
-            )
-        self.classes = self.spec.num_classes if conditional else 0  # type: ignore[attr-defined]
+        told = self.condition_spec = condition_spec(self.spec, conditional)  # type: ignore[attr-defined]
+        self.classes = told.size if told and told.kind == "class" else 0
+        self.condition_length = told.length if told else 0
 
     @property
-    def network_condition(self) -> dict[str, int]:
-        """The option that makes a network take a class."""
-        return {"num_classes": self.classes} if self.classes else {}
+    def condition_kwargs(self) -> dict[str, ConditionSpec]:
+        """The option that makes a network take the condition."""
+        return {"condition": self.condition_spec} if self.condition_spec else {}
 
     def condition(self, y: Tensor | None) -> Tensor | None:
-        """What the networks are told beside x or z: the class ids (B,), or nothing.
+        """What the networks are told beside x or z: class ids (B,), tokens (B, L), or nothing.
 
         Raises:
-            UserError: the model is conditional and there are no class ids, or they are out of range.
+            UserError: the model is conditional and there is no condition, or its ids are out of range.
         """
-        if not self.classes:
+        if self.condition_spec is None:
             return None
         if y is None:
-            raise UserError(f"this model is conditional: give the class of each example, 0 to {self.classes - 1}")
+            raise UserError(f"this model is conditional: give {self.condition_spec.possible}")
         if not self.training and len(y):  # type: ignore[attr-defined]  # waits for a device
-            self._check(y, len(y))
+            self.condition_spec.check(y, len(y))
         return y
 
     def conditions_for_samples(self, n: int, y: Tensor | None, start: int) -> Tensor | None:
-        """The classes of n samples: those asked for, or all in turn by the sample's number.
+        """The condition of n samples: the one asked for, or all classes in turn by the sample's number.
 
         Raises:
-            UserError: a class out of range; a class asked of a model that knows none.
+            UserError: an impossible condition; one asked of a model that takes none; no text for a model that needs it.
         """
         device: Any = self.device  # type: ignore[attr-defined]
         if y is None:
+            if self.condition_length:
+                raise UserError(f"this model is conditional: give {self.condition_spec.possible}, as y")  # type: ignore[union-attr]
             return torch.arange(start, start + n, device=device) % self.classes if self.classes else None
-        if not self.classes:
+        if self.condition_spec is None:
             raise UserError("this model knows no classes: take a conditional one, such as cvae or cgan")
-        self._check(y, n)
+        self.condition_spec.check(y, n)
         return y.to(device)
-
-    def _check(self, y: Tensor, n: int) -> None:
-        low, high = int(y.min()), int(y.max())
-        if len(y) != n or low < 0 or high >= self.classes:
-            given = f"{len(y)} class ids for {n} samples" if len(y) != n else f"class {low} to {high}"
-            raise UserError(f"{given}: possible are {n} ids from 0 to {self.classes - 1}")
 
     def draw(self, noise: Tensor) -> Tensor:
         """Standard normal noise (n, draw_dim) -> z (n, Z) from the prior."""
         return noise
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """z (B, Z), classes (B,) -> (B, *shape) in the range of the data."""
+        """z (B, Z), conditions (B, ...) -> (B, *shape) in the range of the data."""
         raise NotImplementedError
 
     def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
@@ -84,7 +80,7 @@ class ConditionalMixin:
 
         Args:
             n: how many.
-            y: (n,) classes, of a conditional model; None for all in turn.
+            y: (n,) classes, of a conditional model, or its texts (n, L); None for all classes in turn.
             seed: of the noise.
             start: number of the first.
         """

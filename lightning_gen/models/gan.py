@@ -29,7 +29,7 @@ from lightning_gen.kinds import kind_of
 from lightning_gen.models.choices import SPECTRAL, check_choices
 from lightning_gen.models.conditional import ConditionalMixin
 from lightning_gen.names import check_arguments, check_at_least_one
-from lightning_gen.networks.condition import call
+from lightning_gen.networks.condition import call, condition_of
 from lightning_gen.networks.projection import Projection
 from lightning_gen.networks.spectral import spectral_norm_
 from lightning_gen.objectives.adversarial import logit_statistics
@@ -56,8 +56,8 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         penalties: of the discriminator: penalty -> weight, ramp, or {weight, every, **arguments}; ``every`` n
             computes it each n-th iteration with n times the weight; weight "auto" is ``auto_gamma`` / 2.
         terms: of the generator: term -> weight, ramp, or {weight, **arguments}.
-        condition: how the discriminator is told the class: "none" (nobody is), "concat" (with its input), "projection"
-            (Miyato and Koyama 2018), or "classifier" (it names the class instead, Odena et al. 2017).
+        condition: how the discriminator is told the class, or the text: "none" (nobody is), "concat" (with its input),
+            "projection" (Miyato and Koyama 2018), or "classifier" (it names the class instead, Odena et al. 2017).
         codes: of InfoGAN: {"categorical": sizes, "continuous": number, "weight": of the information}.
         n_critic: iterations of the discriminator for each of the generator.
         weight_clip: the discriminator's weights are clipped to [-weight_clip, weight_clip].
@@ -105,15 +105,21 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         check_choices(self.spec, condition, spectral_norm, pack, weight_clip, codes)
         self.setup_condition(condition != "none")
         # what the discriminator sees, which of tokens is another shape than that of the data
-        self.judged = self.spec._replace(shape=kind_of(self.spec).generated(self.spec))
-        self.setup_adversarial(adversarial, penalties, augment, self.judged)
+        self.discriminator_spec = self.spec._replace(shape=kind_of(self.spec).generated(self.spec))
+        self.setup_adversarial(adversarial, penalties, augment, self.discriminator_spec)
         self.terms = parse_terms(terms or {}, GENERATOR_TERMS)
         self._know_codes(codes)
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name)
         self.generator = networks.decoder(
-            network, self.spec, self._z_dim, self.judged.shape, **(network_args or {}), **self.network_condition
+            network,
+            self.spec,
+            self._z_dim,
+            self.discriminator_spec.shape,
+            **(network_args or {}),
+            **self.condition_kwargs,
         )
+        self.check_statistics(self.generator)
         self.discriminator = self._discriminator(network if critic is None else critic, critic_args or {})
         for name in SPECTRAL[spectral_norm]:
             spectral_norm_(getattr(self, name), first_bias=name != "generator")
@@ -134,11 +140,12 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         """Its outputs are the logit, then what tells the classes, then Q's of the codes."""
         named = self.classes if self.condition_by == "classifier" else 0
         self._outputs = [1, named, self.codes.num_outputs if self.codes else 0]
-        told = self.network_condition if self.condition_by == "concat" else {}
-        channels, *others = self.judged.shape
-        packed = self.judged._replace(shape=(channels * self.pack, *others))
+        told = self.condition_kwargs if self.condition_by == "concat" else {}
+        channels, *others = self.discriminator_spec.shape
+        packed = self.discriminator_spec._replace(shape=(channels * self.pack, *others))
         built = networks.encoder(network, packed, sum(self._outputs), **args, **told)
-        return Projection(built, self.classes) if self.condition_by == "projection" else built
+        known = self.condition_spec
+        return Projection(built, known) if known and self.condition_by == "projection" else built
 
     # Training
 
@@ -146,7 +153,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         return ("discriminator", "generator") if (iteration + 1) % self.n_critic == 0 else ("discriminator",)
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        x, y = kind_of(self.spec).relaxed(batch["x"], self.spec), batch.get("y")
+        x, y = kind_of(self.spec).relaxed(batch["x"], self.spec), condition_of(batch)
         with torch.no_grad():
             z, made = self.generate(len(x), y)
         real, fake = self.augment_and_pack(x, "real"), self.augment_and_pack(made, "fake")
@@ -160,7 +167,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         return loss + penalty, logs | values
 
     def loss_generator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        x, y = kind_of(self.spec).relaxed(batch["x"], self.spec), batch.get("y")
+        x, y = kind_of(self.spec).relaxed(batch["x"], self.spec), condition_of(batch)
         z, made = self.generate(len(x), y)
         fake_logits, guessed = self.discriminator_outputs(self.augment_and_pack(made, "fake"), y)
         with torch.no_grad():
@@ -245,7 +252,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Samples with the numbers of the batch's examples, in their classes where the model takes any."""
         noise = indexed_noise(batch["index"].tolist(), (self.draw_dim,), self.seed, "sample").to(self.device)
-        return self.decode(self.draw(noise), batch["y"] if self.classes else None)
+        return self.decode(self.draw(noise), condition_of(batch))
 
     def discriminate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> the discriminator's logit (B,), without augmentation.

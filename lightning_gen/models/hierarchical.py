@@ -39,7 +39,7 @@ class HierarchicalVAE(HierarchicalVAEBase):
         latent_channels: channels of each group.
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
         terms: {"kl": weight or {"weight": weight, "free_bits": nats for each group}}, or capacity.
-        **options: of LatentModel: likelihood, scale, estimator (elbo or iwae), k, val_k; of GenerativeModule.
+        **options: of VAEBase: likelihood, scale, estimator (elbo or iwae), k, val_k; of GenerativeModule.
 
     Raises:
         UserError: the data are no images of a possible size; impossible blocks.

@@ -22,6 +22,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.autoencoder_base import GaussianPosteriorMixin, split_gaussian_params
 from lightning_gen.models.vae_base import ImportanceSamples, VAEBase
 from lightning_gen.names import check_at_least_one
+from lightning_gen.networks.condition import is_autoregressive
 from lightning_gen.objectives.latent import Step, gaussian_log_density, kl_gaussians, reparameterise
 from lightning_gen.objectives.terms import HIERARCHICAL_TERMS
 
@@ -92,7 +93,7 @@ class LayeredVAE(GaussianPosteriorMixin, HierarchicalVAEBase):
         network_args: options of that network.
         layer_args: options of the fully connected networks between the layers.
         terms: {"kl": weight}, or capacity.
-        **options: of LatentModel: likelihood, scale, estimator, k, val_k; of GenerativeModule.
+        **options: of VAEBase: likelihood, scale, estimator, k, val_k; of GenerativeModule.
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -120,6 +121,10 @@ class LayeredVAE(GaussianPosteriorMixin, HierarchicalVAEBase):
         args, between = network_args or {}, layer_args or {}
         self.encoder = networks.encoder(network, self.spec, 2 * self.sizes[0], **args)
         self.decoder = networks.decoder(network, self.spec, self.sizes[0], self.likelihood.params(), **args)
+        if is_autoregressive(self.decoder):
+            raise UserError(
+                f"network {network!r}: LayeredVAE takes no autoregressive decoders: take a VAE, --model vae"
+            )
         pairs = list(pairwise(self.sizes))
         self.upwards = nn.ModuleList(networks.encoder("mlp", _vector(a), 2 * b, **between) for a, b in pairs)
         self.downwards = nn.ModuleList(networks.decoder("mlp", _vector(b), b, (2 * a,), **between) for a, b in pairs)

@@ -24,7 +24,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.autoencoder_base import GaussianPosteriorMixin
 from lightning_gen.models.vae_base import ImportanceSamples, VAEBase
 from lightning_gen.names import check_at_least_one
-from lightning_gen.networks.condition import call
+from lightning_gen.networks.condition import call, is_autoregressive, repeat
 from lightning_gen.objectives import priors
 from lightning_gen.objectives.latent import (
     Step,
@@ -52,7 +52,8 @@ class VAE(GaussianPosteriorMixin, VAEBase):
         prior_args: options of the prior, for example {"components": 200}.
         estimator: "elbo", "iwae", "stl" or "dreg", see objectives/estimators.py.
         k: draws of z for each example, of an estimator other than elbo.
-        conditional: whether encoder and decoder are told the class, q(z|x, y) and p(x|z, y) (Sohn et al. 2015).
+        conditional: whether encoder and decoder are told the class or the text, q(z|x, y) and p(x|z, y) (Sohn et al.
+            2015).
         val_k: importance samples of the likelihood bound in validation.
         **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
     """
@@ -91,20 +92,21 @@ class VAE(GaussianPosteriorMixin, VAEBase):
         )
         check_at_least_one(latent_dim=latent_dim)
         self.latent_dim = self.noise_dim = latent_dim
-        network_args = (network_args or {}) | self.network_condition
+        network_args = (network_args or {}) | self.condition_kwargs
         self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **network_args)
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.likelihood.params(), **network_args)
         self.prior = priors.build(prior, self.spec, latent_dim, prior_args or {})
         self.draw_dim = self.prior.draw_dim
-        _check_prior(self.prior, self.terms, self.encoder, conditional)
+        _check_prior(self.prior, self.terms, self.encoder, conditional, self.spec.values == "tokens")
         self.register_buffer("kl_per_dimension", torch.zeros(latent_dim))  # of the last validation
 
     def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
-        """x (B, *shape), classes (B,) and noise (B, Z) -> q(z|x) -> z -> p(x|z)."""
+        """x (B, *shape), conditions (B, ...) and noise (B, Z) -> q(z|x) -> z -> p(x|z)."""
         mean, log_var = self.posterior(x, y)
         z = reparameterise(mean, log_var, noise)
         kl = self.network("prior").kl(z, mean, log_var, self.posterior)
-        return Step(x, y, self.output(z, y), z, mean, log_var, kl, size=self.spec.size, prior=self._prior_draws(len(x)))
+        out = self.output(z, y, x)
+        return Step(x, y, out, z, mean, log_var, kl, size=self.spec.size, prior=self._prior_draws(len(x)))
 
     def _prior_draws(self, count: int) -> Callable[[], Tensor]:
         return lambda: self.draw(self.noise((count, self.draw_dim), "prior"))
@@ -113,7 +115,8 @@ class VAE(GaussianPosteriorMixin, VAEBase):
         """The same for K draws of z, noise (K, B, Z)."""
         mean, log_var = self.posterior(x, y)
         z = reparameterise(mean, log_var, noise)  # (K, B, Z)
-        out = self.output(z.flatten(0, 1), None if y is None else y.repeat(len(z))).unflatten(0, z.shape[:2])
+        seen = repeat(x, len(z)) if is_autoregressive(self.decoder) else None
+        out = self.output(z.flatten(0, 1), repeat(y, len(z)), seen).unflatten(0, z.shape[:2])
         if self.training and self.estimator and self.estimator.detach_posterior_params:
             mean, log_var = mean.detach(), log_var.detach()
         log_ratio = self.network("prior").log_prob(z, self.posterior) - gaussian_log_density(z, mean, log_var)
@@ -121,9 +124,14 @@ class VAE(GaussianPosteriorMixin, VAEBase):
 
     # What it can do
 
-    def output(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """z (B, Z) -> the decoder's output (B, *params), as the likelihood reads it."""
-        return call(self.network("decoder"), z, self.condition(y))
+    def output(self, z: Tensor, y: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+        """z (B, Z) -> the decoder's output (B, *params), as the likelihood reads it.
+
+        An autoregressive decoder predicts each element of x (B, *shape) from those before, and without x from those
+        that it finds the most probable.
+        """
+        decoder = self.network("decoder")
+        return call(decoder, z, self.condition(y), x if is_autoregressive(decoder) else None)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z) -> mean of p(x|z) (B, *shape)."""
@@ -150,7 +158,9 @@ class VAE(GaussianPosteriorMixin, VAEBase):
         return {**super().validation_summary(means), "active_units": float(active_units(first, second).sum())}
 
 
-def _check_prior(prior: priors.Prior, terms: Collection[str], encoder: nn.Module, conditional: bool) -> None:
+def _check_prior(
+    prior: priors.Prior, terms: Collection[str], encoder: nn.Module, conditional: bool, tokens: bool
+) -> None:
     """Refuse what does not go with a learned prior, or with the pseudo-inputs of a VampPrior.
 
     Raises:
@@ -164,6 +174,8 @@ def _check_prior(prior: priors.Prior, terms: Collection[str], encoder: nn.Module
         raise UserError(f"no term trains the prior, only {', '.join(terms) or 'none'}: add 'kl', or take prior normal")
     if isinstance(prior, priors.Vamp) and conditional:
         raise UserError("prior 'vamp' has pseudo-inputs without classes: take prior normal or mixture")
+    if isinstance(prior, priors.Vamp) and tokens:
+        raise UserError("prior 'vamp' learns pseudo-inputs, which tokens do not allow: take prior normal or mixture")
     if isinstance(prior, priors.Vamp) and any(
         isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()
     ):

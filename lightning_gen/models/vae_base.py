@@ -10,8 +10,10 @@ All values are nats per example: summed over dimensions, averaged over the batch
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +22,18 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.autoencoder_base import AutoencoderBase
 from lightning_gen.names import check_at_least_one, resolve
+from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives import likelihoods
 from lightning_gen.objectives.estimators import ESTIMATORS, Estimator, apply_dreg_weights
 from lightning_gen.objectives.latent import Step, importance_bound
 from lightning_gen.training.noise import indexed_noise
-from lightning_gen.training.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs, Ratio, perplexity
 
 MAX_NOISE_NUMEL = 2**24  # numbers of noise: 64 MiB
-DECODED_AT_ONCE = 4096  # examples in one pass of the decoder, which bounds the memory of the importance bound
+MAX_DECODED_NUMEL = (
+    2**22
+)  # numbers of the decoder's output in one pass, which bounds the memory of the importance bound
+SMALLEST = 1024  # as so many numbers an example counts at least, because hidden layers take memory, too
 
 
 class ImportanceSamples(NamedTuple):
@@ -48,9 +54,10 @@ class VAEBase(AutoencoderBase):
         estimator: "elbo", "iwae", "stl" or "dreg", see objectives/estimators.py.
         k: draws of z for each example, of an estimator other than elbo.
         val_k: importance samples of the likelihood bound in validation.
-        **options: of Coded (terms, conditional) and GenerativeModule (optimizers, lr, ema, clip, log_every, seed ...).
+        **options: of AutoencoderBase (terms, conditional) and GenerativeModule (optimizers, lr, ema, clip, seed ...).
     """
 
+    ratios: ClassVar[Mapping[str, Ratio]] = {"perplexity": Ratio("elbo", "tokens", lambda nats: perplexity(-nats))}
     noise_dim: int  # numbers that a draw from the posterior takes
     kl_per_dimension: Tensor  # of the last validation
 
@@ -82,7 +89,7 @@ class VAEBase(AutoencoderBase):
 
     @abstractmethod
     def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
-        """x (B, *shape), classes (B,) and noise (B, noise_dim) -> q(z|x) -> z -> p(x|z)."""
+        """x (B, *shape), conditions (B, ...) and noise (B, noise_dim) -> q(z|x) -> z -> p(x|z)."""
 
     @abstractmethod
     def importance_samples(self, x: Tensor, y: Tensor | None, noise: Tensor) -> ImportanceSamples:
@@ -95,7 +102,7 @@ class VAEBase(AutoencoderBase):
             return self.weighted_loss(self.per_example_losses(self.step(batch)))
         x = batch["x"]
         noise = self.noise((len(x), self.k, self.noise_dim)).transpose(0, 1)
-        draws = self.importance_samples(x, batch.get("y"), noise)
+        draws = self.importance_samples(x, condition_of(batch), noise)
         power = self.weight(self.weights["kl"])
         log_w = torch.add(draws.log_px, draws.log_ratio, alpha=power)
         if self.estimator.doubly_reparameterized:
@@ -108,7 +115,7 @@ class VAEBase(AutoencoderBase):
     def step(self, batch: Batch) -> Step:
         """What one training step produces."""
         x = batch["x"]
-        return self.infer(x, batch.get("y"), self.noise((len(x), self.noise_dim)))
+        return self.infer(x, condition_of(batch), self.noise((len(x), self.noise_dim)))
 
     def per_example_losses(self, s: Step) -> Logs:
         """The reconstruction error -log p(x|z) and each term, (B,) in nats."""
@@ -119,7 +126,7 @@ class VAEBase(AutoencoderBase):
     def elbo(self, x: Tensor, y: Tensor | None = None, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats: their difference is the ELBO's draw.
 
-        ``y`` are the classes that a conditional model needs, ``numbers`` the examples' numbers, on which their noise
+        ``y`` are the conditions that a conditional model needs, ``numbers`` the examples' numbers, on which their noise
         depends; 0 to B - 1 by default. Where the KL has no closed form it is that of the same draw.
         """
         noise = indexed_noise(range(len(x)) if numbers is None else numbers, (self.noise_dim,), self.seed, "elbo")
@@ -135,12 +142,12 @@ class VAEBase(AutoencoderBase):
         Args:
             x: (B, *shape).
             k: number of draws.
-            y: (B,) classes, of a conditional model.
+            y: (B, ...) conditions, of a conditional model.
             numbers: the examples' numbers, on which their noise depends; 0 to B - 1 by default.
             power: exponent of p(z) / q(z|x), 1 for a bound of log p(x).
         """
         numbers = list(range(len(x))) if numbers is None else numbers
-        most = max(1, MAX_NOISE_NUMEL // (k * self.noise_dim))
+        most = max(1, min(MAX_NOISE_NUMEL // (k * self.noise_dim), self._decoded_at_once()))
         parts = []
         for start in range(0, len(x), most):
             here = slice(start, start + most)
@@ -149,8 +156,12 @@ class VAEBase(AutoencoderBase):
 
     def _bound(self, x: Tensor, k: int, y: Tensor | None, numbers: list[int], power: float) -> Tensor:
         noise = indexed_noise(numbers, (k, self.noise_dim), self.seed, "importance").transpose(0, 1).to(x.device)
-        drawn = [self.importance_samples(x, y, part) for part in noise.split(max(1, DECODED_AT_ONCE // len(x)))]
+        drawn = [self.importance_samples(x, y, part) for part in noise.split(max(1, self._decoded_at_once() // len(x)))]
         return importance_bound(torch.cat([draws.log_px + power * draws.log_ratio for draws in drawn]))
+
+    def _decoded_at_once(self) -> int:
+        """Examples in one pass of the decoder."""
+        return max(1, MAX_DECODED_NUMEL // max(SMALLEST, math.prod(self.likelihood.params())))
 
     # Validation
 
@@ -168,7 +179,13 @@ class VAEBase(AutoencoderBase):
             "elbo": -values["reconstruction"] - s.kl.sum(1),
             f"nll_is{self.val_k}": bound,
             **self.latent_statistics(s),
+            **self._tokens(s),
         }
+
+    def _tokens(self, s: Step) -> Logs:
+        """The number of tokens of each example, (B,), where the data are tokens."""
+        count = math.prod(self.spec.shape)
+        return {"tokens": torch.full((len(s.x),), float(count))} if self.spec.values == "tokens" else {}
 
     def latent_statistics(self, s: Step) -> Logs:
         """What tells how much the latents carry, (B, J); ``validation_summary`` takes it out of the means."""

@@ -22,7 +22,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.kinds import kind_of
 from lightning_gen.models.autoencoder_base import AutoencoderBase, GaussianPosteriorMixin
 from lightning_gen.names import check_at_least_one, resolve
-from lightning_gen.networks.condition import call
+from lightning_gen.networks.condition import call, condition_of
 from lightning_gen.objectives.adversarial import ADVERSARIAL, AdversarialLosses
 from lightning_gen.objectives.latent import Step, active_units, kl_normal, reparameterise
 from lightning_gen.objectives.terms import TERMS
@@ -77,7 +77,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         self.latent_dim = self.draw_dim = latent_dim
         self.gamma = self.schedules["gamma"] = schedule(gamma)
         self.pair: AdversarialLosses = resolve(adversarial, ADVERSARIAL, "adversarial pair")
-        args, critic_args = ((given or {}) | self.network_condition for given in (network_args, critic_args))
+        args, critic_args = ((given or {}) | self.condition_kwargs for given in (network_args, critic_args))
         self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **args)
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.spec.shape, **args)
         self.discriminator = networks.encoder(critic, self.spec, 1, **critic_args)
@@ -97,7 +97,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         return self.weighted_loss(self.per_example_losses(s))
 
     def loss_decoder(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        x, y, z = batch["x"], batch.get("y"), shared["z"]
+        x, y, z = batch["x"], condition_of(batch), shared["z"]
         codes = torch.cat([z, self.noise(tuple(z.shape), "prior")])  # in one batch, as the batch norm of both
         fakes = self.decode(codes, None if y is None else torch.cat([y, y]))
         shared["fakes"] = fakes.detach()
@@ -108,7 +108,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         return loss, {"reconstruction": error, "adversarial": deception}
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
-        real, rebuilt, sampled = self.logits(batch["x"], shared["fakes"], batch.get("y"))
+        real, rebuilt, sampled = self.logits(batch["x"], shared["fakes"], condition_of(batch))
         loss = 0.5 * (self.pair.discriminator(real, rebuilt) + self.pair.discriminator(real, sampled)).mean()
         logs = {"real": real, "rebuilt": rebuilt, "sampled": sampled}
         return loss, {f"logit_{name}": logits.mean() for name, logits in logs.items()}
@@ -121,7 +121,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
 
     def step(self, batch: Batch) -> Step:
         """x -> q(z|x) -> z -> x~."""
-        x, y = batch["x"], batch.get("y")
+        x, y = batch["x"], condition_of(batch)
         mean, log_var = self.posterior(x, y)
         z = reparameterise(mean, log_var, self.noise(tuple(mean.shape)))
         kl = kl_normal(mean, log_var)

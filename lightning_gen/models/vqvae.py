@@ -28,6 +28,7 @@ from lightning_gen.names import check_arguments, resolve
 from lightning_gen.networks import Network
 from lightning_gen.networks.code_map import MapDecoder, MapEncoder, VQMLPDecoder, VQMLPEncoder
 from lightning_gen.networks.code_prior import CachedTokenStream, CodePrior, sample_tokens
+from lightning_gen.networks.condition import condition_of, has_condition
 from lightning_gen.networks.dcgan import fits
 from lightning_gen.networks.quantizer import QUANTIZERS, Quantized, perplexity
 from lightning_gen.objectives.latent import Step
@@ -53,8 +54,8 @@ class VQVAE(AutoencoderBase):
         prior_from: when the prior's turn comes: a share of the run, "60%", or an iteration.
         loss: of the reconstruction: "squared" or "absolute", summed over x, or an import path.
         terms: of the autoencoder: term -> weight, ramp, or {weight, **arguments}: commitment.
-        conditional: whether the prior is told the class, where the data have any.
-        no_class: share of examples whose class the prior is not told, so that it also knows rows of any class.
+        conditional: whether the prior is told the class or the text, where the data have any.
+        no_class: share of examples whose condition the prior is not told, so that it also knows rows of any.
         **options: of GenerativeModule: optimizers, lr, ema (of the prior), clip, accumulate, log_every, seed.
 
     Raises:
@@ -83,7 +84,7 @@ class VQVAE(AutoencoderBase):
         no_class: float = 0.1,
         **options: Any,
     ) -> None:
-        conditional = conditional and DataSpec.of(spec).num_classes > 0
+        conditional = conditional and has_condition(DataSpec.of(spec))
         super().__init__(spec, terms=terms or {}, conditional=conditional, **options)
         self._check_options(no_class)
         self.reconstruction_loss, self.no_class = resolve(loss, LOSSES, "loss"), no_class
@@ -100,7 +101,7 @@ class VQVAE(AutoencoderBase):
         self.tokens_shape = self.places if depth == 1 else (depth, *self.places)
         self.vocab = self.quantizer.vocab
         self.draw_dim = math.prod(self.tokens_shape)  # tokens L of a row
-        sizes = {"length": self.draw_dim, "vocab": self.vocab, "groups": depth, "classes": self.classes}
+        sizes = {"length": self.draw_dim, "vocab": self.vocab, "groups": depth, "condition": self.condition_spec}
         self.prior = _built({}, "prior", CodePrior, {**(prior_args or {}), **sizes})
 
     def _check_options(self, no_class: float) -> None:
@@ -135,10 +136,9 @@ class VQVAE(AutoencoderBase):
     def loss_prior(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         with torch.no_grad():
             tokens = self.tokens(batch["x"])
-        y = batch.get("y") if self.classes else None
-        if y is not None:
-            hidden = torch.special.ndtr(self.noise((len(y),), "no_class")) <= self.no_class
-            y = torch.where(hidden, self.classes, y)
+        y = self.condition(condition_of(batch))
+        if y is not None and self.condition_spec:
+            y = self.condition_spec.hide(y, torch.special.ndtr(self.noise((len(y),), "no_class")) <= self.no_class)
         nats = self.code_length(tokens, y).mean()
         return nats, {"bits_per_token": nats / (math.log(2) * self.draw_dim)}
 
@@ -148,7 +148,9 @@ class VQVAE(AutoencoderBase):
 
     def _through(self, batch: Batch, z: Tensor) -> tuple[Step, Quantized]:
         made = self.quantizer(z)
-        s = Step(batch["x"], batch.get("y"), self.output(made.q), made.q, z, size=self.spec.size, decoder=self.decoder)
+        s = Step(
+            batch["x"], condition_of(batch), self.output(made.q), made.q, z, size=self.spec.size, decoder=self.decoder
+        )
         s.cache["tokens"] = made.tokens.flatten(1)
         return s, made
 

@@ -1,7 +1,10 @@
 """Networks by name: an encoder x -> features and a decoder z -> x, for every kind of data; a translator x -> x.
 
-They return logits or means, never squashed. ``encoder(x, c=None) -> (B, out)``, ``decoder(z, c=None) -> (B, *params)``,
-with class ids c (B,) where a network is built with ``num_classes`` > 0.
+They return logits or means, never squashed. ``encoder(x, c=None) -> (B, out)``, ``decoder(z, c=None) -> (B, *params)``.
+
+A conditional model builds them with ``condition=``, a ``ConditionSpec``, and calls them with class ids c (B,) or tokens
+c (B, L), see condition.py. A decoder with ``autoregressive = True`` is ``decoder(z, c=None, x=None)``: with x
+(B, *shape) it predicts each element from those before, and without it from those that it found the most probable.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.kinds import kind_of
 from lightning_gen.names import check_arguments, resolve
 from lightning_gen.networks import dcgan, mlp, patchgan, r3gan, resnet, resnet_translator, unet
+from lightning_gen.networks.condition import ConditionSpec
 
 
 class Network(NamedTuple):
@@ -131,4 +135,6 @@ def _build(
     if not callable(builder):
         raise UserError(f"network {name!r} has no .{side}(): it needs .encoder(spec, out) and .decoder(spec, Z, shape)")
     check_arguments(builder, options, f"network {name!r}", skip=1 + len(sizes))
+    if not isinstance(options.get("condition"), ConditionSpec | None):
+        raise UserError(f"network {name!r}: condition={options['condition']!r} follows from the model: leave it out")
     return builder(spec, *sizes, **options)

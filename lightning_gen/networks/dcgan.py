@@ -3,123 +3,114 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Condition, LayerName, initialise, norm_act_block, stage_channels
+from lightning_gen.networks.condition import Condition, ConditionSpec
+from lightning_gen.networks.layers import LayerName, initialise, norm_act_block, stage_channels
 
 SMALLEST, LARGEST = 8, 256
 
+Size = tuple[int, int]
 
-class DCGANEncoder(nn.Module):
-    """x (B, C, H, W) -> (B, out): 4x4 convolutions of stride 2 until the shorter side is 4 to 7, then one linear layer.
+
+class DCGAN(nn.Module, ABC):
+    """What encoder and decoder share: their options, the condition, the sizes of the maps and the initial weights.
 
     Args:
         spec: what one example looks like.
-        out: number of outputs.
-        width: channels of the first layer; each further layer has twice as many, up to 8 * width.
+        ends: the sizes of the side: ``out`` of the encoder, ``latent_dim, params`` of the decoder.
+        width: channels at half of the image's sides; at each further halving twice as many, up to 8 * width.
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
-        norm: none, batch or layer; the first layer has none.
+        norm: none, batch or layer; the layer next to the image has none.
         dropout: probability of dropping an element of a map, 0 <= dropout < 1.
         extra: 3x3 convolutions at the smallest map, which give a small image some depth.
-        num_classes: number of classes of the condition, 0 for none; it joins the image, one map for each class.
+        condition: what the network is told, see condition.py; None for nothing. It joins the encoder's image, as maps,
+            and the decoder's z.
     """
 
     def __init__(
         self,
         spec: DataSpec,
-        out: int,
-        *,
+        *ends: Any,
         width: int = 32,
         activation: LayerName = "leaky_relu",
         norm: LayerName = "batch",
         dropout: float = 0.0,
         extra: int = 0,
-        num_classes: int = 0,
+        condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
+        self.norm, self.extra = norm, extra
+        self.condition = Condition(condition)
+        self._after = partial(norm_act_block, activation=activation, dropout=dropout, dims=2)
         sizes = downsampled_sizes(spec)
-        channels = [spec.shape[0] + num_classes, *stage_channels(width, len(sizes) - 1, max_multiplier=8)]
-        layers = []
-        for i, (a, b) in enumerate(pairwise(channels)):
-            here = norm if i > 0 else "none"
-            down = nn.Conv2d(a, b, 4, stride=2, padding=1, bias=here != "batch")
-            layers.append(norm_act_block(down, b, activation=activation, norm=here, dropout=dropout, dims=2))
-        layers += [
-            norm_act_block(
-                _same(channels[-1], norm), channels[-1], activation=activation, norm=norm, dropout=dropout, dims=2
-            )
-            for _ in range(extra)
-        ]
-        self.condition = Condition(num_classes)
-        self.body = nn.Sequential(*layers)
-        self.num_features = channels[-1] * math.prod(sizes[-1])
-        self.head = nn.Linear(self.num_features, out)
+        self._build(sizes, [spec.shape[0], *stage_channels(width, len(sizes) - 1, max_multiplier=8)], *ends)
         initialise(self, norm)
+
+    @abstractmethod
+    def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        """Make the layers, of these sizes and numbers of channels of the maps, the image's first."""
+
+    def _same(self, channels: int) -> nn.Module:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return nn.Conv2d(channels, channels, 3, padding=1, bias=self.norm != "batch")
+
+
+class DCGANEncoder(DCGAN):
+    """x (B, C, H, W) -> (B, out): 4x4 convolutions of stride 2 until the shorter side is 4 to 7, then one linear layer.
+
+    The options are those of ``DCGAN``.
+    """
+
+    def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        (out,) = ends
+        layers, last = [], channels[-1]
+        for i, (a, b) in enumerate(pairwise([channels[0] + self.condition.dim, *channels[1:]])):
+            here = self.norm if i > 0 else "none"
+            layers.append(self._after(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=here != "batch"), b, norm=here))
+        layers += [self._after(self._same(last), last, norm=self.norm) for _ in range(self.extra)]
+        self.body = nn.Sequential(*layers)
+        self.num_features = last * math.prod(sizes[-1])
+        self.head = nn.Linear(self.num_features, out)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, num_features), what the last layer sees."""
-        return self.body(self.condition(x, c)).flatten(1)  # (B, C', h, w) -> (B, C' h w)
+        return self.body(self.condition.concat(x, c)).flatten(1)  # (B, C', h, w) -> (B, C' h w)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.features(x, c))
 
 
-class DCGANDecoder(nn.Module):
+class DCGANDecoder(DCGAN):
     """z (B, Z) -> (B, *params): the encoder's mirror, one linear layer and transposed convolutions back to H x W.
 
-    Args:
-        spec: what one example looks like.
-        latent_dim: Z.
-        params: (C', H, W), shape of the output, as the likelihood wants it.
-        width: channels of the last hidden layer; the ones before have twice as many each, up to 8 * width.
-        activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
-        norm: none, batch or layer; the last layer has none.
-        dropout: probability of dropping an element of a map, 0 <= dropout < 1.
-        extra: 3x3 convolutions at the smallest map.
-        num_classes: number of classes of the condition, 0 for none; it joins z.
+    The options are those of ``DCGAN``; params are (C', H, W), as the likelihood wants them.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        latent_dim: int,
-        params: tuple[int, ...],
-        *,
-        width: int = 32,
-        activation: LayerName = "leaky_relu",
-        norm: LayerName = "batch",
-        dropout: float = 0.0,
-        extra: int = 0,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__()
-        sizes = downsampled_sizes(spec)[::-1]
-        channels = stage_channels(width, len(sizes) - 1, max_multiplier=8)[::-1]
+    def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        latent_dim, params = ends
+        sizes, channels = sizes[::-1], channels[:0:-1]
         start = (channels[0], *sizes[0])
-        self.condition = Condition(num_classes)
-        project = nn.Linear(latent_dim + num_classes, math.prod(start))
+        project = nn.Linear(latent_dim + self.condition.dim, math.prod(start))
         layers: list[nn.Module] = [nn.Sequential(project, nn.Unflatten(1, start))]  # (B, Z) -> (B, C', h, w)
-        layers += [_same(channels[0], norm) for _ in range(extra)]
+        layers += [self._same(channels[0]) for _ in range(self.extra)]
         for (a, b), size in zip(pairwise(channels), sizes[1:-1], strict=True):
-            layers.append(_up(a, b, size, bias=norm != "batch"))
+            layers.append(_up(a, b, size, bias=self.norm != "batch"))
         layers = [
-            norm_act_block(layer, c, activation=activation, norm=norm, dropout=dropout, dims=2)
-            for layer, c in zip(layers, [*[channels[0]] * extra, *channels], strict=True)
+            self._after(layer, c, norm=self.norm)
+            for layer, c in zip(layers, [*[channels[0]] * self.extra, *channels], strict=True)
         ]
         self.body = nn.Sequential(*layers, _up(channels[-1], params[0], sizes[-1], bias=True))
-        initialise(self, norm)
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        return self.body(self.condition(z, c))
-
-
-def _same(channels: int, norm: LayerName) -> nn.Module:
-    """(B, C, h, w) -> (B, C, h, w)."""
-    return nn.Conv2d(channels, channels, 3, padding=1, bias=norm != "batch")
+        return self.body(self.condition.concat(z, c))
 
 
 def downsampled_sizes(spec: DataSpec, network: str = "dcgan") -> list[tuple[int, int]]:

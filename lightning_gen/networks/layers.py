@@ -1,4 +1,4 @@
-"""Pieces that the networks share: activations and norms by name, the condition, attention, initial weights, sizes."""
+"""Pieces that the networks share: activations and norms by name, conditional norms, attention, weights, sizes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.names import expect_class, resolve
+from lightning_gen.networks.condition import ConditionSpec, modules_of
 
 LayerName = str | Callable[..., nn.Module]  # of a table below, an import path, or the class itself
 
@@ -84,33 +85,10 @@ def _layer(name: LayerName, table: Mapping[str, Any], kind: str) -> Any:
     return layer
 
 
-class Condition(nn.Module):
-    """Append the class: features (B, F, ...), ids (B,) -> (B, F + num_classes, ...), one-hot.
-
-    On maps (B, F, H, W) each class is one more map, which is 1 everywhere or 0 everywhere. The layer behind it embeds
-    the class (Mirza and Osindero 2014, https://arxiv.org/abs/1411.1784); it must not be the last one, as a linear layer
-    cannot relate the class to the rest.
-
-    Args:
-        num_classes: number of classes, 0 for no condition.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, features: Tensor, c: Tensor | None) -> Tensor:
-        _check_condition(self.num_classes, c)
-        if c is None:
-            return features
-        classes = F.one_hot(c, self.num_classes).to(features.dtype)
-        places = features.shape[2:]
-        classes = classes.reshape(*classes.shape, *[1] * len(places)).expand(*classes.shape, *places)  # (B, K, ...)
-        return torch.cat([features, classes], dim=1)
-
-
 class ClassNorm(nn.Module):
     """A norm whose gain and bias belong to the class: h (B, C, H, W), ids (B,) -> gain[c] * norm(h) + bias[c].
+
+    Of a text they are linear in its vector v (B, K), (1 + v gain) * norm(h) + v bias.
 
     Dumoulin et al. 2017, https://arxiv.org/abs/1610.07629, section 2.2; in the generator of Miyato and Koyama 2018,
     https://arxiv.org/abs/1802.05637. Gains start from N(1, 0.02^2), as those of Radford et al. 2016, biases at 0.
@@ -118,27 +96,29 @@ class ClassNorm(nn.Module):
     Args:
         norm: "none", "batch", "layer", an import path, or a function of the channels.
         channels: C.
-        num_classes: number of classes; 0 keeps the norm as it is, with its own gain and bias.
+        condition: the network's; None keeps the norm as it is, with its own gain and bias.
     """
 
-    def __init__(self, norm: LayerName, channels: int, num_classes: int = 0) -> None:
+    def __init__(self, norm: LayerName, channels: int, condition: ConditionSpec | None = None) -> None:
         super().__init__()
         self.norm = norm_2d(norm, channels)
-        self.num_classes = num_classes
-        if num_classes:
+        self.of_class = condition is not None and condition.kind == "class"
+        if condition:
             for own in ("weight", "bias"):
                 if getattr(self.norm, own, None) is not None:
                     self.norm.register_parameter(own, None)
             # no Embedding: a spectral norm would divide the gains by their size
-            self.gain = nn.Parameter(1 + 0.02 * torch.randn(num_classes, channels))
-            self.bias = nn.Parameter(torch.zeros(num_classes, channels))
+            start, size = (1.0, 0.02) if self.of_class else (0.0, 0.02 / math.sqrt(condition.dim))
+            self.gain = nn.Parameter(start + size * torch.randn(condition.dim, channels))
+            self.bias = nn.Parameter(torch.zeros(condition.dim, channels))
 
-    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
-        _check_condition(self.num_classes, c)
+    def forward(self, h: Tensor, key: Tensor | None = None) -> Tensor:
+        """``key``: of the network's ``Condition``, ids (B,) of classes or vectors (B, K) of texts."""
         h = self.norm(h)
-        if c is None:
+        if key is None:
             return h
-        return h * self.gain[c][:, :, None, None] + self.bias[c][:, :, None, None]
+        gain, bias = (self.gain[key], self.bias[key]) if self.of_class else (1 + key @ self.gain, key @ self.bias)
+        return h * gain[:, :, None, None] + bias[:, :, None, None]
 
 
 class Attention(nn.Module):
@@ -164,12 +144,6 @@ class Attention(nn.Module):
         return x + self.gamma * self.v(o)
 
 
-def _check_condition(num_classes: int, c: Tensor | None) -> None:
-    if (c is not None) != (num_classes > 0):
-        given = "no class ids" if c is None else "class ids"
-        raise ValueError(f"a network built with num_classes={num_classes} was called with {given}")
-
-
 def initialise(network: nn.Module, norm: LayerName) -> None:
     """Where no norm keeps the size of activations, draw the hidden layers' weights from N(0, 2 / fan_in), biases 0.
 
@@ -178,12 +152,12 @@ def initialise(network: nn.Module, norm: LayerName) -> None:
     Under a norm the size only sets the pace, smaller is faster, and PyTorch's stay; so do those of the last layer.
 
     Args:
-        network: its layers in the order of the data.
+        network: its layers in the order of the data; its condition starts as it is meant to.
         norm: the norm it was built with.
     """
     if norm != "none":
         return
-    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    layers = [m for m in modules_of(network) if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     for layer in layers[:-1]:
         fan = layer.weight[0].numel()
         if isinstance(layer, nn.ConvTranspose2d):  # an output sees only every stride-th row and column of the kernel

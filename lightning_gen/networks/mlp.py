@@ -6,15 +6,17 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.layers import Condition, LayerName, check_positive, initialise, norm_act_block
+from lightning_gen.networks.condition import Condition, ConditionSpec
+from lightning_gen.networks.layers import LayerName, check_positive, initialise, norm_act_block
 
 
 class MLPEncoder(nn.Module):
-    """x (B, *shape) -> (B, out), through hidden layers.
+    """x (B, *shape) -> (B, out), through hidden layers; tokens one-hot.
 
     Args:
         spec: what one example looks like.
@@ -24,7 +26,7 @@ class MLPEncoder(nn.Module):
         norm: none, batch or layer.
         dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
         scale: size of the data's values, which the encoder divides by and the decoder multiplies with.
-        num_classes: number of classes of the condition, 0 for none.
+        condition: what the network is told, see condition.py; None for nothing.
     """
 
     def __init__(
@@ -37,13 +39,14 @@ class MLPEncoder(nn.Module):
         norm: LayerName = "none",
         dropout: float = 0.0,
         scale: float = 1.0,
-        num_classes: int = 0,
+        condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
-        widths = [math.prod(spec.shape) + num_classes, *hidden]
+        self.condition = Condition(condition)
+        self.vocab = len(spec.vocab) if spec.values == "tokens" else 0
+        widths = [math.prod(spec.shape) * max(1, self.vocab) + self.condition.dim, *hidden]
         _check_scale(scale)
         self.scale = scale
-        self.condition = Condition(num_classes)
         self.body = _hidden(widths, activation, norm, dropout)
         self.num_features = widths[-1]
         self.head = nn.Linear(self.num_features, out)
@@ -51,7 +54,8 @@ class MLPEncoder(nn.Module):
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """(B, *shape) -> (B, num_features), what the last layer sees."""
-        return self.body(self.condition(x.flatten(1) / self.scale, c))  # (B, *shape) -> (B, D) -> (B, num_features)
+        seen = F.one_hot(x, self.vocab).float() if self.vocab else x / self.scale
+        return self.body(self.condition.concat(seen.flatten(1), c))  # (B, *shape) -> (B, D) -> (B, num_features)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.features(x, c))
@@ -69,7 +73,7 @@ class MLPDecoder(nn.Module):
         norm: none, batch or layer.
         dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
         scale: size of the data's values, which the encoder divides by and the decoder multiplies with.
-        num_classes: number of classes of the condition, 0 for none.
+        condition: what the network is told, see condition.py; None for nothing.
     """
 
     def __init__(
@@ -83,20 +87,20 @@ class MLPDecoder(nn.Module):
         norm: LayerName = "none",
         dropout: float = 0.0,
         scale: float = 1.0,
-        num_classes: int = 0,
+        condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
-        widths = [latent_dim + num_classes, *reversed(hidden)]
+        self.condition = Condition(condition)
+        widths = [latent_dim + self.condition.dim, *reversed(hidden)]
         self.params = tuple(params)
         _check_scale(scale)
         self.scale = scale
-        self.condition = Condition(num_classes)
         self.body = _hidden(widths, activation, norm, dropout)
         self.head = nn.Linear(widths[-1], math.prod(params))
         initialise(self, norm)
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        out = self.head(self.body(self.condition(z, c))) * self.scale
+        out = self.head(self.body(self.condition.concat(z, c))) * self.scale
         return out.unflatten(1, self.params)  # (B, D) -> (B, *params)
 
 

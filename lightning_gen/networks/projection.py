@@ -1,4 +1,4 @@
-"""A discriminator that is told the class by an inner product."""
+"""A discriminator that is told the condition by an inner product."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.networks.condition import Condition, ConditionSpec
 
 START = 0.1  # of the size of a usual linear layer's weights; spectral norm, where it is used, divides by the size
 
 
 class Projection(nn.Module):
-    """x (B, *shape), ids (B,) -> (B, out): the encoder's outputs, to the first of which <embed(c), f(x)> is added.
+    """x (B, *shape), c -> (B, out): the encoder's outputs, to the first of which <embed(c), f(x)> is added.
 
     Miyato and Koyama 2018, "cGANs with Projection Discriminator", https://arxiv.org/abs/1802.05637, equation 4; f(x)
-    are the encoder's features. The embedding starts from N(0, 0.01 / F), where the weights of a usual linear layer have
-    a variance of about 1 / F.
+    are the encoder's features. The embedding is a table of classes (B,), or linear in the vector of a text (B, L). It
+    starts from N(0, 0.01 / F), where the weights of a usual linear layer have a variance of about 1 / F.
 
     Args:
-        encoder: with ``.features(x) -> (B, F)``, ``.num_features`` F and ``.head`` (B, F) -> (B, out), without classes.
-        num_classes: number of classes.
+        encoder: with ``.features(x) -> (B, F)``, ``.num_features`` F and ``.head`` (B, F) -> (B, out), which is told
+            nothing.
+        condition: what c is.
 
     Raises:
         UserError: for an encoder that lacks one of them.
     """
 
-    def __init__(self, encoder: nn.Module, num_classes: int) -> None:
+    def __init__(self, encoder: nn.Module, condition: ConditionSpec) -> None:
         super().__init__()
         if missing := [name for name in ("features", "num_features", "head") if not hasattr(encoder, name)]:
             raise UserError(
@@ -36,15 +38,20 @@ class Projection(nn.Module):
             )
         self.encoder = encoder
         self.num_features = int(encoder.num_features)  # type: ignore[arg-type]
-        self.embed = nn.Embedding(num_classes, self.num_features)
-        nn.init.normal_(self.embed.weight, std=START / math.sqrt(self.num_features))
+        self.condition = Condition(condition)
+        if condition.kind == "class":
+            self.embed: nn.Module = nn.Embedding(condition.size, self.num_features)
+        else:
+            self.embed = nn.Linear(condition.dim, self.num_features, bias=False)
+        size = START / math.sqrt(self.num_features * (1 if condition.kind == "class" else condition.dim))
+        nn.init.normal_(self.embed.weight, std=size)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """(B, *shape) -> (B, F); the class has no part in them."""
+        """(B, *shape) -> (B, F); the condition has no part in them."""
         return self.encoder.features(x)  # type: ignore[operator]
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         f = self.features(x)
         out = self.encoder.head(f)  # type: ignore[operator]
-        inner = (self.embed(c) * f).sum(1, keepdim=True)  # (B, 1)
+        inner = (self.embed(self.condition.key(c)) * f).sum(1, keepdim=True)  # (B, 1)
         return torch.cat([out[:, :1] + inner, out[:, 1:]], 1)

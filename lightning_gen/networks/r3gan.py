@@ -11,7 +11,10 @@ being the number of blocks, so that a step changes the output by as much at any 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +22,9 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.networks.condition import Condition, ConditionSpec, modules_of
 from lightning_gen.networks.dcgan import SMALLEST, downsampled_sizes
-from lightning_gen.networks.layers import Condition, check_positive, stage_channels
+from lightning_gen.networks.layers import check_positive, stage_channels
 
 Size = tuple[int, int]
 
@@ -28,98 +32,92 @@ SLOPE = 0.2  # of the leaky ReLU below 0
 LAYERS = 3  # m, convolutions in a branch
 
 
-class R3GANEncoder(nn.Module):
-    """x (B, C, H, W) -> (B, out): a 1x1 convolution, blocks at each size, one weight per position, a linear layer.
+class R3GAN(nn.Module, ABC):
+    """What encoder and decoder share: their options, the condition, the sizes of the maps and the initial weights.
 
     Args:
         spec: what one example looks like.
-        out: number of outputs.
+        ends: the sizes of the side: ``out`` of the encoder, ``latent_dim, params`` of the decoder.
         width: channels at the image's size; at half of it twice, at all smaller ones four times as many.
         blocks: residual blocks at each size.
         expansion: channels inside a block for each one outside.
         group_size: channels in a group of the 3x3 convolutions; it must divide ``width * expansion``.
         patch: side of the squares of pixels that make up a position of the first map; 2 is about four times as fast;
             0 is 2 where the sides are even and at least 16, else 1.
-        num_classes: number of classes of the condition, 0 for none; it joins the image, one map for each class.
+        condition: what the network is told, see condition.py; None for nothing. It joins the encoder's image, as maps,
+            and in the decoder the linear function embeds it beside z.
     """
 
     def __init__(
         self,
         spec: DataSpec,
-        out: int,
-        *,
+        *ends: Any,
         width: int = 32,
         blocks: int = 1,
         expansion: int = 2,
         group_size: int = 16,
         patch: int = 1,
-        num_classes: int = 0,
+        condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
-        sizes, patch = _sizes(spec, patch)
-        channels = stage_channels(width, len(sizes), max_multiplier=4)
-        self.condition = Condition(num_classes)
-        layers: list[nn.Module] = [nn.Conv2d(spec.shape[0] + num_classes, width, patch, stride=patch, bias=False)]
+        sizes, self.patch = _sizes(spec, patch)
+        channels = [spec.shape[0], *stage_channels(width, len(sizes), max_multiplier=4)]
+        self.condition = Condition(condition)
+        self._stage = partial(_stage, blocks=blocks, expansion=expansion, group_size=group_size)
+        self._build(sizes, channels, *ends)
+        _initialise(self)
+
+    @abstractmethod
+    def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        """Make the layers, of these sizes of the maps, and of the channels of the image and of the maps."""
+
+
+class R3GANEncoder(R3GAN):
+    """x (B, C, H, W) -> (B, out): a 1x1 convolution, blocks at each size, one weight per position, a linear layer.
+
+    The options are those of ``R3GAN``.
+    """
+
+    def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        (out,) = ends
+        seen, *channels = channels
+        first = nn.Conv2d(seen + self.condition.dim, channels[0], self.patch, stride=self.patch, bias=False)
+        layers: list[nn.Module] = [first]
         for (a, b), size in zip(pairwise(channels), sizes[1:], strict=True):
-            layers += [*_stage(a, blocks, expansion, group_size), Resample(a, b, size)]
-        layers += _stage(channels[-1], blocks, expansion, group_size)
+            layers += [*self._stage(a), Resample(a, b, size)]
+        layers += self._stage(channels[-1])
         last = nn.Conv2d(channels[-1], channels[-1], sizes[-1], groups=channels[-1], bias=False)
         self.body = nn.Sequential(*layers, last, nn.Flatten())
         self.num_features = channels[-1]
         self.head = nn.Linear(self.num_features, out)
-        _initialise(self)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, num_features), what the last layer sees."""
-        return self.body(self.condition(x, c))  # (B, C', 1, 1) -> (B, C')
+        return self.body(self.condition.concat(x, c))  # (B, C', 1, 1) -> (B, C')
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.features(x, c))
 
 
-class R3GANDecoder(nn.Module):
+class R3GANDecoder(R3GAN):
     """z (B, Z) -> (B, *params): a learned map scaled by a linear function of z, blocks at each size, a 1x1 convolution.
 
-    Args:
-        spec: what one example looks like.
-        latent_dim: Z.
-        params: (C', H, W), shape of the output, as the likelihood wants it.
-        width: as the encoder's, and so are the four below.
-        blocks: residual blocks at each size.
-        expansion: channels inside a block for each one outside.
-        group_size: channels in a group of the 3x3 convolutions.
-        patch: side of the squares of pixels that the last map's positions turn into.
-        num_classes: number of classes of the condition, 0 for none; the linear function embeds it beside z.
+    The options are those of ``R3GAN``; params are (C', H, W), as the likelihood wants them.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        latent_dim: int,
-        params: tuple[int, ...],
-        *,
-        width: int = 32,
-        blocks: int = 1,
-        expansion: int = 2,
-        group_size: int = 16,
-        patch: int = 1,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__()
-        sizes, patch = _sizes(spec, patch)
-        sizes = sizes[::-1]
-        channels = stage_channels(width, len(sizes), max_multiplier=4)[::-1]
-        self.condition = Condition(num_classes)
+    def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        latent_dim, params = ends
+        sizes, channels = sizes[::-1], channels[:0:-1]
         self.basis = nn.Parameter(torch.randn(channels[0], *sizes[0]))
-        self.scale = nn.Linear(latent_dim + num_classes, channels[0], bias=False)
-        layers = _stage(channels[0], blocks, expansion, group_size)
+        self.scale = nn.Linear(latent_dim + self.condition.dim, channels[0], bias=False)
+        layers = self._stage(channels[0])
         for (a, b), size in zip(pairwise(channels), sizes[1:], strict=True):
-            layers += [Resample(a, b, size), *_stage(b, blocks, expansion, group_size)]
-        self.body = nn.Sequential(*layers, nn.Conv2d(width, params[0] * patch**2, 1), nn.PixelShuffle(patch))
-        _initialise(self)
+            layers += [Resample(a, b, size), *self._stage(b)]
+        last = nn.Conv2d(channels[-1], params[0] * self.patch**2, 1)
+        self.body = nn.Sequential(*layers, last, nn.PixelShuffle(self.patch))
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        scale = self.scale(self.condition(z, c))  # (B, Z) -> (B, C')
+        scale = self.scale(self.condition.concat(z, c))  # (B, Z) -> (B, C')
         return self.body(self.basis * scale[:, :, None, None])  # (B, C', h, w) -> (B, *params)
 
 
@@ -189,7 +187,7 @@ def _stage(channels: int, blocks: int, expansion: int, group_size: int) -> list[
 def _initialise(network: nn.Module) -> None:
     """All weights from N(0, 1 / fan_in), in branches by the formula above, with He's gain for a leaky ReLU."""
     blocks = [m for m in network.modules() if isinstance(m, Block)]
-    for layer in network.modules():
+    for layer in modules_of(network):
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.weight[0].numel()))
             if layer.bias is not None:

@@ -7,7 +7,9 @@ appendix B.4
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,45 +17,65 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.networks.condition import Condition, ConditionSpec
 from lightning_gen.networks.dcgan import downsampled_sizes
-from lightning_gen.networks.layers import Attention, ClassNorm, Condition, LayerName, stage_channels
+from lightning_gen.networks.layers import Attention, ClassNorm, LayerName, stage_channels
 
 Size = tuple[int, int]
 
 
-class ResNetEncoder(nn.Module):
-    """x (B, C, H, W) -> (B, out): a block for each halving, one more, the sum over positions, and one linear layer.
+class ResNet(nn.Module, ABC):
+    """What encoder and decoder share: their options, the condition, and the sizes of the maps.
 
     Args:
         spec: what one example looks like.
-        out: number of outputs.
-        width: channels of the first block; the next has twice, all further ones four times as many.
-        norm: auto, none, batch or layer; auto is none here.
+        ends: the sizes of the side: ``out`` of the encoder, ``latent_dim, params`` of the decoder.
+        width: channels of the block next to the image; the next has twice, all further ones four times as many.
+        norm: auto, none, batch or layer; auto is none in an encoder, and batch in a decoder.
         attention: the map in which positions attend to each other, in a block of its own before the residual block: 1
             for the one of half the image's sides, 2 for a quarter, and so on; 0 for none.
-        num_classes: number of classes of the condition, 0 for none; it joins the image, one map for each class.
+        condition: what the network is told, see condition.py; None for nothing. It joins the encoder's image, as maps,
+            and gives the gains and biases of all norms of the decoder.
     """
+
+    usual_norm: ClassVar[str]
 
     def __init__(
         self,
         spec: DataSpec,
-        out: int,
-        *,
+        *ends: Any,
         width: int = 32,
         norm: LayerName = "auto",
         attention: int = 0,
-        num_classes: int = 0,
+        condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
-        norm = "none" if norm == "auto" else norm
-        sizes, attended = _sizes(spec, attention)
-        channels = [spec.shape[0] + num_classes, *stage_channels(width, len(sizes) - 1, max_multiplier=4)]
-        self.condition = Condition(num_classes)
+        sizes, self.attended = _sizes(spec, attention)
+        self.condition = Condition(condition)
+        norm = self.usual_norm if norm == "auto" else norm
+        self._build(norm, sizes, [spec.shape[0], *stage_channels(width, len(sizes), max_multiplier=4)], *ends)
+
+    @abstractmethod
+    def _build(self, norm: LayerName, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        """Make the layers and their initial weights, of these sizes and channels of the maps, the image's first."""
+
+
+class ResNetEncoder(ResNet):
+    """x (B, C, H, W) -> (B, out): a block for each halving, one more, the sum over positions, and one linear layer.
+
+    The options are those of ``ResNet``.
+    """
+
+    usual_norm = "none"
+
+    def _build(self, norm: LayerName, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        (out,) = ends
+        channels = [channels[0] + self.condition.dim, *channels[1:-1]]
         blocks = [
-            Block(a, b, norm=norm, down=True, first=size == sizes[0], attention=size == attended)
+            Block(a, b, norm=norm, down=True, first=size == sizes[0], attention=size == self.attended)
             for (a, b), size in zip(pairwise(channels), sizes[:-1], strict=True)
         ]
-        last = Block(channels[-1], channels[-1], norm=norm, attention=sizes[-1] == attended)
+        last = Block(channels[-1], channels[-1], norm=norm, attention=sizes[-1] == self.attended)
         self.body = nn.Sequential(*blocks, last, ClassNorm(norm, channels[-1]), nn.ReLU())
         self.num_features = channels[-1]
         self.head = nn.Linear(self.num_features, out)
@@ -63,56 +85,38 @@ class ResNetEncoder(nn.Module):
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, num_features), what the last layer sees."""
-        return self.body(self.condition(x, c)).sum((2, 3))  # (B, C', h, w) -> (B, C')
+        return self.body(self.condition.concat(x, c)).sum((2, 3))  # (B, C', h, w) -> (B, C')
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.features(x, c))
 
 
-class ResNetDecoder(nn.Module):
+class ResNetDecoder(ResNet):
     """z (B, Z) -> (B, *params): a linear layer, a block for each doubling, then norm, ReLU and a 3x3 convolution.
 
-    Args:
-        spec: what one example looks like.
-        latent_dim: Z.
-        params: (C', H, W), shape of the output, as the likelihood wants it.
-        width: channels of the last block; the one before has twice, all earlier ones four times as many.
-        norm: auto, none, batch or layer; auto is batch here.
-        attention: as the encoder's.
-        num_classes: number of classes of the condition, 0 for none; each has gains and biases of its own in all norms.
+    The options are those of ``ResNet``; params are (C', H, W), as the likelihood wants them.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        latent_dim: int,
-        params: tuple[int, ...],
-        *,
-        width: int = 32,
-        norm: LayerName = "auto",
-        attention: int = 0,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__()
-        norm = "batch" if norm == "auto" else norm
-        sizes, attended = _sizes(spec, attention)
-        sizes = sizes[::-1]
-        channels = stage_channels(width, len(sizes), max_multiplier=4)[::-1]
+    usual_norm = "batch"
+
+    def _build(self, norm: LayerName, sizes: list[Size], channels: list[int], *ends: Any) -> None:
+        latent_dim, params = ends
+        sizes, channels, told = sizes[::-1], channels[:0:-1], self.condition.spec
         start = (channels[0], *sizes[0])
         self.start = nn.Sequential(nn.Linear(latent_dim, math.prod(start)), nn.Unflatten(1, start))
         self.blocks = nn.ModuleList(
-            Block(a, b, norm=norm, up=larger, attention=size == attended, num_classes=num_classes)
+            Block(a, b, norm=norm, up=larger, attention=size == self.attended, condition=told)
             for (a, b), (size, larger) in zip(pairwise(channels), pairwise(sizes), strict=True)
         )
-        self.norm = ClassNorm(norm, channels[-1], num_classes)
+        self.norm = ClassNorm(norm, channels[-1], told)
         self.last = nn.Conv2d(channels[-1], params[0], 3, padding=1)
         _initialise(self, norm)
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        h = self.start(z)  # (B, Z) -> (B, C', h, w)
+        h, key = self.start(z), self.condition.key(c)  # (B, Z) -> (B, C', h, w)
         for block in self.blocks:
-            h = block(h, c)
-        return self.last(F.relu(self.norm(h, c)))
+            h = block(h, key)
+        return self.last(F.relu(self.norm(h, key)))
 
 
 class Block(nn.Module):
@@ -128,7 +132,7 @@ class Block(nn.Module):
         down: halve the sides, after the second convolution; an odd one is rounded down.
         first: what comes in is an image, no activations: neither norm nor ReLU before the first convolution.
         attention: put self-attention before.
-        num_classes: of the norms.
+        condition: of the norms.
     """
 
     def __init__(
@@ -141,24 +145,25 @@ class Block(nn.Module):
         down: bool = False,
         first: bool = False,
         attention: bool = False,
-        num_classes: int = 0,
+        condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
         inner = b if first else min(a, b)
         bias = norm != "batch"  # which takes the mean away, here or at the end of the network
         self.up, self.down = up, down
         self.attention = Attention(a) if attention else nn.Identity()
-        self.before = None if first else ClassNorm(norm, a, num_classes)
+        self.before = None if first else ClassNorm(norm, a, condition)
         self.one = nn.Conv2d(a, inner, 3, padding=1, bias=bias)
-        self.between = ClassNorm(norm, inner, num_classes)
+        self.between = ClassNorm(norm, inner, condition)
         self.two = nn.Conv2d(inner, b, 3, padding=1, bias=bias)
         self.shortcut = nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False)
 
-    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, key: Tensor | None = None) -> Tensor:
+        """``key``: of the condition, as the norms take it."""
         h = self.attention(h)
-        branch = h if self.before is None else F.relu(self.before(h, c))
+        branch = h if self.before is None else F.relu(self.before(h, key))
         branch = self.one(self._upsampled(branch))
-        branch = self.two(F.relu(self.between(branch, c)))
+        branch = self.two(F.relu(self.between(branch, key)))
         return self._upsampled(self.shortcut(self._pooled(h))) + self._pooled(branch)
 
     def _upsampled(self, h: Tensor) -> Tensor:

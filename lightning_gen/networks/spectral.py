@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
 
+from lightning_gen.networks.condition import modules_of
+
 Net = TypeVar("Net", bound=nn.Module)
 
 NORMALISED = (
@@ -30,14 +32,15 @@ def spectral_norm_(network: Net, first_bias: bool = True) -> Net:
     mode. A convolution's weight counts as a matrix, one row for each output channel.
 
     Args:
-        network: its linear layers, convolutions and embeddings are changed; those that were already, are left alone.
+        network: its linear layers, convolutions and embeddings are changed; those that were already, are left alone,
+            and so is a condition's encoder of texts, on which the slope in x does not depend.
         first_bias: False for a network that takes z, whose first layer then loses its bias. The norm bounds what z does
             there, and nothing bounds a bias: z fades beside it, and the norm that follows makes one picture of all z.
 
     Returns:
         The network.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, NORMALISED)]
+    layers = [layer for layer in modules_of(network) if isinstance(layer, NORMALISED)]
     if not first_bias and layers and getattr(layers[0], "bias", None) is not None:
         layers[0].bias = None
     for layer in layers:

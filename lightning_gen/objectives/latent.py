@@ -22,7 +22,7 @@ class Step:
 
     Args:
         x: (B, *shape) data, as they reach the model.
-        y: (B,) class ids, or None.
+        y: (B,) class ids, (B, L) tokens of a text condition, or None.
         out: (B, *params) the decoder's output, as its likelihood reads it.
         z: (B, Z) latents drawn from q(z | x), or the code of an autoencoder.
         mean: (B, Z) of q(z | x).

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import expect_class, resolve
+from lightning_gen.objectives.categorical import Categorical
 from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic, Gaussian, Laplace, LocationScale
 from lightning_gen.objectives.likelihood_base import Likelihood
 from lightning_gen.objectives.mixture import DiscretizedLogisticMixture
@@ -18,12 +19,20 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "laplace": Laplace,
     "discretized_logistic": DiscretizedLogistic,
     "discretized_logistic_mixture": DiscretizedLogisticMixture,
+    "categorical": Categorical,
 }
-_AUTO = {"binary": "bernoulli", "unit": "gaussian", "uint8": "discretized_logistic", "real": "gaussian"}
+_AUTO = {
+    "binary": "bernoulli",
+    "unit": "gaussian",
+    "uint8": "discretized_logistic",
+    "real": "gaussian",
+    "tokens": "categorical",
+}
 
 
 def auto(spec: DataSpec) -> str:
-    """The likelihood that fits the data's values: binary Bernoulli, unit and real Gaussian, uint8 discretized logistic.
+    """The likelihood that fits the data's values: binary Bernoulli, unit and real Gaussian, uint8 discretized logistic,
+    tokens categorical.
 
     Raises:
         UserError: for data that no likelihood fits yet.

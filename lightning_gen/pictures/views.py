@@ -14,6 +14,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing import plane
 from lightning_gen.drawing.render import GROUND, bars, grid, to_uint8
 from lightning_gen.kinds import kind_of, sheet
+from lightning_gen.networks.condition import condition_of
 from lightning_gen.protocols import (
     Decodes,
     Discriminates,
@@ -24,6 +25,7 @@ from lightning_gen.protocols import (
     Samples,
     SamplesClasses,
     SamplesLatents,
+    SamplesTexts,
     Translates,
 )
 from lightning_gen.training.module import GenerativeModule
@@ -61,9 +63,9 @@ def draw_all(
     if isinstance(model, Translates):
         yield from translations(model, examples["a"], examples["b"])
         return
-    x, y, kind = examples["x"], examples.get("y"), kind_of(model.spec)
+    x, y, kind = examples["x"], condition_of(examples), kind_of(model.spec)
     if isinstance(model, Samples):
-        made, columns = new_examples(model, seed)
+        made, columns = new_examples(model, seed, y)
         log("samples", made)
         if kind.draws:
             yield "samples", sheet(made, model.spec, columns=columns)
@@ -90,25 +92,25 @@ def _of_codes(model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | 
         if y is not None and classes_of(model):
             yield "class_swaps", class_swaps(model, examples[:PER_CLASS], y[:PER_CLASS])
     elif isinstance(model, Decodes):
-        yield "interpolations", drawn_interpolations(model, seed)
+        yield "interpolations", drawn_interpolations(model, seed, texts_for(model, y, LINES))
     if isinstance(model, HasInfoGANCodes) and model.codes:
-        yield "code_traversals", code_traversals(model, seed)
+        yield "code_traversals", code_traversals(model, seed, texts_for(model, y, LINES))
 
 
-def samples(model: Any, seed: int) -> Tensor:
+def samples(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
     """A grid of new examples, a column for each class where there are any; of points so many that their density shows.
 
-    The model ``Samples``.
+    The model ``Samples``; of texts it takes those of examples, y (B, L), in turn.
     """
-    made, columns = new_examples(model, seed)
+    made, columns = new_examples(model, seed, y)
     return sheet(made, model.spec, columns=columns)
 
 
-def new_examples(model: Any, seed: int) -> tuple[Tensor, int | None]:
+def new_examples(model: Any, seed: int, y: Tensor | None = None) -> tuple[Tensor, int | None]:
     """As many examples (N, *shape) as a sheet shows, and its columns where each is a class."""
     columns, tiled = classes_of(model), kind_of(model.spec).tiled
     if not tiled or not columns:
-        return model.sample(count_of(SAMPLES, model.spec), seed=seed), None
+        return _sampled(model, count_of(SAMPLES, model.spec), seed, y), None
     y = torch.arange(columns * PER_CLASS, device=model.device) % columns
     return model.sample(len(y), y=y, seed=seed), columns
 
@@ -121,6 +123,19 @@ def count_of(n: int, spec: DataSpec) -> int:
 def classes_of(model: Any) -> int:
     """Number of classes that are shown, 0 for a model that knows none."""
     return min(CLASSES, model.classes) if isinstance(model, SamplesClasses) else 0
+
+
+def texts_for(model: Any, y: Tensor | None, n: int) -> Tensor | None:
+    """Texts of examples y (B, L) in turn, (n, L), for a model that takes any; None for others."""
+    if y is None or not (isinstance(model, SamplesTexts) and model.condition_length):
+        return None
+    return y[torch.arange(n, device=y.device) % len(y)]
+
+
+def _sampled(model: Any, n: int, seed: int, y: Tensor | None) -> Tensor:
+    """n samples (n, *shape), of a model that takes texts with those of examples y (B, L)."""
+    texts = texts_for(model, y, n)
+    return model.sample(n, seed=seed) if texts is None else model.sample(n, y=texts, seed=seed)
 
 
 def original_and_reconstruction(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -> Tensor:
@@ -246,10 +261,10 @@ def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
 
 
 def _rows_of(model: Any, y: Tensor | None) -> Tensor | None:
-    """Classes of the rows: as given, else all that are shown, in at least 8 rows; None where the model takes none."""
+    """Conditions of the rows: as given, else all classes, in at least 8 rows; None where the model takes none."""
     count = classes_of(model)
     if not count:
-        return None
+        return texts_for(model, y, 0 if y is None else len(y))
     return torch.arange(max(LINES, count), device=model.device) % count if y is None else y.to(model.device)
 
 
@@ -275,13 +290,13 @@ def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) ->
     where = plane.window(real)
     places = plane.raster(where, FIELD)  # (FIELD^2, 2)
     nearest = None
-    if y is not None and classes_of(model):
+    if y is not None and (classes_of(model) or texts_for(model, y, 1) is not None):
         nearest = y[torch.cdist(places, real[:REFERENCES]).argmin(1).to(y.device)].to(model.device)
     try:
         field = model.discriminate(places.to(model.device), nearest).float().cpu().view(FIELD, FIELD)
     except UserError:  # it judges no single example
         field = None
-    return plane.draw_decision_field(real, model.sample(DOTS, seed=seed).float().cpu(), field, where)
+    return plane.draw_decision_field(real, _sampled(model, DOTS, seed, y).float().cpu(), field, where)
 
 
 def translations(model: Any, a: Tensor, b: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -333,5 +348,5 @@ def class_swaps(model: Any, examples: Tensor, y: Tensor) -> Tensor:
 
 
 def _repeated(y: Tensor | None, count: int) -> Tensor | None:
-    """Classes (P,) -> (count,), each one count / P times in a row."""
-    return None if y is None else y.repeat_interleave(count // len(y))
+    """Conditions (P, ...) -> (count, ...), each one count / P times in a row."""
+    return None if y is None else y.repeat_interleave(count // len(y), 0)

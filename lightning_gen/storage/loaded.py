@@ -18,7 +18,7 @@ EVAL_BATCH_SIZE = 256  # examples in one pass
 
 
 def sample_in_batches(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:
-    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU; y (n,) are the classes, of a model that takes them."""
+    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU; y (n, ...): conditions, of a model that takes any."""
     parts = []
     for start in range(0, n, EVAL_BATCH_SIZE):
         asked = {} if y is None else {"y": y[start : start + EVAL_BATCH_SIZE].to(model.device)}  # type: ignore[attr-defined]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
@@ -13,6 +14,34 @@ from lightning_gen.training.players import size_of
 
 Batch = dict[str, Tensor]
 Logs = dict[str, Tensor]
+
+MOST_NATS = 709.0  # of which exp is a float
+
+
+class Ratio(NamedTuple):
+    """A validation value that is a ratio of sums over all examples: the quotient of two logged means, taken at the end.
+
+    A mean of quotients would be another value: a perplexity is exp(sum of nats / sum of tokens).
+
+    Args:
+        numerator: name of a validation value.
+        denominator: name of another one, such as the number of tokens of each example.
+        of: what is made of the quotient.
+    """
+
+    numerator: str
+    denominator: str
+    of: Callable[[float], float] = float
+
+    def __call__(self, means: Mapping[str, float]) -> float:
+        """The value, from the means over all examples; NaN of 0 / 0."""
+        above, below = means[self.numerator], means[self.denominator]
+        return self.of(above / below) if below else math.nan
+
+
+def perplexity(nats: float) -> float:
+    """exp(nats), infinity where it is larger than a float."""
+    return math.exp(nats) if nats < MOST_NATS else math.inf
 
 
 class Means:
@@ -44,6 +73,7 @@ class ExampleMeanValidation(L.LightningModule):
     """A LightningModule whose validation and test are means over examples."""
 
     iteration: int
+    ratios: ClassVar[Mapping[str, Ratio]] = {}  # quotients of two validation values, by name, where both are there
 
     def check_finite(self) -> None:
         """Stop where training has diverged."""
@@ -54,7 +84,9 @@ class ExampleMeanValidation(L.LightningModule):
 
     def validation_summary(self, means: Logs) -> dict[str, float]:
         """From means over the whole validation set to the scalars that are logged."""
-        return {name: float(mean) for name, mean in means.items()}
+        values = {name: float(mean) for name, mean in means.items()}
+        there = {name: r for name, r in self.ratios.items() if r.numerator in values and r.denominator in values}
+        return values | {name: ratio(values) for name, ratio in there.items()}
 
     def on_validation_epoch_start(self) -> None:
         self.check_finite()
@@ -79,7 +111,7 @@ class ExampleMeanValidation(L.LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:
-        return self(batch["x"], batch.get("y"))
+        return self(batch["x"])
 
     def _summarise(self, stage: str) -> None:
         means = self._means.reduce(self.trainer.world_size)
