@@ -186,7 +186,9 @@ def test_the_bound_is_the_same_however_many_are_decoded_at_once(data, monkeypatc
     model = made(data).eval()
     x, seen = torch.randint(5, (6, LENGTH)), []
     draws = model.importance_samples
-    monkeypatch.setattr(model, "draws", lambda x, y, noise: seen.append(noise.shape[0] * len(x)) or draws(x, y, noise))
+    monkeypatch.setattr(
+        model, "importance_samples", lambda x, y, noise: seen.append(noise.shape[0] * len(x)) or draws(x, y, noise)
+    )
     with torch.no_grad():
         whole = model.log_likelihood(x, 10)
         assert seen == [60]
