@@ -5,6 +5,7 @@ Nothing here imports torch, which takes seconds: a mistake in a name is answered
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -60,6 +61,8 @@ def is_global_zero() -> bool:
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Call a command's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
     sys.path.insert(0, ".")  # import paths of the user's own
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where the locale has no arrow, a question mark stands for it
     try:
         main(sys.argv[1:])
         destroy_gloo_group()

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import lightning as L
@@ -40,12 +41,17 @@ class NaNAt(L.Callback):
                 next(pl_module.parameters()).fill_(float("nan"))
 
 
-class Slow(L.Callback):
-    """An iteration that takes half a minute, from the forty-first on."""
+class Waits(L.Callback):
+    """Says in an iteration that it is there, and waits for the file ``go``: what is to happen meanwhile is not late."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if pl_module.iteration >= 40:
-            time.sleep(30)
+        if pl_module.iteration == self.iteration:
+            Path(f"rank{trainer.global_rank}.here").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
 
 
 class NaNOnTheSecondRank(L.Callback):

@@ -46,7 +46,7 @@ class Scripts:
         config = runs.read_config(folder)
         status, words = self.fail.get((script, config["seed"]), (0, ""))
         if status:
-            log.write_text(log.read_text() + words + "\n")
+            log.write_text(log.read_text(encoding="utf-8") + words + "\n")
         elif script == "fit":
             self.finish(folder, config)
         else:
@@ -90,7 +90,7 @@ def place(tmp_path, monkeypatch):
 
 
 def read(folder, name):
-    return json.loads((folder / name).read_text())
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 # Budgets
@@ -169,7 +169,7 @@ def test_a_benchmark_trains_evaluates_and_writes_each_cell(place, capsys):
     output = capsys.readouterr().out
     assert "vae: 60it = 60 iterations\n" in output
     assert re.search(r"\[2/2\] vae seed 1: trained 60 iterations in 1\.2 s, evaluated in \d", output)
-    assert "| vae | 2 | 3.50 ± 0.71 |" in (place.parents[1] / "RESULTS.md").read_text()
+    assert "| vae | 2 | 3.50 ± 0.71 |" in (place.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
 
 
 def test_a_finished_cell_is_not_run_again(place, capsys):
@@ -213,7 +213,7 @@ def test_more_metrics_need_no_new_training(place):
 def test_a_cell_of_another_length_is_made_anew(place):
     main(SHORT, Scripts())
     path = place / "digits-vae-60it-seed0.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "iterations": 50}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "iterations": 50}))
     scripts = Scripts()
     main(SHORT, scripts)
     assert scripts.names() == ["fit", "evaluate"] and read(place, path.name)["iterations"] == 60
@@ -226,7 +226,7 @@ def test_a_failed_cell_harms_no_other_and_is_tried_again(place, capsys):
     failed = read(place, "digits-vae-60it-seed0.json")
     assert failed["failed"] == "ValueError: no good in x.npy" and "evaluation" not in failed
     assert "[1/2] vae seed 0: failed: ValueError: no good in x.npy (tb_logs/benchmark/" in capsys.readouterr().out
-    assert "- vae seed 0: ValueError" in (place.parents[1] / "RESULTS.md").read_text()
+    assert "- vae seed 0: ValueError" in (place.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
     assert "failed" not in read(place, "digits-vae-60it-seed1.json")
     scripts = Scripts()
     main(SHORT, scripts)
@@ -250,7 +250,7 @@ def test_groups_of_metrics_that_failed_leave_the_rest(place):
         main(SHORT, scripts)
     cell = read(place, "digits-vae-60it-seed0.json")
     assert cell["failed"] == "dci: too little memory at y" and cell["evaluation"]["values"]
-    assert "| vae | 2 | 3.50" in (place.parents[1] / "RESULTS.md").read_text()
+    assert "| vae | 2 | 3.50" in (place.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
 
 
 def test_a_stopped_cell_goes_on_where_it_was(place):
@@ -333,7 +333,7 @@ def test_mistakes_are_one_line_before_anything_runs(place, arguments, words):
 def test_a_damaged_or_foreign_cell_is_named(place):
     main(SHORT, Scripts())
     path = place / "digits-vae-60it-seed0.json"
-    cell = json.loads(path.read_text())
+    cell = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**cell, "data": "./digits"}))
     with pytest.raises(UserError, match=r"seed0.json is the file of --models vae --data ./digits already"):
         main(SHORT, Scripts())
@@ -356,7 +356,7 @@ def test_errors_are_found_in_the_output():
 def test_termination_reaches_the_commands(tmp_path):
     processes, log = ProcessRunner(), tmp_path / "log"
     command = [sys.executable, "-c", "import os, sys, time; print(os.environ['OMP_NUM_THREADS']); sys.exit(3)"]
-    assert processes(command, log) == 3 and log.read_text().strip().isdigit()
+    assert processes(command, log) == 3 and log.read_text(encoding="utf-8").strip().isdigit()
     with processes.stopping(), pytest.raises(KeyboardInterrupt):
         child = subprocess.Popen(["sleep", "60"])
         processes.running.add(child)
@@ -496,13 +496,13 @@ def test_sections_are_told_apart_and_the_table_alone_reads_the_files(place, caps
     for number, own in enumerate(({}, {"options": {}}, {"budget": "1h"}, {"data": "digits"})):
         write_cell(place / f"{number}.json", cell(**own))
     main(["--table"])
-    page = (place.parents[1] / "RESULTS.md").read_text()
+    page = (place.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
     headings = ["digits, 10m, data.binarize dynamic", "mnist, 10m", "mnist, 10m, data.binarize dynamic"]
     assert re.findall("## (.*)", page) == [*headings, "mnist, 1h, data.binarize dynamic"]
     assert capsys.readouterr().out == "RESULTS.md\n"
     (place / "2.json").rename(place.parents[1] / "2.json")
     main(["--table", "--results", str(place.parents[1])])
-    assert re.findall("## (.*)", page := (place.parents[1] / "RESULTS.md").read_text()) == [
+    assert re.findall("## (.*)", page := (place.parents[1] / "RESULTS.md").read_text(encoding="utf-8")) == [
         "mnist, 1h, data.binarize dynamic"
     ]
     assert str(place.parents[1]) not in page
@@ -521,7 +521,7 @@ def test_the_scripts_make_a_cell(place, script, capsys):
     assert own["images"] == 60 * 128 and own["environment"]["threads"] == "1" and own["only"] == ["elbo"]
     assert -200 < own["evaluation"]["values"]["elbo"]["value"] < 0
     assert own["evaluation"]["setting"]["iteration"] == 60
-    page = (place.parents[1] / "RESULTS.md").read_text()
+    page = (place.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
     assert rows(page)["model"][1] == "elbo ↑" and str(place.parents[1]) not in page + json.dumps(own)
     main(arguments)
     assert "finished before" in capsys.readouterr().out

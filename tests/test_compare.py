@@ -69,7 +69,7 @@ def test_the_page_shows_options_that_differ_and_final_values(place, capsys):
     rows, page = compared(VAE, BETA, curves=())
     assert rows["preset"] == ["vae", "beta-vae"] and rows["model.terms.kl"] == ["1.0", "4.0"]
     assert "steps" not in rows and not any("init_args" in name for name in rows)
-    summary = json.loads((place / VAE / "summary.json").read_text())
+    summary = json.loads((place / VAE / "summary.json").read_text(encoding="utf-8"))
     assert rows["val/loss"][0] == f"{summary['final']['val/loss']:.4g}" and rows["iterations"] == ["60", "60"]
     assert float(rows["images/s"][1].replace(",", "")) > 0
     assert f"python scripts/evaluate.py {BETA}` would add its values" in page and "![" in page
@@ -130,7 +130,7 @@ def test_other_data_leave_no_winner(place):
 
 def test_other_hardware_is_said(place):
     path = place / BETA / "summary.json"
-    path.write_text(path.read_text().replace('"threads": "', '"threads": "7'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"threads": "', '"threads": "7'))
     assert "different environments" in compared(VAE, BETA)[1]
 
 
@@ -210,7 +210,7 @@ def test_best_of_ranks_only_what_can_be_ranked():
 
 def test_other_options_of_the_same_data_are_other_data(place):
     path = place / BETA / "config.yaml"
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["data"]["init_args"] |= {"binarize": "dynamic", "batch_size": 64}
     path.write_text(yaml.safe_dump(config))
     page = compared(VAE, BETA)[1]

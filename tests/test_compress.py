@@ -19,6 +19,8 @@ from lightning_gen.names import resolve
 from lightning_gen.objectives import likelihoods
 from lightning_gen.presets import PRESETS, preset
 
+pytest.importorskip("constriction", reason="needs the extra 'compress'")
+
 SHAPES = [
     ((1, 8, 8), {}),
     ((3, 8, 8), {}),

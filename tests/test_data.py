@@ -458,6 +458,7 @@ def test_shapes_against_the_official_frames(shape, allowed):
 def test_mnist_from_files(tmp_path, unpacked):
     raw = tmp_path / "MNIST" / "raw"
     shutil.copytree(SHARED / "mnist" / "MNIST" / "raw", raw)
+    raw.chmod(0o755)  # copied too, and that of a folder in which the user may write nothing
     data = MNIST(str(tmp_path), batch_size=1000)
     if unpacked:
         from torchvision.datasets import MNIST as Torchvision
@@ -824,7 +825,7 @@ time.sleep(100)
 
 def alive(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

@@ -1,14 +1,10 @@
 """Two processes with gloo: equal weights on both ranks, and the run of one process within float tolerance."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
 from lightning_gen.storage.checkpoints import read_checkpoint
 
@@ -17,7 +13,7 @@ OPTIONS += ["--model.terms.kl.free_bits", 0.05, "--model.ema.vae", 1000, "--val_
 DUEL = ["--model", "helpers.Duel", "--data", "toy", "--steps", 20, "--model.clip", 1.0, "--trainer.accelerator", "cpu"]
 UNEVEN = ["--model", "vae", "--data", "points.npy", "--data.batch_size", 100, "--steps", 6, "--val_every", 3]
 UNEVEN += ["--model.terms.kl.free_bits", 0.1, "--trainer.accelerator", "cpu"]
-CHECK = "helpers.SameOnAllRanks"
+CHECK = ["--trainer.callbacks", "[helpers.SameOnAllRanks]"]
 
 
 def final(folder, name):
@@ -25,25 +21,17 @@ def final(folder, name):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, nursery):
     """The same command on one and on two processes."""
     folder = tmp_path_factory.mktemp("ddp")
     np.save(folder / "points.npy", np.random.default_rng(0).normal(size=(1010, 6)).astype(np.float32))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
-
-    def fit(*arguments):
-        command = [sys.executable, str(ROOT / "scripts/fit.py"), *map(str, arguments)]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    two = ["--trainer.devices", 2, "--trainer.callbacks", f"[{CHECK}]"]
+    two = {"ranks": 2, "cwd": folder}
     output = {
-        "one": fit(*OPTIONS, "--name", "one"),
-        "two": fit(*OPTIONS, "--name", "two", *two),
-        "uneven": fit(*UNEVEN, "--trainer.devices", 2),
-        "duel1": fit(*DUEL, "--name", "one"),
-        "duel2": fit(*DUEL, "--name", "two", *two),
+        "one": nursery.fit(*OPTIONS, "--name", "one", cwd=folder).output,
+        "two": nursery.fit(*OPTIONS, "--name", "two", *CHECK, **two).output,
+        "uneven": nursery.fit(*UNEVEN, **two).output,
+        "duel1": nursery.fit(*DUEL, "--name", "one", cwd=folder).output,
+        "duel2": nursery.fit(*DUEL, "--name", "two", *CHECK, **two).output,
     }
     return folder, output
 
@@ -66,7 +54,7 @@ def test_the_tolerance_is_far_below_what_training_moves(runs):
 def test_validation_of_two_ranks_equals_one(runs):
     folder, _ = runs
     values = [
-        json.loads((folder / f"tb_logs/vae-digits-{name}/version_0/summary.json").read_text())["final"]
+        json.loads((folder / f"tb_logs/vae-digits-{name}/version_0/summary.json").read_text(encoding="utf-8"))["final"]
         for name in ("one", "two")
     ]
     assert values[0] == pytest.approx(values[1], rel=1e-3)

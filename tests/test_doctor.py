@@ -44,7 +44,7 @@ def test_fit_warns_and_notes_it_in_the_summary(weight, warned, tmp_path, monkeyp
     arguments = ["--model", "vae", "--steps", "200", "--val_every", "200", "--model.terms.kl", str(weight)]
     folder = fit.train(cli.resolve_config(*parse_short_options(arguments)))
     assert ("warning:    latents" in capsys.readouterr().out) == warned
-    assert json.loads((folder / "summary.json").read_text())["latents"]["healthy"] != warned
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["latents"]["healthy"] != warned
 
 
 def test_a_model_without_latents_has_no_report():

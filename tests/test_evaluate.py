@@ -5,16 +5,14 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from helpers import Painter
 from PIL import Image
+from processes import MEASURE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gen.commands import evaluate, fit
@@ -38,7 +36,6 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     before = os.getcwd()
     os.chdir(folder)
-    sys.path.insert(0, str(ROOT / "tests"))
     try:
         fit.main(["--model", "vae", "--steps", "300", "--val_every", "150", "--model.ema.vae", "5000"])
         fit.main(["--model", "vae", "--data", "toy", "--steps", "20"])
@@ -57,7 +54,7 @@ def there(place, monkeypatch):
 
 def evaluated(run, *options):
     evaluate.main([run, *map(str, [*QUICK, *options])])
-    return json.loads((find_checkpoint(run).parent.parent / FILE).read_text())
+    return json.loads((find_checkpoint(run).parent.parent / FILE).read_text(encoding="utf-8"))
 
 
 def test_an_evaluation_says_how_each_value_was_obtained(there, capsys):
@@ -83,18 +80,21 @@ def test_an_evaluation_says_how_each_value_was_obtained(there, capsys):
         assert (there / RUN / f"evaluation/{picture}.png").stat().st_size > 1000
 
 
-def by_two(*arguments):
-    command = [sys.executable, str(ROOT / "scripts/evaluate.py"), *arguments, *QUICK, "--devices", "2", "--fresh"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+@pytest.fixture
+def by_two(there, nursery):
+    """Evaluates on two processes, both there already, or of which the first one starts the other."""
+
+    def call(*arguments, ok=False, ranks=2):
+        return nursery.run(MEASURE, *arguments, *QUICK, "--devices", 2, "--fresh", cwd=there, ranks=ranks, ok=ok)
+
+    return call
 
 
-@pytest.mark.parametrize("n", [297, 100])  # two chunks, and one: the first rank, which writes, has no example
-def test_two_processes_give_the_values_of_one(there, n):
+@pytest.mark.parametrize(("n", "ranks"), [(297, 2), (100, 1)])  # two chunks, and one: the first rank has no example
+def test_two_processes_give_the_values_of_one(there, by_two, n, ranks):
     one = evaluated(RUN, "--fresh", "-n", n)["values"]
-    result = by_two(RUN, "-n", str(n))
-    assert result.returncode == 0, result.stdout + result.stderr
-    two = json.loads((there / RUN / FILE).read_text())["values"]
+    by_two(RUN, "-n", n, ranks=ranks, ok=True)
+    two = json.loads((there / RUN / FILE).read_text(encoding="utf-8"))["values"]
     assert set(one) == set(two)
     for name, value in one.items():
         for key in ("value", "floor", "std"):
@@ -122,7 +122,7 @@ def test_an_interrupted_evaluation_goes_on(there, monkeypatch):
         patch.setitem(evaluate.METRICS, "pr", evaluate.Metric(interrupted, ""))
         with pytest.raises(KeyboardInterrupt):
             evaluated(RUN, "--fresh")
-    half = json.loads((there / RUN / FILE).read_text())
+    half = json.loads((there / RUN / FILE).read_text(encoding="utf-8"))
     assert not half["complete"] and set(half["done"]) == {"fd", "kd", "cs"}
     monkeypatch.setitem(evaluate.METRICS, "fd", evaluate.Metric(interrupted, ""))  # would be seen if run again
     again = evaluated(RUN)
@@ -139,7 +139,7 @@ def test_another_setting_starts_anew(there):
 def test_a_metric_that_fails_does_not_keep_the_rest_from_being_measured(there):
     with pytest.raises(UserError, match=r"failed, for the reasons above: cs, dc; "):
         evaluated(RUN, "--metrics", "elbo", "cs", "dc", "-n", 4)
-    report = json.loads((there / RUN / FILE).read_text())
+    report = json.loads((there / RUN / FILE).read_text(encoding="utf-8"))
     assert "elbo" in report["values"]
     assert "10" in report["failed"]["cs"] and "4" in report["failed"]["cs"]
 
@@ -152,7 +152,7 @@ def test_any_error_of_a_metric_is_told_and_the_rest_is_measured(there, monkeypat
     monkeypatch.setitem(evaluate.METRICS, "fd", evaluate.Metric(broken, ""))
     with pytest.raises(UserError, match="failed, for the reasons above: fd; "):
         evaluated(RUN, "--fresh", "--metrics", "fd", "elbo")
-    report = json.loads((there / RUN / FILE).read_text())
+    report = json.loads((there / RUN / FILE).read_text(encoding="utf-8"))
     assert "elbo" in report["values"] and report["pictures"]
     assert re.match(r"RuntimeError: no such thing \(test_evaluate.py, line \d+\)", report["failed"]["fd"])
 
@@ -175,19 +175,19 @@ def test_a_diverged_model_is_not_scored(there):
     run = diverged(there)
     with pytest.raises(UserError, match=r"failed, for the reasons above: fd, .*nll, pictures; "):
         evaluated(run)
-    report = json.loads((there / run / FILE).read_text())
+    report = json.loads((there / run / FILE).read_text(encoding="utf-8"))
     assert "fd_digits_v1" not in report["values"] and "elbo" not in report["values"]
     assert "not finite: has the model diverged?" in report["failed"]["fd"]
     assert "not finite: has the model diverged?" in report["failed"]["nll"]
 
 
-def test_an_error_of_one_process_is_told_by_both(there):
+def test_an_error_of_one_process_is_told_by_both(there, by_two):
     result = by_two(diverged(there), "-n", "100", "--metrics", "fd", "nll")  # only one of them has a chunk
-    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
-    assert "has the model diverged?" in result.stdout
+    assert result.returncode == 2 and "Traceback" not in result.said, result.said
+    assert "has the model diverged?" in result.output
 
 
-def test_an_assertion_in_a_model_stops_no_process_for_ever(there):
+def test_an_assertion_in_a_model_stops_no_process_for_ever(there, by_two):
     """Of a text-less error of the rank that alone has examples; a model without samples is so for both."""
     run = there / "tb_logs/mute/version_0"
     shutil.copytree(there / RUN, run, dirs_exist_ok=True)
@@ -197,8 +197,8 @@ def test_an_assertion_in_a_model_stops_no_process_for_ever(there):
         content["lightning_gen"]["model"] = "helpers.Asserting"
         torch.save(content, path)
     result = by_two(str(run), "-n", "100", "--metrics", "fd", "elbo", "--trust", "helpers")
-    report = json.loads((run / FILE).read_text())
-    assert result.returncode == 2 and "elbo" in report["values"], result.stderr
+    report = json.loads((run / FILE).read_text(encoding="utf-8"))
+    assert result.returncode == 2 and "elbo" in report["values"], result.said
     assert re.match(r"AssertionError:  \(helpers.py, line \d+\)", report["failed"]["fd"])
 
 
@@ -207,7 +207,7 @@ def test_values_of_other_data_options_are_not_taken_over(there, capsys):
     after = evaluated(RUN, "--metrics", "elbo", "--data.binarize", "dynamic")["values"]["elbo"]["value"]
     assert abs(after - before) > 5
     assert "of another setting (data_options" in capsys.readouterr().out
-    kept = json.loads((there / RUN / "evaluation.previous.json").read_text())
+    kept = json.loads((there / RUN / "evaluation.previous.json").read_text(encoding="utf-8"))
     assert kept["values"]["elbo"]["value"] == before
 
 
@@ -215,7 +215,7 @@ def test_another_k_measures_only_what_depends_on_it(there, monkeypatch):
     before = evaluated(RUN, "--fresh")
     monkeypatch.setitem(evaluate.METRICS, "fd", evaluate.Metric(None, ""))  # would fail if it were measured
     evaluate.main([RUN, "--k", "7", "--draws", "2000"])
-    after = json.loads((there / RUN / FILE).read_text())
+    after = json.loads((there / RUN / FILE).read_text(encoding="utf-8"))
     assert after["complete"] and after["values"]["fd_digits_v1"] == before["values"]["fd_digits_v1"]
     assert after["values"]["nll_is7"]["n"] == 285 and "nll_is5" not in after["values"]
     assert after["values"]["bits_per_dim"]["k"] == 7
@@ -307,7 +307,7 @@ def test_a_model_without_a_likelihood_is_measured_by_its_samples(there):
         ([RUN, "--extractor", "nothing"], ["nothing", "digits_v1"]),
         ([RUN, "--k", "0"], ["--k 0"]),
         ([RUN, "--device", "gpu9"], ["gpu9"]),
-        ([RUN, "--devices", "1000"], ["1000", "CPU cores"]),
+        ([RUN, "--devices", "100000"], ["100000", "CPU cores"]),
         ([RUN, "--color", "red"], ["--color"]),
         (["nowhere"], ["nowhere", "tb_logs"]),
         (["lightning_logs/version_0"], ["config.yaml", "--data NAME"]),
@@ -405,7 +405,7 @@ def test_watched_values_choose_the_best_checkpoint(tmp_path, monkeypatch):
     fit.main([*usual, "--watch", "fd@100,kd@100", "--best_by", name, "--name", "watched"])
     fit.main([*usual, "--name", "plain"])
     watched, plain = (tmp_path / f"tb_logs/vae-digits-{tag}/version_0" for tag in ("watched", "plain"))
-    summary = json.loads((watched / "summary.json").read_text())
+    summary = json.loads((watched / "summary.json").read_text(encoding="utf-8"))
     assert summary["best"][name] == pytest.approx(min(summary["best"][name], summary["final"][name]))
     assert "val/kd_digits_v1@100" in summary["final"]
     states = [read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (watched, plain)]
@@ -427,28 +427,22 @@ def test_best_is_the_highest_where_that_is_better(tmp_path, monkeypatch):
         scalars = EventAccumulator(str(run)).Reload().Scalars(name)
         seen = [point.value for point in scalars]
         assert len(set(seen)) == 3
-        best = json.loads((run / "summary.json").read_text())["best"]
+        best = json.loads((run / "summary.json").read_text(encoding="utf-8"))["best"]
         assert best[name] == pytest.approx((min if low else max)(seen))
         assert read_checkpoint(run / "checkpoints/best.ckpt")["lightning_gen"]["iteration"] == best["iteration"]
 
 
-def test_watching_goes_on_after_a_resume_and_on_two_devices(tmp_path):
+def test_watching_goes_on_after_a_resume_and_on_two_devices(tmp_path, nursery):
     usual = ["--model", "vae", "--steps", "40", "--val_every", "20", "--watch", "fd@150,kd@100"]
     usual += ["--best_by", "val/fd_digits_v1@150", "--trainer.accelerator", "cpu"]
-
-    def call(*arguments):
-        command = [sys.executable, str(ROOT / "scripts/fit.py"), *arguments]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stdout + result.stderr
-
-    call(*usual, "--name", "one")
-    call(*usual, "--name", "two", "--trainer.devices", "2")
+    nursery.fit(*usual, "--name", "one", cwd=tmp_path)
+    nursery.fit(*usual, "--name", "two", cwd=tmp_path, ranks=2)
     one, two = (tmp_path / f"tb_logs/vae-digits-{name}/version_0" for name in ("one", "two"))
-    finals = [json.loads((run / "summary.json").read_text())["final"] for run in (one, two)]
+    finals = [json.loads((run / "summary.json").read_text(encoding="utf-8"))["final"] for run in (one, two)]
     for name in ("val/fd_digits_v1@150", "val/kd_digits_v1@100"):
         assert finals[0][name] == pytest.approx(finals[1][name], rel=1e-2)  # weights differ in the last digits
-    call("--resume", str(one), "--steps", "60")
-    assert json.loads((one / "summary.json").read_text())["iterations"] == 60
+    nursery.fit("--resume", one, "--steps", "60", cwd=tmp_path)
+    assert json.loads((one / "summary.json").read_text(encoding="utf-8"))["iterations"] == 60
 
 
 @pytest.mark.parametrize(

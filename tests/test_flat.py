@@ -1,12 +1,10 @@
 """The flat all-reduce: means of gradients and statistics over two processes, as DistributedDataParallel gives them."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT
 
 from lightning_gen import exits
 from lightning_gen.cluster.flat import FlatStrategy
@@ -40,13 +38,12 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    command = [sys.executable, "-c", TWO_PROCESSES]
-    store = str(tmp_path_factory.mktemp("flat") / "store")
-    ranks = [subprocess.Popen([*command, str(rank), store], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    output = [process.communicate(timeout=120)[0] for process in ranks]
-    assert all(process.returncode == 0 for process in ranks)
-    return [json.loads(text.splitlines()[-1]) for text in output]
+def both(tmp_path_factory, nursery):
+    folder = tmp_path_factory.mktemp("flat")
+    (folder / "two.py").write_text(TWO_PROCESSES)
+    ranks = [nursery.start(folder / "two.py", rank, folder / "store", cwd=folder) for rank in range(2)]
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].errors + ranks[1].errors
+    return [json.loads(rank.output.splitlines()[-1]) for rank in ranks]
 
 
 def test_all_ranks_start_from_the_first_ones_weights(both):
@@ -80,14 +77,11 @@ def test_a_script_leaves_its_process_group(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["wgan-gp", "factor-vae"])
-def test_the_same_weights_as_lightnings_ddp(tmp_path, model):
+def test_the_same_weights_as_lightnings_ddp(tmp_path, nursery, model):
     """Bit by bit; the statistics of batch norms are better than the first rank's alone, and differ."""
-    command = [sys.executable, str(ROOT / "scripts/fit.py"), "--model", model, "--steps", "6", "--trainer.devices", "2"]
-    command += ["--trainer.accelerator", "cpu", "--val_every", "6", "--watch", "none"]
+    command = ["--model", model, "--steps", 6, "--trainer.accelerator", "cpu", "--val_every", 6, "--watch", "none"]
     for strategy in ("flat", "ddp"):
-        options = ["--name", strategy, "--trainer.strategy", strategy]
-        done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
+        nursery.fit(*command, "--name", strategy, "--trainer.strategy", strategy, cwd=tmp_path, ranks=2)
     flat, ddp = (
         read_checkpoint(tmp_path / f"tb_logs/{model}-digits-{strategy}/version_0/checkpoints/last.ckpt")["state_dict"]
         for strategy in ("flat", "ddp")

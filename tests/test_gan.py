@@ -1,9 +1,6 @@
 """The GAN family: turns, penalties, conditions, codes, packing, averages, precision, devices, and mistakes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -283,15 +280,11 @@ if run.is_global_zero:
 """
 
 
-def test_two_processes_train_every_preset_alike(tmp_path, trainer):
+def test_two_processes_train_every_preset_alike(tmp_path, trainer, nursery):
     """Both ranks hold the same weights; where nothing couples the batch, they are those of one process."""
     (tmp_path / "two.py").write_text(TWO.format(tests=str(ROOT / "tests"), folder=str(tmp_path)))
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "two.py")]
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "result.json").read_text())
+    nursery.run(tmp_path / "two.py", cwd=tmp_path, ranks=2)
+    found = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert {name: value[0] for name, value in found.items()} == dict.fromkeys(ROWS, 0.0)
     for name in ("r3gan-toy", "r3gan"):
         model, data = of(ROWS[name])

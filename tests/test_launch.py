@@ -251,7 +251,7 @@ def test_the_note_of_the_job(tmp_path):
     restart.write_job_file(tmp_path, Launch("alone"))
     assert not list(tmp_path.iterdir())
     restart.write_job_file(tmp_path, launch())
-    assert json.loads((tmp_path / "job.json").read_text()) == {"job": "slurm c 12"}
+    assert json.loads((tmp_path / "job.json").read_text(encoding="utf-8")) == {"job": "slurm c 12"}
 
 
 def test_how_a_process_ended():

@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -444,14 +443,8 @@ def on_rank(rank, folder):
     torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_with_unequal_shares_equal_one_process(tmp_path):
-    context = mp.get_context("spawn")
-    ranks = [context.Process(target=on_rank, args=(rank, str(tmp_path))) for rank in (0, 1)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    assert [process.exitcode for process in ranks] == [0, 0]
+def test_two_ranks_with_unequal_shares_equal_one_process(tmp_path, nursery):
+    nursery.on_ranks(on_rank, tmp_path)
     expected = {}
     for name, (metric, sets) in cases().items():
         feed(metric, sets, batch=100)

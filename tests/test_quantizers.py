@@ -1,12 +1,7 @@
 """Quantisers against closed forms: nearest codes, moving means, k-means, revival, rounding, tokens and back, ranks."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import ROOT
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.quantizer import (
@@ -289,15 +284,15 @@ if world > 1:
 """
 
 
-def test_two_ranks_equal_one(tmp_path):
+def test_two_ranks_equal_one(tmp_path, nursery):
     """k-means, moving means, revival and moments see the vectors of all ranks, the moments with their gradient."""
     place = tmp_path / "state"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "ranks.py").write_text(RANKS)
     jobs = [
-        subprocess.Popen([sys.executable, "-c", RANKS, str(rank), str(world), str(place)], env=environment)
+        nursery.start(tmp_path / "ranks.py", rank, world, place, cwd=tmp_path)
         for rank, world in ((0, 1), (0, 2), (1, 2))
     ]
-    assert [job.wait(timeout=120) for job in jobs] == [0, 0, 0]
+    assert [job.wait() for job in jobs] == [0, 0, 0], "".join(job.errors for job in jobs)
     one, first, second = (torch.load(f"{place}.{name}", weights_only=True) for name in ("0.1", "0.2", "1.2"))
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name

@@ -1,6 +1,7 @@
 """scripts/rate_distortion.py: rates and errors are what they are called, and runs are trained once."""
 
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ SMALL = [
 ]
 
 
+coding = pytest.mark.skipif(find_spec("constriction") is None, reason="needs the extra 'compress'")
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """An empty folder."""
@@ -50,6 +54,7 @@ def test_the_rate_of_a_vae_is_its_kl():
     assert rebuilt.std(0).max() > 0  # and are draws
 
 
+@coding
 def test_the_rate_of_tokens_is_what_is_written():
     torch.manual_seed(0)
     model = Quarters(DIGITS, likely=0.0).eval()
@@ -80,6 +85,7 @@ def test_the_plot_shows_every_curve():
     assert len(np.unique(picture.numpy().reshape(3, -1), axis=1).T) > 20
 
 
+@coding
 def test_runs_are_trained_once_and_measured(place, capsys):
     trained = []
 
@@ -89,12 +95,12 @@ def test_runs_are_trained_once_and_measured(place, capsys):
         return 0
 
     rate_distortion.main(SMALL, call)
-    first = (place / "rate_distortion/rate_distortion.md").read_text()
+    first = (place / "rate_distortion/rate_distortion.md").read_text(encoding="utf-8")
     assert len(trained) == 2 and (place / "rate_distortion/rate_distortion.png").stat().st_size > 5000
     assert [row.split(" | ")[:2] for row in first.splitlines()[4:6]] == [["| vae", "beta 1"], ["| vq-vae", "4 codes"]]
     assert "--vq.prior_args.width 16" in first and "JPEG" in first
     rate_distortion.main([*SMALL, "--out", "again"], call)
-    again = (place / "again/rate_distortion.md").read_text()
+    again = (place / "again/rate_distortion.md").read_text(encoding="utf-8")
     assert len(trained) == 2 and again.splitlines()[:16] == first.splitlines()[:16]
     assert "vq-vae, 4 codes: " in capsys.readouterr().out
 
@@ -127,6 +133,7 @@ def test_each_mistake_is_one_line(arguments, reason):
         rate_distortion.main(arguments, call=lambda *_: pytest.fail("it trained"))
 
 
+@coding
 def test_a_run_that_fails_says_why():
     def call(command, log):
         log.write_text("iteration 3\nerror: the disk is full\n")

@@ -2,13 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from conftest import ROOT
+from processes import FIT
 
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.datamodules.digits import Digits
@@ -124,42 +121,33 @@ def test_the_comparison_can_fail(tmp_path, trainer):
         same(a["state_dict"], b["state_dict"])
 
 
-def start(folder, *arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "fit.py"), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def stop(folder, last, name, *arguments):
-    """Start a run, send a signal once it has saved, and return its exit status and output."""
-    with start(folder, *arguments) as process:
-        give_up = time.monotonic() + 120
-        while not last.exists():
-            assert process.poll() is None and time.monotonic() < give_up
-            time.sleep(0.02)
-        process.send_signal(getattr(signal, name))
-        output = process.communicate(timeout=120)[0]
-    return process.returncode, output
+WAITS = ["--trainer.callbacks", "[{class_path: helpers.Waits, init_args: {iteration: 90}}]"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_signals(tmp_path, script):
+def test_signals(tmp_path, nursery):
     """Ctrl-C, SIGTERM and kill -9 on the real script, each resumed to the end."""
     options = ["--model", "vae", "--steps", 600, "--save_every", 40, "--val_every", 250, "--model.ema.vae", 1000]
-    script("fit", *options, "--name", "whole")
+    nursery.fit(*options, "--name", "whole", cwd=tmp_path)
     reference = read_checkpoint(tmp_path / "tb_logs/vae-digits-whole/version_0/checkpoints/last.ckpt")
     for name in ("SIGINT", "SIGTERM", "SIGKILL"):
         folder = tmp_path / f"tb_logs/vae-digits-{name.lower()}/version_0"
         last = folder / "checkpoints/last.ckpt"
-        status, output = stop(tmp_path, last, name, *options, "--name", name)
-        assert status == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[name], output
+        process = nursery.start(FIT, *options, "--name", name, *WAITS, cwd=tmp_path)
+        process.until((tmp_path / "rank0.here").exists)
+        process.send_signal(getattr(signal, name))
+        (tmp_path / "go").touch()
+        assert process.wait() == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[name], process.errors
         if name != "SIGKILL":
-            assert "--resume" in output and "Traceback" not in output
+            assert "--resume" in process.output and "Traceback" not in process.output + process.errors
         done = read_checkpoint(last)["lightning_gen"]["iteration"]
-        assert 0 < done < 600
-        script("fit", "--resume", folder)
+        assert done == (80 if name == "SIGKILL" else 91)
+        nursery.fit("--resume", folder, cwd=tmp_path)
         same(reference["state_dict"], read_checkpoint(last)["state_dict"])
         same(reference["optimizer_states"], read_checkpoint(last)["optimizer_states"])
         same(reference["lightning_gen"], read_checkpoint(last)["lightning_gen"])
+        for file in ("rank0.here", "go"):
+            (tmp_path / file).unlink()
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
@@ -286,21 +274,13 @@ def test_a_damaged_last_checkpoint_never_replaces_the_good_one_before(tmp_path, 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_twice_ends_at_once(tmp_path):
+def test_ctrl_c_twice_ends_at_once(tmp_path, nursery):
     """Also while a check of a slow data set, or a long iteration, lets the first one wait."""
     options = ["--model", "vae", "--steps", 100_000, "--val_every", 100_000, "--save_every", 20]
-    options += ["--trainer.callbacks", "[helpers.Slow]"]
-    os.environ["PYTHONPATH"] = str(ROOT / "tests")
-    last = tmp_path / "tb_logs/vae-digits/version_0/checkpoints/last.ckpt"
-    with start(tmp_path, *options) as process:
-        give_up = time.monotonic() + 120
-        while not last.exists():
-            assert process.poll() is None and time.monotonic() < give_up
-            time.sleep(0.02)
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=20)[0]
-    assert process.returncode == 130 and "Traceback" not in output, output
-    read_checkpoint(last)
+    process = nursery.start(FIT, *options, *WAITS, cwd=tmp_path)
+    process.until((tmp_path / "rank0.here").exists)
+    process.send_signal(signal.SIGINT)
+    process.until(lambda: "SIGINT: saving after this iteration" in process.output)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130 and "Traceback" not in process.output + process.errors, process.errors
+    read_checkpoint(tmp_path / "tb_logs/vae-digits/version_0/checkpoints/last.ckpt")

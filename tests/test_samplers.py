@@ -206,7 +206,7 @@ def test_mistakes_on_the_command_line(there, arguments, error):
 def test_an_evaluation_says_where_the_codes_came_from(there, capsys):
     def values(*options):
         evaluate.main([AE, "--metrics", "fd", "reconstruction", *options])
-        return json.loads((Path(AE) / FILE).read_text())
+        return json.loads((Path(AE) / FILE).read_text(encoding="utf-8"))
 
     prior, said = values(), capsys.readouterr().out
     assert "sampler" not in prior["setting"] and "codes by" not in said
@@ -216,6 +216,6 @@ def test_an_evaluation_says_where_the_codes_came_from(there, capsys):
     fd = {name: report["values"]["fd_digits_v1"]["value"] for name, report in (("gmm", mixture), ("prior", prior))}
     assert fd["gmm"] < fd["prior"]
     assert mixture["values"]["psnr"]["value"] == prior["values"]["psnr"]["value"]
-    kept = json.loads((Path(AE) / PREVIOUS).read_text())
+    kept = json.loads((Path(AE) / PREVIOUS).read_text(encoding="utf-8"))
     assert kept["values"]["fd_digits_v1"]["value"] == fd["prior"]
     assert text(Path(AE) / "evaluation/samples.png")["sampler"] == "gmm"

@@ -1,8 +1,8 @@
 """The scripts as a user calls them: what they write, and one clear line for each mistake."""
 
 import contextlib
+import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from lightning_gen import exits
-from lightning_gen.commands import call
+from lightning_gen.compression import stack
 from lightning_gen.config import cli
 from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.errors import UserError
@@ -35,20 +35,17 @@ def model_of(*arguments):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, nursery):
     """A short finished run."""
     folder = tmp_path_factory.mktemp("run")
-    command = [sys.executable, str(ROOT / "scripts/fit.py"), *map(str, SHORT)]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ})
-    assert result.returncode == 0, result.stderr
-    return folder / "tb_logs/vae-digits/version_0", result.stdout
+    return folder / "tb_logs/vae-digits/version_0", nursery.fit(*SHORT, cwd=folder).output
 
 
 def test_a_run_writes_what_it_promises(run):
     folder, output = run
     for name in ("config.yaml", "samples.png", "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert (folder / name).exists(), name
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["iterations"] == 60 and summary["images"] == 60 * 128
     assert summary["final"]["val/loss"] >= summary["best"]["val/loss"] > 0
     assert {"model", "data", "seed", "seconds", "images_per_second", "environment"} <= set(summary)
@@ -79,7 +76,7 @@ def test_config_gives_back_the_identical_run(run, script, tmp_path):
     folder, _ = run
     script("fit", "--config", folder / "config.yaml")
     again = tmp_path / "tb_logs/vae-digits/version_0"
-    assert (again / "config.yaml").read_text() == (folder / "config.yaml").read_text()
+    assert (again / "config.yaml").read_text(encoding="utf-8") == (folder / "config.yaml").read_text(encoding="utf-8")
     one, two = (read_checkpoint(f / "checkpoints/last.ckpt")["state_dict"] for f in (folder, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -125,12 +122,12 @@ def test_resume_extends_and_init_starts_from_weights(run, script, tmp_path):
     refused = script("fit", "--resume", copy, "--steps", 80, "--model.lr", 0.1, ok=False)
     assert refused.returncode == 2 and "model.init_args.lr: None -> 0.1" in refused.stderr
     script("fit", "--resume", copy, "--steps", 80)
-    assert json.loads((copy / "summary.json").read_text())["iterations"] == 80
+    assert json.loads((copy / "summary.json").read_text(encoding="utf-8"))["iterations"] == 80
     script("fit", "--model", "vae", "--steps", 1, "--model.lr", 0.0, "--init", folder, "--name", "tuned")
     tuned = load(tmp_path / "tb_logs/vae-digits-tuned/version_0").state_dict()
     start = load(folder).state_dict()
     assert all(torch.allclose(tuned[n], start[n]) for n in start if "kl_per" not in n)
-    config = yaml.safe_load((tmp_path / "tb_logs/vae-digits-tuned/version_0/config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "tb_logs/vae-digits-tuned/version_0/config.yaml").read_text(encoding="utf-8"))
     assert config["init"] == str(folder)
     other = script("fit", "--model", "vae", "--model.latent_dim", 3, "--init", folder, ok=False)
     assert other.returncode == 2 and "another architecture" in other.stderr
@@ -161,6 +158,7 @@ def test_a_run_without_a_logger(script, tmp_path):
     assert (tmp_path / "tb_logs/vae-digits/version_0/pictures/samples/00000060.png").exists()
 
 
+@pytest.mark.filterwarnings("ignore:skipped")
 def test_own_network_term_data_and_logger(script, tmp_path):
     (tmp_path / "pictures/cats").mkdir(parents=True)
     for k in range(12):
@@ -168,7 +166,7 @@ def test_own_network_term_data_and_logger(script, tmp_path):
     (tmp_path / "pictures/cats/broken.png").write_bytes(b"\x89PNG nothing")
     options = ["--model.network", "helpers.tiny", "--model.terms.helpers.roughness", 0.1, "--data.size", 16]
     csv = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.init_args.save_dir", "csv"]
-    result = script("fit", *SHORT, "--data", "./pictures", *options, *csv, PYTHONPATH=str(ROOT / "tests"))
+    result = script("fit", *SHORT, "--data", "./pictures", *options, *csv)
     folder = tmp_path / "tb_logs/vae-pictures/version_0"
     assert re.search(r"1 .*broken\.png", result.stdout), result.stdout
     assert (folder / "pictures/samples/00000060.png").exists()  # the logger takes none
@@ -179,13 +177,13 @@ def test_own_network_term_data_and_logger(script, tmp_path):
         load(folder)
     load(folder, trust=["helpers"])
     assert "--trust helpers" in result.stdout
-    term = script("fit", *SHORT, "--model.terms.helpers.roughness", 0.1, PYTHONPATH=str(ROOT / "tests"))
+    term = script("fit", *SHORT, "--model.terms.helpers.roughness", 0.1)
     assert "--trust helpers" in term.stdout
 
 
 def test_nan_stops_the_script_with_one_line(script):
     options = ["--steps", 200, "--trainer.callbacks", "[helpers.NaNAt]", "--save_every", 40]
-    result = script("fit", "--model", "vae", *options, ok=False, PYTHONPATH=str(ROOT / "tests"))
+    result = script("fit", "--model", "vae", *options, ok=False)
     assert result.returncode == 2
     assert "player 'vae' became NaN or infinite at iteration 60" in result.stderr
     assert "Traceback" not in result.stderr
@@ -238,22 +236,45 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("arguments", MISTAKES)
-def test_one_line_for_a_mistake(arguments, monkeypatch, tmp_path, capsys):
-    """In this process, to be quick; test_exit_status shows that the script does the same."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["fit.py", *arguments.split()])
-    with pytest.raises(SystemExit) as stop:
-        exits.run_main(lambda argv: call(["fit", *argv]))
-    said = capsys.readouterr()
-    assert stop.value.code == 2
-    assert MISTAKES[arguments] in said.err
-    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+def test_one_line_for_a_mistake(arguments, script, tmp_path):
+    said = script("fit", *arguments.split(), ok=False)
+    assert said.returncode == 2
+    assert MISTAKES[arguments] in said.stderr
+    assert said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
     assert not list(tmp_path.glob("tb_logs/*/*/*")), "a mistake leaves no run behind"
 
 
-def test_exit_status(script):
-    result = script("fit", "--model", "vea", ok=False)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
+def test_a_locale_without_arrows(monkeypatch):
+    """As LC_ALL=C where Python is told not to use UTF-8."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    with pytest.raises(SystemExit) as stop:
+        exits.run_main(lambda _: print("2 \N{PLUS-MINUS SIGN} 1"))
+    assert stop.value.code == 0 and written.getvalue().split() == [b"2", b"?", b"1"]
+
+
+def test_a_missing_extra_is_said(run, script, tmp_path, monkeypatch):
+    """Whether it is there or not; what goes on with it is tested in test_compress*.py, where it is there."""
+    Image.new("L", (8, 8), 200).save(tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    result = script("compress", "encode", run[0], "a.png", "--out", "new", ok=False)
+    assert result.returncode == 2 and "pip install constriction" in result.stderr
+    assert stack.initial_words(1).dtype == np.uint32
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+def test_a_command_is_a_script(name, tmp_path, nursery):
+    """In a process of its own; all else about commands is tested in this one."""
+    run = nursery.run(ROOT / f"scripts/{name}.py", "--no_such_option", 1, cwd=tmp_path, ok=False)
+    assert run.returncode == 2 and run.errors.startswith("error: ") and run.errors.count("\n") == 1, run.errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_interpreter(tmp_path):
+    """Which has imported nothing yet."""
+    command = [sys.executable, str(ROOT / "scripts/fit.py"), "--model", "vea"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1, run.stderr
 
 
 def test_layers():

@@ -277,7 +277,7 @@ USUAL = ["--data", "toy", "--data.batch_size", "32", "--steps", "50", "--val_eve
 
 
 def summary_of(folder):
-    return json.loads((folder / "summary.json").read_text())
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
 ADVERSARIAL = [name for name, row in PRESETS.items() if row.model.endswith(".GAN")]
@@ -330,7 +330,7 @@ def test_an_adversarial_model_is_watched_unasked(tmp_path, monkeypatch, capsys):
     values = [row[name] for row in history]
     assert found["best"][name] == pytest.approx(min(values))
     assert found["stability"]["final_over_best"][name]["ratio"] == pytest.approx(values[-1] / min(values))
-    assert "watch: null" in (folder / "config.yaml").read_text()
+    assert "watch: null" in (folder / "config.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("options", [["--model", "gan", "--watch", "none"], ["--model", "r3gan-toy"]])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributions as D
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from lightning_gen.datamodules.digits import Digits
@@ -238,27 +239,19 @@ def gradients(rows: slice) -> dict[str, Tensor]:
     return found
 
 
-def gradients_of_rank(rank: int, file: str, answers: mp.SimpleQueue) -> None:
+def gradients_of_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = gradients(slice(4 * rank, 4 * rank + 4))
     for gradient in found.values():  # the mean over ranks, as DDP takes it
         dist.all_reduce(gradient)
-    answers.put((rank, {name: (gradient / 2).tolist() for name, gradient in found.items()}))
+    print(json.dumps({name: (gradient / 2).tolist() for name, gradient in found.items()}))
     dist.destroy_process_group()
 
 
-def test_two_ranks_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
-    context = mp.get_context("spawn")
-    answers = context.SimpleQueue()
-    ranks = [context.Process(target=gradients_of_rank, args=(i, str(tmp_path / "meet"), answers)) for i in (0, 1)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    assert [process.exitcode for process in ranks] == [0, 0]
+def test_two_ranks_have_the_gradient_of_one_with_the_whole_batch(tmp_path, nursery):
     whole, half = gradients(slice(None)), gradients(slice(4))
-    for _, found in (answers.get() for _ in ranks):
+    for found in map(json.loads, nursery.on_ranks(gradients_of_rank, tmp_path)):
         for name, gradient in whole.items():
             exact(torch.tensor(found[name], dtype=torch.float64), gradient, atol=1e-6)
             assert (gradient - half[name]).abs().max() > 1e-3  # a rank alone has another

@@ -330,9 +330,8 @@ def test_models_that_do_not_translate_or_diverged(place):
 
 def test_the_script_ends_with_status_2(place, run, script):
     picture(place / "in/a.png", 9, 9)
-    where = os.path.dirname(__file__)
-    assert "translated a2b" in script("translate", run, "in", "out", *TRUST, PYTHONPATH=where).stdout
-    again = script("translate", run, "in", "out", *TRUST, ok=False, PYTHONPATH=where)
+    assert "translated a2b" in script("translate", run, "in", "out", *TRUST).stdout
+    again = script("translate", run, "in", "out", *TRUST, ok=False)
     assert again.returncode == 2 and again.stderr.startswith("error: out holds results already")
 
 

@@ -1,9 +1,6 @@
 """The family of translators: moves, terms, switches, resume, devices, precision, pictures and mistakes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -275,14 +272,11 @@ if run.is_global_zero:
 """
 
 
-def test_two_processes_train_every_preset_as_one_does(tmp_path, trainer):
+def test_two_processes_train_every_preset_as_one_does(tmp_path, trainer, nursery):
     """Weights and pools: equal on both ranks, and those of one process up to rounding."""
     (tmp_path / "two.py").write_text(TWO.format(tests=str(ROOT / "tests"), folder=str(tmp_path)))
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "two.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "result.json").read_text()) == dict.fromkeys(ROWS, 0.0)
+    nursery.run(tmp_path / "two.py", cwd=tmp_path, ranks=2)
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == dict.fromkeys(ROWS, 0.0)
     for name in ROWS:
         options = {"network": "resnet"} if name == "pix2pix" else {"pool": 6} if name == "cyclegan" else {}
         model, data = small(name, **options)

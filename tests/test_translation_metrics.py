@@ -1,16 +1,13 @@
 """Evaluation of translators: identities, what a direction lacks, shares of two processes, tables."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from helpers import Painter
 from PIL import Image
+from processes import MEASURE
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from translators import (
@@ -315,10 +312,10 @@ def arguments(run, pairs, *more):
 
 
 def read_report(run):
-    return json.loads((find_checkpoint(run).parent.parent / FILE).read_text())
+    return json.loads((find_checkpoint(run).parent.parent / FILE).read_text(encoding="utf-8"))
 
 
-def test_two_processes_give_the_values_of_one(run):
+def test_two_processes_give_the_values_of_one(run, nursery, tmp_path):
     evaluate.main(arguments(*run, "--fresh"))
     one = read_report(run[0])
     assert one["complete"] and one["setting"]["n"] == 300 and one["setting"]["extractor"] == "raw"
@@ -326,10 +323,7 @@ def test_two_processes_give_the_values_of_one(run):
     assert {f"evaluation/{way}_{name}.png" for way in ("a2b", "b2a") for name in ("translations", "neighbours")} == set(
         one["pictures"]
     )
-    command = [sys.executable, str(ROOT / "scripts/evaluate.py"), *arguments(*run, "--devices", "2", "--fresh")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
+    nursery.run(MEASURE, *arguments(*run, "--devices", "2", "--fresh"), cwd=tmp_path, ranks=2)
     two = read_report(run[0])
     assert set(one["values"]) == set(two["values"]) and one["setting"] == two["setting"]
     for name, value in one["values"].items():

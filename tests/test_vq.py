@@ -2,14 +2,10 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
 from test_resume import same
 
@@ -391,16 +387,13 @@ def test_resumed_bit_identically(run, trainer, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory, nursery):
     """The same command on one and on two processes."""
     folder = tmp_path_factory.mktemp("vq")
     options = "--model vq-vae --model.network_args.width 8 --model.quantizer_args.codes 24 --steps 20 --val_every 20"
     options += " --model.prior_args.width 16 --model.prior_args.dropout 0 --trainer.accelerator cpu"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    for name, more in (("one", []), ("two", ["--trainer.devices", "2"])):
-        command = [sys.executable, str(ROOT / "scripts/fit.py"), *options.split(), "--name", name, *more]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-        assert result.returncode == 0, result.stdout + result.stderr
+    for number, name in enumerate(("one", "two"), 1):
+        nursery.fit(*options.split(), "--name", name, cwd=folder, ranks=number)
     return [folder / f"tb_logs/vq-vae-digits-{name}/version_0" for name in ("one", "two")]
 
 
@@ -412,7 +405,7 @@ def test_two_ranks_equal_one(ranks):
 
 
 def test_validation_of_two_ranks_equals_one(ranks):
-    one, two = (json.loads((folder / "summary.json").read_text())["final"] for folder in ranks)
+    one, two = (json.loads((folder / "summary.json").read_text(encoding="utf-8"))["final"] for folder in ranks)
     assert one == pytest.approx(two, rel=1e-2)
 
 
