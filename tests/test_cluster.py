@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from processes import ROOT
 from test_resume import same
 
 from lightning_gen.storage.checkpoints import read_checkpoint

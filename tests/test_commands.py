@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from processes import ROOT
 
 from lightning_gen import datamodules, exits
 from lightning_gen.commands import COMMANDS, call, overview

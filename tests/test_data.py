@@ -13,8 +13,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
+from processes import ROOT
 
 from lightning_gen.datamodules import DATASETS, UserError, resolve_dataset
 from lightning_gen.datamodules.base import DataModule

@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
+from processes import ROOT
 
 from lightning_gen import datamodules
 from lightning_gen.adversarial.augment import AUGMENTATIONS

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from processes import ROOT
 
 from lightning_gen import load
 from lightning_gen.commands import call

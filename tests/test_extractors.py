@@ -6,7 +6,7 @@ import shutil
 import lightning as L
 import pytest
 import torch
-from conftest import ROOT
+from processes import ROOT
 from torch import nn
 from torchmetrics import Metric
 

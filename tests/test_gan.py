@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT
+from processes import ROOT
 
 from lightning_gen.adversarial import batch_norm_statistics
 from lightning_gen.commands import fit

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 
 import pytest
-from conftest import ROOT
+from processes import ROOT
 
 FLOORS = (  # each imports from those after it alone
     *("commands", "benchmarking", "config", "callbacks", "cluster", "evaluation", "compression", "pictures", "presets"),

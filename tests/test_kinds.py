@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
+from processes import ROOT
 
 from lightning_gen import VAE, load
 from lightning_gen.adversarial.stability import suggestions

@@ -18,8 +18,8 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.likelihood import add_dequantisation_noise, bits_per_dim, discretisation
-from lightning_gen.models import latent as bounds_of
 from lightning_gen.models import vae
+from lightning_gen.models import vae_base as bounds_of
 from lightning_gen.networks import Network
 from lightning_gen.objectives import likelihoods
 from lightning_gen.objectives.latent import (

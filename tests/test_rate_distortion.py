@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from compressors import DIGITS, Quarters, levels, vae
-from conftest import ROOT
+from processes import ROOT
 
 from lightning_gen.commands import fit, rate_distortion
 from lightning_gen.compression.curves import Point, draw, image_codec_points

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 from PIL import Image
+from processes import ROOT
 
 from lightning_gen import exits
 from lightning_gen.compression import stack

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT
+from processes import ROOT
 from test_resume import StopAt, same
 
 from lightning_gen.datamodules.digits import Digits

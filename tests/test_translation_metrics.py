@@ -128,9 +128,9 @@ def test_one_way_only(tmp_path):
 
 def test_the_reference_is_the_same_for_one_way_and_both():
     one, both = subject(Mixing(SPEC)), subject(BothMixing(SPEC))
-    assert one.digest() == both.digest() and one.digest()[1] == 200
-    assert both.digest() == both.other_directions[0].digest()
-    assert one.digest() != subject(Mixing(SPEC), OutlineShapes(size=16, direction="b2a")).digest()
+    assert one.reference_hash() == both.reference_hash() and one.reference_hash()[1] == 200
+    assert both.reference_hash() == both.other_directions[0].reference_hash()
+    assert one.reference_hash() != subject(Mixing(SPEC), OutlineShapes(size=16, direction="b2a")).reference_hash()
 
 
 def test_sides_of_different_shapes(tmp_path):
@@ -182,14 +182,14 @@ def test_what_diverged_is_not_scored(tmp_path):
 
 def test_other_models_do_not_translate(tmp_path):
     data = Digits()
-    s = evaluate.Subject(Painter(data), data, find_extractor("auto", "digits", data.spec), n=20)
+    s = evaluate.EvaluationRun(Painter(data), data, find_extractor("auto", "digits", data.spec), n=20)
     content = measured(s, tmp_path, "cycle", "identity", "pairs", "lpips", "segmentation")
     assert set(content["inapplicable"].values()) == {"Painter does not translate"}
     names = evaluate._names(None, Painter(data))
     assert "cycle" not in names and "elbo" in names
     assert "cycle" in evaluate._names(["cycle"], Painter(data))
     with pytest.raises(UserError, match="Painter does not translate, and these data have two sides"):
-        evaluate.Subject(Painter(data), OutlineShapes(size=16), "", n=20)
+        evaluate.EvaluationRun(Painter(data), OutlineShapes(size=16), "", n=20)
 
 
 def test_a_translator_needs_its_own_kind_of_data():
