@@ -55,14 +55,18 @@ class Nursery:
             )
         return Copy(self, job)
 
-    def pair(self, script, *arguments, cwd, **environment):
-        """Two ranks, as torchrun would start them."""
+    def pair(self, script, *arguments, cwd, by="torchrun", **environment):
+        """Two ranks, as torchrun or Lightning would start them."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        world = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
-        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
-        return [self.start(script, *arguments, cwd=cwd, RANK=rank, LOCAL_RANK=rank, **world) for rank in range(2)]
+        world = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
+        if by == "torchrun":
+            world |= {"LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
+        else:
+            world |= {"NODE_RANK": 0}
+        ranks = [{"LOCAL_RANK": rank} | ({"RANK": rank} if by == "torchrun" else {}) for rank in range(2)]
+        return [self.start(script, *arguments, cwd=cwd, **world, **rank) for rank in ranks]
 
     def run(self, script, *arguments, cwd, ranks=1, ok=True, **environment):
         """A script on one or two ranks, to its end; returns the first rank, with what all have said."""
@@ -183,10 +187,10 @@ def copy(job):
     sys.argv = [job["script"], *job["arguments"]]
     sys.path[0] = str(Path(job["script"]).parent)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if "RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ:
         from lightning.pytorch.utilities import rank_zero_only
 
-        rank_zero_only.rank = int(os.environ["RANK"])  # which is read from the environment at the import
+        rank_zero_only.rank = int(os.environ["LOCAL_RANK"])  # which is read from the environment at the import
     status = 1
     try:
         runpy.run_path(job["script"], run_name="__main__")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,26 +33,32 @@ LONG = [
 WAITS = "[{class_path: helpers.Waits, init_args: {iteration: %d}}]"
 
 
-def hit(nursery, folder, name, victim, how, *arguments, at=None):
+def hit(nursery, folder, victim, how, *arguments, at=None, launched=True):
     """Start a run of several processes, send one of them a signal: in an iteration, or else after two checkpoints.
+
+    Args:
+        launched: the first process starts the others, which takes them 5 s; else two are there already.
 
     Returns: the first process, which has ended, with what all have said and those that have survived it.
     """
+    name = "hit"
     arguments = [*arguments, "--name", name, *([] if at is None else ["--trainer.callbacks", WAITS % at])]
     previous = folder / f"tb_logs/vae-digits-{name}/version_0/checkpoints/previous.ckpt"
-    process = nursery.start(FIT, *arguments, cwd=folder)
+    start = nursery.start if launched else partial(nursery.pair, by="lightning")
+    started = start(FIT, *arguments, cwd=folder)
+    process, *others = [started] if launched else started
     process.until((folder / f"rank{victim}.here").exists if at is not None else previous.exists)
-    everyone = [process.pid, *process.children()]
+    everyone = [process.pid, *(process.children() if launched else (other.pid for other in others))]
     os.kill(everyone[victim], how)
     (folder / "go").touch()
     process.wait()
-    process.said = process.output + process.errors
     give_up = time.monotonic() + 60
     while (left := set(everyone) & set(table())) and time.monotonic() < give_up:
         time.sleep(0.1)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     process.left = left
+    process.said = "".join(part.output + part.errors for part in (process, *others))
     return process
 
 
@@ -69,7 +76,7 @@ def whole(tmp_path_factory, nursery):
 
 @pytest.mark.parametrize(("victim", "how"), [(1, signal.SIGTERM), (0, signal.SIGUSR1), (1, signal.SIGINT)])
 def test_a_signal_to_one_rank_stops_all_at_the_same_boundary(tmp_path, nursery, whole, victim, how):
-    run = hit(nursery, tmp_path, "hit", victim, how, *VAE, "--trainer.devices", 2, at=33)
+    run = hit(nursery, tmp_path, victim, how, *VAE, "--trainer.devices", 2, at=33, launched=how == signal.SIGTERM)
     assert run.returncode == 128 + how and not run.left, run.said
     assert "everything is saved" in run.said and "Traceback" not in run.said
     assert 0 < last(tmp_path, "hit")["lightning_gen"]["iteration"] < 120
@@ -81,7 +88,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_boundary(tmp_path, nursery, 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_devices_in_the_middle_of_an_epoch(tmp_path, nursery, whole, before, after):
     """Order and noise stay; only rounding differs."""
-    run = hit(nursery, tmp_path, "hit", 0, signal.SIGTERM, *VAE, "--trainer.devices", before, at=46)
+    run = hit(nursery, tmp_path, 0, signal.SIGTERM, *VAE, "--trainer.devices", before, at=46, launched=before == 1)
     assert run.returncode == 143, run.said
     done = last(tmp_path, "hit")["lightning_gen"]["iteration"]
     assert done % 10, "digits have 10 batches an epoch; this stop is to be inside of one"
@@ -108,7 +115,7 @@ def test_a_gan_on_another_number_of_devices_in_the_middle_of_an_epoch(tmp_path, 
 
 
 def test_a_lost_rank_is_named(tmp_path, nursery):
-    run = hit(nursery, tmp_path, "hit", 1, signal.SIGKILL, *LONG, "--data.batch_size", 120, "--trainer.devices", 3)
+    run = hit(nursery, tmp_path, 1, signal.SIGKILL, *LONG, "--data.batch_size", 120, "--trainer.devices", 3)
     assert run.returncode == 1 and not run.left, run.said
     assert "error: rank 1 of 3 no longer answers" in run.said and "--resume" in run.said
     assert "ranks 0, 1" not in run.said, "only the one that is lost"
@@ -135,10 +142,9 @@ def test_the_launcher_leaves_no_frozen_rank_behind():
 
 
 def test_the_first_rank_is_lost(tmp_path, nursery):
-    run = hit(nursery, tmp_path, "hit", 0, signal.SIGKILL, *LONG, "--trainer.devices", 2)
+    run = hit(nursery, tmp_path, 0, signal.SIGKILL, *LONG, "--trainer.devices", 2)
     assert run.returncode == -signal.SIGKILL and not run.left, run.said
-    said = run.output + run.errors  # the other one speaks until it has ended too
-    assert "error on rank 1: rank 0 of 2 no longer answers" in said
+    assert "error on rank 1: rank 0 of 2 no longer answers" in run.said
 
 
 @pytest.mark.parametrize(("hook", "expected"), [("on_fit_start", 130), ("on_train_end", 0), ("on_fit_end", 130)])
@@ -210,7 +216,7 @@ def test_the_data_vanish(tmp_path, nursery):
     ranks = nursery.pair(FIT, *LONG, *options, cwd=tmp_path)
     ranks[0].until(previous.exists)
     pictures.rename(tmp_path / "gone")
-    assert [rank.wait() for rank in ranks] == [2, 2]
+    assert ranks[0].wait() == 2 and ranks[1].wait() in (1, 2)  # the second one may only see the first one leave
     said = "".join(rank.output + rank.errors for rank in ranks)
     assert "no example of training batch" in said and "Traceback" not in said, said
     read_checkpoint(previous.with_name("last.ckpt"))
@@ -218,7 +224,7 @@ def test_the_data_vanish(tmp_path, nursery):
 
 def test_killed_at_any_time(tmp_path, nursery):
     """kill -9 at three moments; benchmarks/faults.py does it a hundred times."""
-    steps = ["--model", "vae", "--steps", 1500, "--save_every", 25, "--val_every", 500]
+    steps = ["--model", "vae", "--steps", 1000, "--save_every", 25, "--val_every", 500]
     nursery.fit(*steps, "--name", "whole", cwd=tmp_path)
     reference, rng = last(tmp_path, "whole"), np.random.default_rng(0)
     folder = tmp_path / "tb_logs/vae-digits-hit/version_0"
