@@ -90,7 +90,7 @@ def destroy_gloo_group() -> None:
 
     Lightning does so for NCCL alone.
     """
-    distributed = sys.modules.get("torch.distributed")  # where it is not imported, nobody has met
+    distributed = sys.modules.get("torch.distributed")  # where it is not imported, there is no process group
     met = distributed is not None and distributed.is_available() and distributed.is_initialized()
     if distributed and met and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()

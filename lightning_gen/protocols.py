@@ -67,7 +67,7 @@ class Discriminates(Samples, Protocol):
         """x (B, *shape), classes (B,) where the model takes them -> logits (B,), above 0 for what looks real.
 
         Raises:
-            UserError: the discriminator judges several examples together.
+            UserError: the discriminator is packed, and scores no single example.
         """
 
 

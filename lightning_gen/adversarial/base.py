@@ -1,4 +1,4 @@
-"""What all models share in which a discriminator judges: pair of losses, penalties, augmentation, LeCam's anchors."""
+"""What all models with a discriminator share: adversarial losses, penalties, augmentation, LeCam's anchors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AdversarialMixin:
     def setup_adversarial(
         self, adversarial: str, penalties: Mapping[str, Any] | None, augment: Mapping[str, Any] | None, spec: DataSpec
     ) -> None:
-        """Read the choices; ``spec`` is what a discriminator judges.
+        """Set up from the options; ``spec`` is what a discriminator sees.
 
         Raises:
             UserError: an unknown name or option.
@@ -56,7 +56,7 @@ class AdversarialMixin:
         self.schedules |= {f"augment.{name}": chance for name, chance in self.augment.schedules.items()}
 
     def check_discriminator_constraint(self, discriminator: nn.Module, constrained: bool) -> None:
-        """Refuse a penalty that cannot be taken of a discriminator; warn of a game without a bound."""
+        """Refuse a penalty that cannot be taken of a discriminator; warn of a critic without a bound."""
         if self.penalties.contains_any(*NEEDS_GRADIENT):
             check_penalisable(discriminator)
         elif self.pair in NEEDS_CONSTRAINT and not constrained:
@@ -79,7 +79,7 @@ class AdversarialMixin:
         return self.augment(x, noise, chances)
 
     def add_weighted_terms(self, loss: Tensor, logs: Logs, s: Any) -> tuple[Tensor, Logs]:
-        """The loss of the player that is judged, with its weighted terms for what its move produced."""
+        """The generator's loss with its weighted terms, for what its step produced."""
         for name, term in self.terms.items():
             logs[name] = term(s, self.weight).mean()  # type: ignore[attr-defined]
             loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ class AdversarialMixin:
         """What a discriminator says of real and of fake (B, *shape), the weighted penalties and the mean of each.
 
         Args:
-            judge: the discriminator, with all conditions bound in it.
+            discriminator: the network, with all conditions bound in it.
             real: as the discriminator sees them.
             fake: likewise, without a graph.
             batch: number of examples of this device's part, of which the global batch follows.
@@ -123,8 +123,8 @@ class AdversarialMixin:
         def game() -> DiscriminatorStep:
             numbers = self.penalties.needs_noise * (1 + real[0].numel())
             noise = self.noise((len(real), numbers), stream)  # type: ignore[attr-defined]
-            judged = (of_real[0], of_fake[0], anchors.clone(), at_real, at_fake)
-            return DiscriminatorStep(lambda seen: discriminator(seen)[0], real, fake, noise, *judged)
+            outputs = (of_real[0], of_fake[0], anchors.clone(), at_real, at_fake)
+            return DiscriminatorStep(lambda seen: discriminator(seen)[0], real, fake, noise, *outputs)
 
         world = batch * self._noise.num_shards  # type: ignore[attr-defined]
         penalty, values = self.penalties.loss(game, iteration, world, self.weight)  # type: ignore[attr-defined]

@@ -33,10 +33,10 @@ class StandingStatistics:
     _measured = -1  # iteration whose weights were measured
 
     def check_statistics(self, generator: nn.Module) -> None:
-        """Refuse averaged batch norms whose statistics nobody can measure later.
+        """Refuse averaged batch norms whose statistics cannot be measured later.
 
         Raises:
-            UserError: the generator is told texts, which a checkpoint does not hold.
+            UserError: the generator is conditioned on texts, which a checkpoint does not hold.
         """
         norms = any(isinstance(m, _BatchNorm) for m in generator.modules())
         if norms and self.condition_length and "generator" in self.half_life:  # type: ignore[attr-defined]

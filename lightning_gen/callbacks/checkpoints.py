@@ -142,9 +142,9 @@ class Checkpoints(Checkpoint):
             return self.signals.pending
         if model.iteration < self._next_question:
             return 0
-        wish = torch.tensor([self.signals.pending, self._pause(model)], device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
-        signum, pause = wish.tolist()
+        request = torch.tensor([self.signals.pending, self._pause(model)], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(request, torch.distributed.ReduceOp.MAX)
+        signum, pause = request.tolist()
         self._next_question, self._last = model.iteration + pause, (model.iteration, time.monotonic())
         return signum
 
@@ -161,7 +161,7 @@ class Checkpoints(Checkpoint):
             return False
         wanted = trainer.is_global_zero and (signum == getattr(signal, TIME_LIMIT_SIGNAL, 0) or is_preempted())
         reason = requeue() if wanted else ""
-        trainer.strategy.barrier()  # nobody leaves before, because the first to leave may end the others
+        trainer.strategy.barrier()  # all leave together, because the first to leave may end the others
         if reason:
             print(f"the job could not be put back into the queue: {reason}", flush=True)
         return wanted and not reason

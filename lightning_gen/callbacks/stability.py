@@ -37,7 +37,7 @@ class Stability(Callback):
 
     - ``val/logit_real``, ``val/logit_fake``: the discriminator's mean logit of validation examples and of samples, and
       ``val/logit_gap``, their difference; ``val/sign_real``, ``val/sign_fake``: the shares of positive logits. They are
-      missing where the discriminator judges several examples together.
+      missing where the discriminator is packed (PacGAN).
     - ``val/diversity``: mean distance of two samples over that of two validation examples; 1 is as varied as the data,
       0 all the same.
     - ``val/duplicates``: share of samples with another one nearer than 99 % of the validation examples have one.
@@ -157,7 +157,7 @@ def _logits(model: Any, real: Tensor, y: Tensor | None, fake: Tensor, asked: Ten
     """What the discriminator says of validation examples and of samples (n, *shape) under their conditions."""
     try:
         of_real, of_fake = _judged(model, real, y), _judged(model, fake, asked)
-    except UserError:  # it judges several examples together
+    except UserError:  # a packed discriminator scores no single example
         return {}
     check_finite(torch.cat([of_real, of_fake]), "logits")
     means = {"real": float(of_real.mean()), "fake": float(of_fake.mean())}
@@ -173,8 +173,8 @@ def _judged(model: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """Logits (n,) in float64, on the CPU."""
     parts = []
     for rows in torch.arange(len(x)).split(EVAL_BATCH_SIZE):
-        told = {} if y is None else {"y": y[rows].to(model.device)}
-        parts.append(model.discriminate(x[rows].to(model.device), **told).double().cpu())
+        condition = {} if y is None else {"y": y[rows].to(model.device)}
+        parts.append(model.discriminate(x[rows].to(model.device), **condition).double().cpu())
     return torch.cat(parts)
 
 

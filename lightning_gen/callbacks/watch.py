@@ -28,7 +28,7 @@ LEAST = 100  # examples from which a distance is still worth watching
 
 
 class Watch(Callback):
-    """Logs a distance of samples to the validation examples under its honest name, such as ``val/fd_mnist_v1@1k``.
+    """Logs a distance of samples to the validation examples as ``val/fd_mnist_v1@1k``.
 
     The samples have fixed numbers of a fixed seed, so the values of a run differ by the model alone, and the random
     numbers of training are untouched. A distance of few samples is larger than one of many: compare at an equal number.

@@ -1,4 +1,4 @@
-"""Signals as a wish that is fulfilled at the next boundary between two iterations, by all ranks together."""
+"""Signals are noted, and acted on between two iterations, by all ranks together."""
 
 from __future__ import annotations
 

@@ -234,8 +234,8 @@ def _differ(what: str, runs: Sequence[Run], values: Sequence[str], shown: Sequen
     groups: dict[str, list[str]] = {}
     for run, text in zip(runs, shown or values, strict=True):
         groups.setdefault(text, []).append(run.label)
-    told = ", ".join(f"{text} ({', '.join(group)})" for text, group in groups.items())
-    return f"{what} {told}" if len(set(values)) > 1 else ""
+    groups_text = ", ".join(f"{text} ({', '.join(group)})" for text, group in groups.items())
+    return f"{what} {groups_text}" if len(set(values)) > 1 else ""
 
 
 def summary_table(runs: Sequence[Run]) -> Table:

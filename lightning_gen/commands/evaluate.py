@@ -25,7 +25,7 @@ from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.loader import cores
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import pictures, translation
-from lightning_gen.evaluation.evaluation_run import EvaluationRun, told
+from lightning_gen.evaluation.evaluation_run import EvaluationRun, error_message
 from lightning_gen.evaluation.groups import CODES, METRICS, SAMPLES, TRANSLATIONS, VERSION, Metric
 from lightning_gen.evaluation.report import FILE, PREVIOUS, Report
 from lightning_gen.evaluation.samplers import add_sampler, attach_sampler
@@ -113,7 +113,7 @@ def draw(subject: EvaluationRun, report: Report) -> dict[str, Tensor]:
     except Inapplicable:  # it makes no samples
         pass
     except Exception as error:
-        report.failed("pictures", told(error))
+        report.failed("pictures", error_message(error))
     return shown
 
 
@@ -131,7 +131,7 @@ def measure(subject: EvaluationRun, report: Report, names: list[str]) -> bool:
         except Inapplicable as reason:
             report.inapplicable(name, str(reason))
         except Exception as error:  # of the user's model, or ours: the other groups are measured in any case
-            report.failed(name, told(error))
+            report.failed(name, error_message(error))
         else:
             for value in values.values():
                 value.seconds = round(time.perf_counter() - start, 2)
@@ -279,7 +279,7 @@ def _setting(s: EvaluationRun, model: Any, path: Path, config: Mapping[str, Any]
 
 
 def _warn(s: EvaluationRun, given: Any, report: Report) -> None:
-    """Say what may surprise."""
+    """Warn of settings whose values are easily misread."""
     if not s.unbinarized_data.has_own_examples(s.split):
         print("warning: the data have no test examples of their own: training examples are the reference", flush=True)
     if given.n and given.n > s.n:

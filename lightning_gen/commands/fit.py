@@ -202,7 +202,7 @@ def _watch(config: dict[str, Any], model: GenerativeModule, data: Any) -> Watch 
 
 
 def _stability(config: dict[str, Any], model: GenerativeModule, data: Any, watch: Watch | None) -> Stability | None:
-    """The callback that looks after a game of two players."""
+    """The callback that watches the stability of adversarial training."""
     asked = config.get("on_collapse")
     if isinstance(model, Discriminates) and isinstance(data, DataModule):
         return Stability(data, asked or "warn", watch, config["seed"])

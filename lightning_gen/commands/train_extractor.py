@@ -1,4 +1,4 @@
-"""Train the classifier whose features judge generated images: what scripts/train_extractor.py does."""
+"""Train the classifier whose features the metrics of generated images use: what scripts/train_extractor.py does."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser = Parser(
         prog=program("train-extractor"),
-        description="Train a classifier of labelled images, whose features then judge generated ones.",
+        description="Train a classifier of labelled images, whose features the metrics then use.",
         allow_abbrev=False,
         epilog="Options of the data are written as for fit: --data.root DIR, --data.size 64, --data.batch_size 256.",
     )

@@ -208,7 +208,9 @@ class EvaluationRun:
             error = caught
         if self.world > 1:
             everyone: list[Any] = [None] * self.world
-            torch.distributed.all_gather_object(everyone, error and (isinstance(error, Inapplicable), told(error)))
+            torch.distributed.all_gather_object(
+                everyone, error and (isinstance(error, Inapplicable), error_message(error))
+            )
             if error is None and (found := next(filter(None, everyone), None)):
                 raise (Inapplicable if found[0] else UserError)(found[1])
         if error is not None:
@@ -347,7 +349,7 @@ def _cat(column: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(known) if known else None
 
 
-def told(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """An error of a model or metric; of one that is not the user's to mend, also its place in the program."""
     if isinstance(error, UserError | Inapplicable):
         return str(error)

@@ -1,4 +1,4 @@
-"""The collapse doctor: looks at a trained model's latents and says what is wrong, and what to try."""
+"""Posterior collapse: active units, KL per dimension and mutual information of a trained model, and what to try."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def identity(s: EvaluationRun) -> Measured:
 def pairs(s: EvaluationRun) -> Measured:
     """How near translations come to the truth."""
 
-    def judge(x: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    def compare(x: Tensor, truth: Tensor) -> dict[str, Tensor]:
         grey = _difference(x, truth)
         x, truth = to_float(x, "uint8"), to_float(truth, "uint8")
         return {"psnr": images.psnr(x, truth), "ssim": images.ssim(x, truth), "l1": grey}
@@ -253,38 +253,38 @@ def pairs(s: EvaluationRun) -> Measured:
         "ssim": ("SSIM", "higher"),
         "l1": ("mean |difference| in grey levels 0 to 255", "lower"),
     }
-    yield from _against_truth(s, about, judge)
+    yield from _against_truth(s, about, compare)
 
 
 def perceptual(s: EvaluationRun) -> Measured:
     """How near translations come to the truth in the eyes of a network."""
     device, distance = _paired(s).device, lpips()
 
-    def judge(x: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    def compare(x: Tensor, truth: Tensor) -> dict[str, Tensor]:
         return {"lpips_alex": distance(*(to_float(picture.to(device), "uint8") for picture in (x, truth)))}
 
-    yield from _against_truth(s, {"lpips_alex": ("LPIPS with AlexNet (Zhang et al. 2018)", "lower")}, judge)
+    yield from _against_truth(s, {"lpips_alex": ("LPIPS with AlexNet (Zhang et al. 2018)", "lower")}, compare)
 
 
 def _against_truth(
     s: EvaluationRun,
     about: Mapping[str, tuple[str, str]],
-    judge: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    compare: Callable[[Tensor, Tensor], dict[str, Tensor]],
 ) -> Measured:
     """Values of each test pair's translation against its truth, and of its untranslated picture.
 
     Args:
         s: of a direction.
         about: name of a value -> what it is, and which way is better.
-        judge: pictures (B, C, H, W) uint8 and their truth to columns (B,) of these names.
+        compare: pictures (B, C, H, W) uint8 and their truth to columns (B,) of these names.
     """
     route = _paired(s)
     source, target = route.source_and_target
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         truth = _levels(batch[target])
-        columns = judge(_levels(route.translate(batch[source])), truth)
-        own = judge(_levels(batch[source]), truth) if route.keeps_shape else {}
+        columns = compare(_levels(route.translate(batch[source])), truth)
+        own = compare(_levels(batch[source]), truth) if route.keeps_shape else {}
         return columns | {f"{name}{UNTRANSLATED}": column for name, column in own.items()}
 
     names = [*about, *(f"{name}{UNTRANSLATED}" for name in about if route.keeps_shape)]

@@ -72,7 +72,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
         corruption: of what the encoder sees in training: {"gaussian": sd} or {"mask": probability of black}, or ramps.
         prior: "normal", N(0, I), for models whose codes are drawn to it; "fitted", a Gaussian with the mean and
             covariance of the codes of the last validation, N(0, I) before the first.
-        conditional: whether encoder and decoder are told the class.
+        conditional: whether encoder and decoder are class-conditional.
         **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
 
     Raises:
@@ -181,7 +181,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
 
 
 class AAE(Autoencoder):
-    """A discriminator tells codes from draws of the prior, and the encoder learns to deceive it.
+    """A discriminator separates codes from draws of the prior, and the encoder is trained to fool it.
 
     Makhzani et al. 2016, section 2; both losses of the encoder are minimised in one step.
 

@@ -24,7 +24,7 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
     Args:
         spec: the data's spec.
         terms: term -> weight, ramp, or {weight, **arguments}.
-        conditional: whether the networks are told the condition of each example: its class, or its text.
+        conditional: whether the networks are conditioned on each example's class or text.
         **options: of GenerativeModule.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What all models share that decode random codes: the condition that they may be told, and samples by number."""
+"""What all models share that decode random codes: their condition, and samples by number."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class ConditionalMixin:
     """Codes are drawn and decoded, under a condition where the model takes one; mixed into a GenerativeModule."""
 
     draw_dim: int  # numbers that a draw from the prior takes
-    condition_spec: ConditionSpec | None  # what the model can be told
-    classes: int  # that it can be told, 0 for none
-    condition_length: int  # tokens of the text that it can be told, 0 for none
+    condition_spec: ConditionSpec | None  # what the model is conditioned on
+    classes: int  # that it is conditioned on, 0 for none
+    condition_length: int  # tokens of the text that it is conditioned on, 0 for none
     sampler: SamplesLatents | None = None  # in place of the prior, see samplers.py
 
     def setup_condition(self, conditional: bool) -> None:
@@ -28,9 +28,9 @@ class ConditionalMixin:
         Raises:
             UserError: a conditional model on data without labels and texts.
         """
-        told = self.condition_spec = condition_spec(self.spec, conditional)  # type: ignore[attr-defined]
-        self.classes = told.size if told and told.kind == "class" else 0
-        self.condition_length = told.length if told else 0
+        known = self.condition_spec = condition_spec(self.spec, conditional)  # type: ignore[attr-defined]
+        self.classes = known.size if known and known.kind == "class" else 0
+        self.condition_length = known.length if known else 0
 
     @property
     def condition_kwargs(self) -> dict[str, ConditionSpec]:
@@ -38,7 +38,7 @@ class ConditionalMixin:
         return {"condition": self.condition_spec} if self.condition_spec else {}
 
     def condition(self, y: Tensor | None) -> Tensor | None:
-        """What the networks are told beside x or z: class ids (B,), tokens (B, L), or nothing.
+        """What the networks take beside x or z: class ids (B,), tokens (B, L), or nothing.
 
         Raises:
             UserError: the model is conditional and there is no condition, or its ids are out of range.

@@ -56,8 +56,8 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         penalties: of the discriminator: penalty -> weight, ramp, or {weight, every, **arguments}; ``every`` n
             computes it each n-th iteration with n times the weight; weight "auto" is ``auto_gamma`` / 2.
         terms: of the generator: term -> weight, ramp, or {weight, **arguments}.
-        condition: how the discriminator is told the class, or the text: "none" (nobody is), "concat" (with its input),
-            "projection" (Miyato and Koyama 2018), or "classifier" (it names the class instead, Odena et al. 2017).
+        condition: how the discriminator is conditioned on the class or the text: "none" (no network is), "concat"
+            (with its input), "projection" (Miyato and Koyama 2018), or "classifier" (it classifies; Odena et al. 2017).
         codes: of InfoGAN: {"categorical": sizes, "continuous": number, "weight": of the information}.
         n_critic: iterations of the discriminator for each of the generator.
         weight_clip: the discriminator's weights are clipped to [-weight_clip, weight_clip].
@@ -140,10 +140,10 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         """Its outputs are the logit, then what tells the classes, then Q's of the codes."""
         named = self.classes if self.condition_by == "classifier" else 0
         self._outputs = [1, named, self.codes.num_outputs if self.codes else 0]
-        told = self.condition_kwargs if self.condition_by == "concat" else {}
+        arguments = self.condition_kwargs if self.condition_by == "concat" else {}
         channels, *others = self.discriminator_spec.shape
         packed = self.discriminator_spec._replace(shape=(channels * self.pack, *others))
-        built = networks.encoder(network, packed, sum(self._outputs), **args, **told)
+        built = networks.encoder(network, packed, sum(self._outputs), **args, **arguments)
         known = self.condition_spec
         return Projection(built, known) if known and self.condition_by == "projection" else built
 

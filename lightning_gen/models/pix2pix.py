@@ -37,7 +37,7 @@ class Pix2Pix(TranslationBase):
         "generator": ("generator",),
         "discriminator": ("discriminator",),
     }
-    told = True
+    conditional_discriminator = True
 
     def __init__(self, spec: DataSpec, **options: Any) -> None:
         super().__init__(spec, **options)

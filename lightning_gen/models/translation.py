@@ -1,4 +1,4 @@
-"""What all translators share: pictures of two sides a and b, discriminators that judge one side, terms, averages.
+"""What all translators share: pictures of two sides a and b, a discriminator for each target side, terms, averages.
 
 a -> G -> ab        D_b tells ab from b
 b -> F -> ba        D_a tells ba from a, where there is a way back
@@ -58,8 +58,10 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
 
     directions: tuple[str, ...] = ("a2b",)
     translators: ClassVar[dict[str, str]] = {"a2b": "generator"}  # direction -> submodule
-    critics: ClassVar[dict[str, str]] = {"b": "discriminator"}  # side that is judged -> submodule
-    told: ClassVar[bool] = False  # whether a discriminator also sees what a picture was translated from
+    critics: ClassVar[dict[str, str]] = {"b": "discriminator"}  # side that a discriminator scores -> submodule
+    conditional_discriminator: ClassVar[bool] = (
+        False  # whether a discriminator also sees what a picture was translated from
+    )
     anchors: Tensor
 
     def __init__(
@@ -87,7 +89,10 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
             source, target = (shapes[side] for side in DIRECTION_SIDES[direction])
             setattr(self, name, networks.translator(network, source, target[0], **(network_args or {})))
         for side, name in self.critics.items():
-            seen = (sum(shape[0] for shape in shapes.values()) if self.told else shapes[side][0], *shapes[side][1:])
+            seen = (
+                sum(shape[0] for shape in shapes.values()) if self.conditional_discriminator else shapes[side][0],
+                *shapes[side][1:],
+            )
             setattr(self, name, networks.critic(critic, DataSpec(seen), **(critic_args or {})))
         self.setup_adversarial(adversarial, penalties, augment, DataSpec(seen))
         self.terms = parse_terms(terms or {}, TRANSLATION_TERMS)
@@ -100,7 +105,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
             spectral_norm_(getattr(self, name))
         for name in self.critics.values():
             self.check_discriminator_constraint(getattr(self, name), spectral_norm != "none")
-        self.register_buffer("anchors", torch.zeros(len(self.critics), 2))  # LeCam's, see contest.py
+        self.register_buffer("anchors", torch.zeros(len(self.critics), 2))  # LeCam's, see adversarial/base.py
 
     # Training
 
@@ -123,14 +128,14 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
     def discriminator_loss(self, side: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
         """d of the pair with the penalties, for real pictures of this side and translations onto it (B, *shape)."""
 
-        def judge(x: Tensor) -> tuple[Tensor, Tensor]:
+        def discriminate(x: Tensor) -> tuple[Tensor, Tensor]:
             patches = self.logits(side, x)  # (B, patches)
             return patches.mean(1), patches
 
         anchors = self.anchors[list(self.critics).index(side)]
         shown = self.augmented(real, f"real_{side}"), self.augmented(fake, f"fake_{side}")
         of_real, of_fake, penalty, values = self.discriminator_outputs_and_penalties(
-            judge, *shown, len(real), anchors, f"penalty_{side}"
+            discriminate, *shown, len(real), anchors, f"penalty_{side}"
         )
         loss = self.pair.discriminator(of_real[1], of_fake[1]).mean()
         return loss + penalty, {"adversarial": loss, **logit_statistics(of_real[1], of_fake[1]), **values}

@@ -52,8 +52,8 @@ class VAE(GaussianPosteriorMixin, VAEBase):
         prior_args: options of the prior, for example {"components": 200}.
         estimator: "elbo", "iwae", "stl" or "dreg", see objectives/estimators.py.
         k: draws of z for each example, of an estimator other than elbo.
-        conditional: whether encoder and decoder are told the class or the text, q(z|x, y) and p(x|z, y) (Sohn et al.
-            2015).
+        conditional: whether encoder and decoder are conditioned on the class or the text, q(z|x, y) and p(x|z, y)
+            (Sohn et al. 2015).
         val_k: importance samples of the likelihood bound in validation.
         **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
     """

@@ -43,7 +43,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         terms: of the encoder: term -> weight, ramp, or {weight, **arguments}.
         gamma: weight of the reconstruction error for the decoder, a number or a ramp.
         adversarial: a name of ``ADVERSARIAL``, or an import path.
-        conditional: whether all three networks are told the class.
+        conditional: whether all three networks are class-conditional.
         **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
     """
 

@@ -54,8 +54,8 @@ class VQVAE(AutoencoderBase):
         prior_from: when the prior's turn comes: a share of the run, "60%", or an iteration.
         loss: of the reconstruction: "squared" or "absolute", summed over x, or an import path.
         terms: of the autoencoder: term -> weight, ramp, or {weight, **arguments}: commitment.
-        conditional: whether the prior is told the class or the text, where the data have any.
-        no_class: share of examples whose condition the prior is not told, so that it also knows rows of any.
+        conditional: whether the prior is conditioned on the class or the text, where the data have any.
+        no_class: share of training examples whose condition is dropped, so that the prior is also unconditional.
         **options: of GenerativeModule: optimizers, lr, ema (of the prior), clip, accumulate, log_every, seed.
 
     Raises:

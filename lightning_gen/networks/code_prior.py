@@ -24,7 +24,7 @@ class CodePrior(nn.Module):
         length: L.
         vocab: K.
         groups: equal parts of the row, one behind the other, in which the same token means something else.
-        condition: the ``ConditionSpec`` of what it may be told, or None; of classes one more embedding stands for none.
+        condition: the ``ConditionSpec``, or None; of classes one more embedding stands for none.
         width: W, of the layers.
         depth: number of layers.
         heads: of the attention, a divisor of the width.
@@ -69,7 +69,7 @@ class CodePrior(nn.Module):
 
     def forward(self, tokens: Tensor, c: Tensor | None = None) -> Tensor:
         before = self.token(tokens[:, :-1] + self._shift()[:-1])  # (B, L - 1, W)
-        h = F.pad(before, (0, 0, 1, 0)) + self.place.weight + self.told(len(tokens), c)
+        h = F.pad(before, (0, 0, 1, 0)) + self.place.weight + self.condition_embedding(len(tokens), c)
         h = self.dropout(h)
         for layer in self.layers:
             h = layer(h)
@@ -79,7 +79,7 @@ class CodePrior(nn.Module):
         assert isinstance(self.shift, Tensor)
         return self.shift
 
-    def told(self, n: int, c: Tensor | None) -> Tensor:
+    def condition_embedding(self, n: int, c: Tensor | None) -> Tensor:
         """Conditions (n, ...) or ``none`` -> what is added at each place, (n, 1, W)."""
         c = self.spec.none(n, self.place.weight.device) if c is None else c
         return self.condition(c).unsqueeze(1)
@@ -103,9 +103,9 @@ class CachedTokenStream:
         assert not prior.training, "a stream needs eval mode: with dropout it would not repeat"
         self.prior, self.n, self.place = prior, n, 0
         with torch.no_grad():
-            self.told = prior.told(n, c)  # (n, 1, W)
-        shape = (n, prior.heads, prior.length, self.told.shape[2] // prior.heads)
-        self.memories = [Memory(self.told.new_empty(shape)) for _ in prior.layers]
+            self.condition_embedding = prior.condition_embedding(n, c)  # (n, 1, W)
+        shape = (n, prior.heads, prior.length, self.condition_embedding.shape[2] // prior.heads)
+        self.memories = [Memory(self.condition_embedding.new_empty(shape)) for _ in prior.layers]
 
     @torch.no_grad()
     def next_logits(self, previous: Tensor | None) -> Tensor:
@@ -117,7 +117,7 @@ class CachedTokenStream:
         if self.place == self.prior.length or (previous is None) != (self.place == 0):
             given = "no tokens" if previous is None else "tokens"
             raise ValueError(f"next() was given {given} at place {self.place} of {self.prior.length}")
-        h = self.told + self.prior.place.weight[self.place]
+        h = self.condition_embedding + self.prior.place.weight[self.place]
         if previous is not None:
             h = h + self.prior.token(previous + self.prior._shift()[self.place - 1]).unsqueeze(1)
         for layer, memory in zip(self.prior.layers, self.memories, strict=True):

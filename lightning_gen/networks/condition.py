@@ -105,7 +105,7 @@ def condition_spec(spec: DataSpec, conditional: bool) -> ConditionSpec | None:
 
 
 def has_condition(spec: DataSpec) -> bool:
-    """Whether something comes with the examples that a model can be told."""
+    """Whether something comes with the examples that a model can be conditioned on."""
     return spec.condition == "text" or spec.num_classes > 0
 
 
@@ -125,7 +125,7 @@ def repeat(c: Tensor | None, times: int) -> Tensor | None:
 
 
 def call(network: Callable[..., Tensor], given: Tensor, c: Tensor | None, x: Tensor | None = None) -> Tensor:
-    """A network of x or z, told the condition where there is one.
+    """Call a network of x or z, with the condition where there is one.
 
     Args:
         network: an encoder, a decoder or a method of one.
@@ -133,8 +133,8 @@ def call(network: Callable[..., Tensor], given: Tensor, c: Tensor | None, x: Ten
         c: (B,) ids or (B, L) tokens, or None.
         x: (B, *shape) for an autoregressive decoder, which then predicts each element from those before.
     """
-    told = (given,) if c is None else (given, c)
-    return network(*told) if x is None else network(*told, x=x)
+    arguments = (given,) if c is None else (given, c)
+    return network(*arguments) if x is None else network(*arguments, x=x)
 
 
 def is_autoregressive(decoder: nn.Module) -> bool:

@@ -31,7 +31,7 @@ class DCGAN(nn.Module, ABC):
         norm: none, batch or layer; the layer next to the image has none.
         dropout: probability of dropping an element of a map, 0 <= dropout < 1.
         extra: 3x3 convolutions at the smallest map, which give a small image some depth.
-        condition: what the network is told, see condition.py; None for nothing. It joins the encoder's image, as maps,
+        condition: of the network, see condition.py; None for nothing. It joins the encoder's image, as maps,
             and the decoder's z.
     """
 

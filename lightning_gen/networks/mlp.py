@@ -26,7 +26,7 @@ class MLPEncoder(nn.Module):
         norm: none, batch or layer.
         dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
         scale: size of the data's values, which the encoder divides by and the decoder multiplies with.
-        condition: what the network is told, see condition.py; None for nothing.
+        condition: what the network is conditioned on, see condition.py; None for nothing.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MLPDecoder(nn.Module):
         norm: none, batch or layer.
         dropout: probability of dropping a hidden unit, 0 <= dropout < 1.
         scale: size of the data's values, which the encoder divides by and the decoder multiplies with.
-        condition: what the network is told, see condition.py; None for nothing.
+        condition: what the network is conditioned on, see condition.py; None for nothing.
     """
 
     def __init__(

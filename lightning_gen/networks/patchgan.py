@@ -1,4 +1,4 @@
-"""PatchGAN: a discriminator that judges every patch of a picture by itself.
+"""PatchGAN: a discriminator with a logit for each patch of an image.
 
 Isola et al. 2017, https://arxiv.org/abs/1611.07004, appendix 6.1.2: C64-C128-C256-C512, patches of 70x70 pixels
 """

@@ -1,4 +1,4 @@
-"""A discriminator that is told the condition by an inner product."""
+"""Projection discriminator: the condition enters by an inner product."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class R3GAN(nn.Module, ABC):
         group_size: channels in a group of the 3x3 convolutions; it must divide ``width * expansion``.
         patch: side of the squares of pixels that make up a position of the first map; 2 is about four times as fast;
             0 is 2 where the sides are even and at least 16, else 1.
-        condition: what the network is told, see condition.py; None for nothing. It joins the encoder's image, as maps,
+        condition: of the network, see condition.py; None for nothing. It joins the encoder's image, as maps,
             and in the decoder the linear function embeds it beside z.
     """
 

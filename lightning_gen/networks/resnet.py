@@ -34,7 +34,7 @@ class ResNet(nn.Module, ABC):
         norm: auto, none, batch or layer; auto is none in an encoder, and batch in a decoder.
         attention: the map in which positions attend to each other, in a block of its own before the residual block: 1
             for the one of half the image's sides, 2 for a quarter, and so on; 0 for none.
-        condition: what the network is told, see condition.py; None for nothing. It joins the encoder's image, as maps,
+        condition: of the network, see condition.py; None for nothing. It joins the encoder's image, as maps,
             and gives the gains and biases of all norms of the decoder.
     """
 
@@ -101,14 +101,14 @@ class ResNetDecoder(ResNet):
 
     def _build(self, norm: LayerName, sizes: list[Size], channels: list[int], *ends: Any) -> None:
         latent_dim, params = ends
-        sizes, channels, told = sizes[::-1], channels[:0:-1], self.condition.spec
+        sizes, channels, condition = sizes[::-1], channels[:0:-1], self.condition.spec
         start = (channels[0], *sizes[0])
         self.start = nn.Sequential(nn.Linear(latent_dim, math.prod(start)), nn.Unflatten(1, start))
         self.blocks = nn.ModuleList(
-            Block(a, b, norm=norm, up=larger, attention=size == self.attended, condition=told)
+            Block(a, b, norm=norm, up=larger, attention=size == self.attended, condition=condition)
             for (a, b), (size, larger) in zip(pairwise(channels), pairwise(sizes), strict=True)
         )
-        self.norm = ClassNorm(norm, channels[-1], told)
+        self.norm = ClassNorm(norm, channels[-1], condition)
         self.last = nn.Conv2d(channels[-1], params[0], 3, padding=1)
         _initialise(self, norm)
 

@@ -1,4 +1,4 @@
-"""Contrastive losses: a query is told from others by its own key."""
+"""Contrastive losses: a query is matched to its own key among others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Penalties on the discriminator of a game: ``penalty(s, **arguments) -> (B,)``, mostly of its gradient at an input.
+"""Penalties on a discriminator: ``penalty(s, **arguments) -> (B,)``, mostly of its gradient at an input.
 
 All randomness is drawn before, into ``DiscriminatorStep.noise``: a penalty is a pure function, which can be compiled.
 """
@@ -117,7 +117,7 @@ def outputs_and_input_gradient(
     In float32, also under autocast: bfloat16 costs 1.4 % of a penalty.
 
     Args:
-        judge: (B, *shape) -> logits (B,), and anything else.
+        discriminator: (B, *shape) -> logits (B,), and anything else.
         x: (B, *shape).
         eager: by ``torch.autograd.grad``, which passes through any layer but cannot be compiled, instead of
             ``torch.func.grad``.

@@ -44,7 +44,7 @@ CODE_REACH = 2.0  # continuous codes, of which training sees [-1, 1]: Chen et al
 GAP = 8  # pixels between blocks
 DOTS = 2000  # samples over the density of the data
 FIELD = 96  # places in a row at which the discriminator is asked
-REFERENCES = 512  # examples of which the nearest says in which class a place is judged
+REFERENCES = 512  # examples whose nearest one gives the class of a place
 Log = Callable[[str, Tensor], None]
 ANIMATED_VIEWS = ("density",)  # views that make an animation
 
@@ -284,7 +284,7 @@ def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) ->
         model: ``Adversarial`` and ``Samples``, of points in the plane.
         examples: (B, 2) of the data.
         seed: of the samples.
-        y: (B,) their classes: a model that takes them judges a place in the class of the example nearest to it.
+        y: (B,) their classes: a conditional discriminator scores a place in the class of the example nearest to it.
     """
     real = examples.detach().float().cpu()
     where = plane.window(real)
@@ -294,7 +294,7 @@ def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) ->
         nearest = y[torch.cdist(places, real[:REFERENCES]).argmin(1).to(y.device)].to(model.device)
     try:
         field = model.discriminate(places.to(model.device), nearest).float().cpu().view(FIELD, FIELD)
-    except UserError:  # it judges no single example
+    except UserError:  # it scores no single example
         field = None
     return plane.draw_decision_field(real, _sampled(model, DOTS, seed, y).float().cpu(), field, where)
 

@@ -81,7 +81,7 @@ ROWS: dict[str, Preset] = {
     ),
     "wgan-gp": Preset(
         GAN,
-        "Wasserstein distance by a critic whose gradient is drawn to norm 1",
+        "Wasserstein distance by a critic whose gradient norm is penalised towards 1",
         {
             **NOTHING,
             **DCGAN,
@@ -136,14 +136,14 @@ ROWS: dict[str, Preset] = {
     ),
     "cgan": Preset(
         GAN,
-        "both players are told the class",
+        "generator and discriminator are conditioned on the class",
         {**NOTHING, **DCGAN, **CLASSIC, "adversarial": "non_saturating", "condition": "concat"},
         steps=4000,
         paper="Mirza and Osindero 2014, arXiv:1411.1784; networks after Radford et al. 2016, arXiv:1511.06434",
     ),
     "projection-gan": Preset(
         GAN,
-        "sngan that is told the class by a projection, and by the generator's batch norms",
+        "class-conditional sngan: projection discriminator, conditional batch norm",
         {
             **NOTHING,
             **RESNET,
@@ -158,7 +158,7 @@ ROWS: dict[str, Preset] = {
     ),
     "acgan": Preset(
         GAN,
-        "the discriminator names the class as well",
+        "the discriminator also classifies",
         {**NOTHING, **DCGAN, **CLASSIC, "adversarial": "non_saturating", "condition": "classifier"},
         steps=4000,
         paper="Odena et al. 2017, arXiv:1610.09585",
@@ -204,7 +204,7 @@ ROWS: dict[str, Preset] = {
     ),
     "r3gan-toy": Preset(
         GAN,
-        "the same game between fully connected networks, on points in the plane",
+        "the same loss with fully connected networks, on points in the plane",
         {
             **NOTHING,
             **_versus({"lr": "0.002..0.0001@50%..100%", "betas": [0.0, 0.99]}),

@@ -63,14 +63,14 @@ ROWS: dict[str, Preset] = {
     ),
     "dip-vae-1": Preset(
         VAE,
-        "the covariance of the posterior means is drawn towards the identity",
+        "the covariance of the posterior means is regularised towards the identity",
         {**AUTO, "latent_dim": 10, "terms": {"kl": 1.0, "dip": {"weight": 10.0, "kind": 1, "diagonal": 10.0}}},
         steps=3000,
         paper="Kumar et al. 2018, arXiv:1711.00848",
     ),
     "dip-vae-2": Preset(
         VAE,
-        "the covariance of the codes themselves is drawn towards the identity",
+        "the covariance of the codes themselves is regularised towards the identity",
         {**AUTO, "latent_dim": 10, "terms": {"kl": 1.0, "dip": {"weight": 10.0, "kind": 2, "diagonal": 1.0}}},
         steps=3000,
         paper="Kumar et al. 2018, arXiv:1711.00848",
@@ -84,7 +84,7 @@ ROWS: dict[str, Preset] = {
     ),
     "cvae": Preset(
         VAE,
-        "VAE that is told the class: samples of a chosen class, and style apart from class",
+        "class-conditional VAE: samples of a chosen class, and style apart from class",
         {**AUTO, "latent_dim": 16, "terms": {"kl": 1.0}, "conditional": True},
         steps=3000,
         paper="Sohn et al. 2015, NeurIPS 28",
@@ -221,7 +221,7 @@ AUTOENCODERS: dict[str, Preset] = {  # whose code is not random: no likelihood
     ),
     "wae": Preset(
         AE,
-        "Wasserstein autoencoder: the codes of all examples together are drawn to the prior",
+        "Wasserstein autoencoder: the aggregate posterior is matched to the prior",
         {**PLAIN, "latent_dim": 8, "terms": {"mmd": {"weight": 100.0, "kernel": "imq"}}},
         steps=3000,
         paper="Tolstikhin et al. 2018, arXiv:1711.01558",

@@ -45,7 +45,7 @@ def iterations_per_batch(trainer: L.Trainer) -> int:
 
 
 def can_bypass_lightning_hooks(model: L.LightningModule) -> bool:
-    """Whether backward pass and step can be called directly: no wrapper, full precision, nobody's hook around them."""
+    """Whether backward pass and step can be called directly: no wrapper, full precision, no user hook around them."""
     trainer, hooks = model.trainer, ("on_before_backward", "on_after_backward")
     unwrapped = isinstance(trainer.strategy, SingleDeviceStrategy) or hasattr(trainer.strategy, "average_gradients")
     plain = unwrapped and type(trainer.precision_plugin) is Precision
