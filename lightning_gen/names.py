@@ -89,6 +89,29 @@ def _check_trust(home: str, path: str) -> None:
         raise UserError(f"checkpoint asks to import {path!r}: pass trust=[{module!r}] to load(), or --trust {module}")
 
 
+def check_class_paths(value: Any, texts: bool = False) -> None:
+    """Refuse a configuration that names a class, at any depth, outside ``trusted_imports``; imports nothing.
+
+    Args:
+        value: plain values; a class is named by the entry ``class_path`` of a mapping.
+        texts: whether every text that reads like an import path names one, as in the place of an object.
+
+    Raises:
+        UserError: for the first such class, or a class path that is no text.
+    """
+    if isinstance(value, Mapping):
+        path = value.get("class_path", "")
+        if not isinstance(path, str):
+            raise UserError(f"class_path {path!r} is no import path")
+        for name, entry in value.items():
+            check_class_paths(entry, texts or name == "class_path")
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            check_class_paths(entry, texts)
+    elif texts and isinstance(value, str) and "." in value:
+        _check_trust(value, value)
+
+
 def join_nested_paths(
     given: Mapping[str, Any], table: Mapping[str, Any], leaves: frozenset[str], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:

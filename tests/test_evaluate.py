@@ -1,15 +1,18 @@
 """Evaluation of a run: what it writes, that it can be interrupted and shared out, and the metrics during training."""
 
+import contextlib
 import json
 import os
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import Painter
 from PIL import Image
 from processes import MEASURE
@@ -241,6 +244,42 @@ def test_a_run_of_somebody_elses_data_set_needs_trust(there):
     )
     with pytest.raises(UserError, match=r"my_data.*--trust my_data"):
         evaluate.main([RUN, "--data", "my_data.Mine", "--metrics", "elbo"])
+
+
+PAYLOAD = "class_path: payload.Payload, init_args: {}"
+CUSTOM = "class_path: lightning_gen.datamodules.custom.Custom, init_args: {train:"
+HOSTILE = {  # entries of a config.yaml, and what is said of them; None where they are not read
+    f"trainer: {{callbacks: [{{{PAYLOAD}}}]}}": None,
+    f"trainer: {{logger: {{{PAYLOAD}}}}}": None,
+    f"model: {{{PAYLOAD}}}": None,
+    f"data: {{{PAYLOAD}}}": "--trust payload",
+    f"data: {{{CUSTOM} {{{PAYLOAD}}}}}}}": "--trust payload",
+    f"data: {{{CUSTOM} payload.Payload}}}}": "--trust payload",
+    f"data: {{{CUSTOM} [{{{PAYLOAD}}}]}}}}": "--trust payload",
+    "data: {class_path: [payload], init_args: {}}": "is no import path",
+    "data: null": "data in the configuration of .* is damaged",
+    "data: {class_path: lightning_gen.datamodules.digits.Digits, init_args: 5}": "is damaged",
+}
+
+
+@pytest.mark.parametrize("entry", HOSTILE)
+def test_what_lies_in_a_runs_folder_executes_nothing(entry, there, monkeypatch):
+    """Somebody else's run names classes beside it; they are not imported, let alone called."""
+    run = there / "hostile"
+    shutil.copytree(there / RUN, run)
+    monkeypatch.delitem(sys.modules, "payload", raising=False)
+    (there / "executed").unlink(missing_ok=True)
+    (there / "payload.py").write_text("open('executed', 'w').close()\n\nclass Payload:\n    pass\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(there)
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) | yaml.safe_load(entry)
+    (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    refused = pytest.raises(UserError, match=HOSTILE[entry]) if HOSTILE[entry] else contextlib.nullcontext()
+    try:
+        with refused:
+            evaluate.main([str(run), "--metrics", "elbo", "-n", "20"])
+        assert not (there / "executed").exists() and "payload" not in sys.modules
+    finally:
+        shutil.rmtree(run)
 
 
 @pytest.fixture

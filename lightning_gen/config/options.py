@@ -45,6 +45,11 @@ class Option(NamedTuple):
         return any((typing.get_origin(kind) or kind) is dict for kind in kinds)
 
     @property
+    def takes_text(self) -> bool:
+        """Whether a text is a value of the option; where it is none, a parser takes it for the path of a class."""
+        return self.type is Any or any(kind in str(self.type) for kind in ("str", "Literal", "Path"))
+
+    @property
     def type_name(self) -> str:
         text = self.type.__name__ if isinstance(self.type, type) else str(self.type)
         text = re.sub(r"(Union|Optional)\[(.*)\]$", r"\2", text.replace("typing.", "").replace(", ", " | "))

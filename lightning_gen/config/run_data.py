@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_gen.config import cli
+from lightning_gen.config.options import options_of
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
-from lightning_gen.names import trusted_imports
+from lightning_gen.names import check_class_paths, resolve, trusted_imports
 from lightning_gen.storage import runs
 
 
@@ -44,7 +45,7 @@ def instantiate_run_data(
         plan = (
             cli.resolve_config({"model": "vae", "data": name}, rest)
             if name
-            else cli.resolve_config({}, rest, _saved_config(run))
+            else cli.resolve_config({"model": "vae"}, rest, _saved_data(run))
         )
         data = cli.instantiate_data(plan)
     if not isinstance(data, DataModule):
@@ -55,8 +56,17 @@ def instantiate_run_data(
     return data, plan.config
 
 
-def _saved_config(run: str) -> dict[str, Any]:
+def _saved_data(run: str) -> dict[str, Any]:
+    """What a run's configuration says of its data, and nothing else: a parser imports each class that it names."""
     try:
-        return runs.read_config(run)
+        config = runs.read_config(run)
     except UserError as error:
         raise UserError(f"{error}. Of a checkpoint that fit did not write, name the data: --data NAME") from None
+    data = config["data"]
+    if not isinstance(data, dict) or not isinstance(data.get("init_args") or {}, dict):
+        raise UserError(f"data in the configuration of {run} is damaged: it holds class_path and init_args")
+    check_class_paths(data)
+    options = options_of(resolve(data.get("class_path", ""), {}, "data set"))
+    for name, value in (data.get("init_args") or {}).items():
+        check_class_paths(value, texts=name in options and not options[name].takes_text)
+    return {"dataset": config["dataset"], "data": data}
