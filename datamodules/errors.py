@@ -31,6 +31,6 @@ def program(command: str = "") -> str:
     called = Path(sys.argv[0])
     if called.stem == "lightning-gen":  # the entry point of a wheel; lightning-gen.exe on Windows
         return f"lightning-gen {command}".rstrip()
-    if called.parts[-2:] == ("lightning_gen", "__main__.py"):
+    if called.parts[-2:] == ("lightning_gen", "__main__.py") or called.parts[-3:-1] == ("lightning_gen", "commands"):
         return f"python -m lightning_gen {command}".rstrip()
     return f"python scripts/{command.replace('-', '_')}.py" if command else "python -m lightning_gen"

@@ -21,6 +21,7 @@ from lightning_gen.presets import FAMILIES, PRESETS
 FORMS = {  # sys.argv[0] -> what a hint says
     "/env/bin/lightning-gen": "lightning-gen train-extractor",
     "/env/lib/python3.11/site-packages/lightning_gen/__main__.py": "python -m lightning_gen train-extractor",
+    "/env/lib/python3.11/site-packages/lightning_gen/commands/fit.py": "python -m lightning_gen train-extractor",
     "scripts/fit.py": "python scripts/train_extractor.py",
     "/env/bin/pytest": "python scripts/train_extractor.py",
 }
@@ -43,7 +44,9 @@ def test_every_command_has_a_module_and_a_script():
     scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
     assert modules == scripts == {name.replace("-", "_") for name in COMMANDS}
     for name in COMMANDS:
-        text = (ROOT / f"scripts/{name.replace('-', '_')}.py").read_text()
+        own = (ROOT / f"lightning_gen/commands/{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+        assert own.endswith(f'if __name__ == "__main__":\n    start("{name}")\n'), "python -m runs it, too"
+        text = (ROOT / f"scripts/{name.replace('-', '_')}.py").read_text(encoding="utf-8")
         assert text.endswith(
             f'from lightning_gen.commands import start\n\nif __name__ == "__main__":\n    start("{name}")\n'
         )

@@ -29,6 +29,7 @@ from lightning_gen.benchmarking.cells import (
     summary_of,
 )
 from lightning_gen.benchmarking.results import read_cell, write_page
+from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser, parse_short_options
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.evaluation.groups import METRICS
@@ -249,3 +250,7 @@ def run_cells(b: Benchmark, budget: Budget, models: Sequence[str], seeds: int, j
         pool.shutdown(cancel_futures=True)
         print(write_page(b.folder), flush=True)
     return [f"{model} seed {seed}" for model, seed in order if outcomes[model, seed].failed]
+
+
+if __name__ == "__main__":
+    start("benchmark")

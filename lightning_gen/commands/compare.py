@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.drawing.images import save_png
@@ -293,3 +294,7 @@ def show(tables: Sequence[Table], notes: Sequence[str]) -> None:
             drawn.add_row(*(Text(cell, "bold green" if cell.endswith(BEST) else "") for cell in row))
         console.print(drawn if rows else f"{title}: ", caption, sep="", end="\n\n" if caption else "\n")
     console.print("\n".join(f"- {note}" for note in notes), markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    start("compare")

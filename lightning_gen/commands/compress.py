@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gen.commands import start
 from lightning_gen.compression import codec, container, image_io, report
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
@@ -140,3 +141,7 @@ def decode(argv: list[str]) -> None:
     image_io.write_examples(x, header.names, model.spec, given.out)
     what = f"pictures of {header.examples} files" if header.names else f"{header.examples} examples in {image_io.ARRAY}"
     print(f"{what} decoded by {path} in {given.out}")
+
+
+if __name__ == "__main__":
+    start("compress")

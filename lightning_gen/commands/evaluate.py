@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
@@ -286,3 +287,7 @@ def _warn(s: EvaluationRun, given: Any, report: Report) -> None:
         print(f"-n {given.n:,}: the reference has {s.n:,} examples, so N is {s.n:,}", flush=True)
     if report.replaced:
         print(f"{report.path} was of another setting ({report.replaced}): it will be kept as {PREVIOUS}", flush=True)
+
+
+if __name__ == "__main__":
+    start("evaluate")

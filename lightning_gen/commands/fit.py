@@ -22,6 +22,7 @@ from lightning_gen.cluster import preflight, restart, strategies
 from lightning_gen.cluster.launch import detect_launch
 from lightning_gen.cluster.lost_ranks import report_lost_ranks
 from lightning_gen.cluster.signals import TIME_LIMIT_SIGNAL, SignalHandler, interruptible
+from lightning_gen.commands import start
 from lightning_gen.config import cli, default_model
 from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.base import DataModule
@@ -384,3 +385,7 @@ def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> N
     print(f"extend:     {program('fit')} --resume {summary['folder']} --steps {2 * summary['iterations']}")
     if summary["data"] == "digits":
         print(f"larger:     {program('fit')} --model {summary['model']} --data mnist   (downloads 12 MB)")
+
+
+if __name__ == "__main__":
+    start("fit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.listing import all_of, models_and_data, terminal_width
 from lightning_gen.datamodules import DATASETS
@@ -22,3 +23,7 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     width = terminal_width()
     print(all_of(given.choice, width) if given.choice else models_and_data(width))
+
+
+if __name__ == "__main__":
+    start("list")

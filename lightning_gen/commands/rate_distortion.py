@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_gen.benchmarking.cells import ProcessRunner, call_of, config_from_arguments, last_error, option_pairs
+from lightning_gen.commands import start
 from lightning_gen.compression.curves import Point, draw, image_codec_points
 from lightning_gen.compression.stack import import_constriction
 from lightning_gen.compression.tokens import TokenCoder
@@ -216,3 +217,7 @@ def page(points: Sequence[Point], steps: int, argv: Sequence[str]) -> str:
     where = runs.environment(torch.device("cpu"))
     says = f"{steps:,} iterations each; {where['device']}, torch {where['torch']}; `{command}`"
     return "\n".join(["# Rate and distortion", "", *head, *rows, "", says, ""])
+
+
+if __name__ == "__main__":
+    start("rate-distortion")

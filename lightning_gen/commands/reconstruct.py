@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.drawing.images import save_png
@@ -73,3 +74,7 @@ def _names(files: list[Path]) -> list[str]:
     stems = [file.stem for file in files]
     clash = len({*stems, "grid"}) <= len(stems)
     return [f"{k:03d}_{stem}" for k, stem in enumerate(stems)] if clash else stems
+
+
+if __name__ == "__main__":
+    start("reconstruct")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
@@ -172,3 +173,7 @@ def _interpolations(model: Any, samples: torch.Tensor, y: torch.Tensor | None, g
 def _rows(ids: Sequence[int] | None) -> torch.Tensor | None:
     """The classes that were asked for, in turn, one for each row."""
     return None if not ids else torch.tensor(ids)[torch.arange(max(views.LINES, len(ids))) % len(ids)]
+
+
+if __name__ == "__main__":
+    start("sample")

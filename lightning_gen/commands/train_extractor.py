@@ -14,6 +14,7 @@ from rich.progress import track
 from safetensors.torch import save
 from torch import Tensor
 
+from lightning_gen.commands import start
 from lightning_gen.config import cli
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.base import DataModule
@@ -201,3 +202,7 @@ def _write(out: Path, network: Classifier, facts: dict[str, Any], extractor: Ext
     print(f"extractor {written.name}, {facts['accuracy']:.2%} of the test images recognised, in {out}")
     print(f"sha256:    {written.sha256}")
     print(f"use:       {program('evaluate')} RUN --extractor {out}")
+
+
+if __name__ == "__main__":
+    start("train-extractor")

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
+from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.image_files import ACCEPTED, list_images
@@ -352,3 +353,7 @@ def _sheet(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
 
     columns = [torch.stack([tile(picture) for picture in column]) for column in zip(*pairs, strict=True)]
     return image_row_blocks(*(column.float() / 127.5 - 1 for column in columns))
+
+
+if __name__ == "__main__":
+    start("translate")
