@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.condition import Condition, ConditionSpec, modules_of
 from lightning_gen.networks.layers import check_positive
-from lightning_gen.networks.transformer import Layer, Memory
+from lightning_gen.networks.transformer import KVCache, TransformerBlock
 
 
 class CodePrior(nn.Module):
@@ -60,7 +60,7 @@ class CodePrior(nn.Module):
         self.place = nn.Embedding(length, width)
         self.condition = _embedding(self.spec, width)
         self.register_buffer("shift", torch.arange(length) // (length // groups) * vocab, persistent=False)
-        self.layers = nn.ModuleList(Layer(width, heads, dropout, depth) for _ in range(depth))
+        self.layers = nn.ModuleList(TransformerBlock(width, heads, dropout, depth) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocab)
         self.dropout = nn.Dropout(dropout)
         for layer in (self.token, self.place, *modules_of(self.condition), self.head):
@@ -105,7 +105,7 @@ class CachedTokenStream:
         with torch.no_grad():
             self.condition_embedding = prior.condition_embedding(n, c)  # (n, 1, W)
         shape = (n, prior.heads, prior.length, self.condition_embedding.shape[2] // prior.heads)
-        self.memories = [Memory(self.condition_embedding.new_empty(shape)) for _ in prior.layers]
+        self.memories = [KVCache(self.condition_embedding.new_empty(shape)) for _ in prior.layers]
 
     @torch.no_grad()
     def next_logits(self, previous: Tensor | None) -> Tensor:

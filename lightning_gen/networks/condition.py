@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.transformer import Layer
+from lightning_gen.networks.transformer import TransformerBlock
 
 TEXT_WIDTH, TEXT_HEADS = 64, 4  # of the encoder of texts: 50,000 weights, and 64 for each token of the vocabulary
 PADDING = 0  # the token that fills the rows of shorter texts
@@ -157,7 +157,7 @@ class TextEncoder(nn.Module):
     def __init__(self, vocab: int, length: int, width: int) -> None:
         super().__init__()
         self.token, self.place = nn.Embedding(vocab, width), nn.Embedding(length + 1, width)
-        self.layer, self.norm = Layer(width, TEXT_HEADS, dropout=0.0, deep=1), nn.LayerNorm(width)
+        self.layer, self.norm = TransformerBlock(width, TEXT_HEADS, dropout=0.0, num_layers=1), nn.LayerNorm(width)
         for embedding in (self.token, self.place):
             nn.init.normal_(embedding.weight, std=0.02)
 

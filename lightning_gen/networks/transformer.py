@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Memory:
+class KVCache:
     """Keys and values of the tokens so far, of one attention: each (n, heads, L, d), of which ``length`` are filled."""
 
     def __init__(self, keys: Tensor) -> None:
@@ -25,17 +25,17 @@ class Memory:
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
-class Layer(nn.Module):
+class TransformerBlock(nn.Module):
     """h (B, T, W) -> h + attention(norm(h)), then + MLP(norm(h)); a place sees itself and those before it.
 
     Args:
         width: W.
         heads: of the attention.
         dropout: of both branches.
-        deep: number of layers, by the root of which the branches start smaller (GPT-2, section 2.3).
+        num_layers: number of layers, by the root of which the branches start smaller (GPT-2, section 2.3).
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, deep: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, num_layers: int) -> None:
         super().__init__()
         self.heads = heads
         self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -44,9 +44,9 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
         for layer in (self.join, self.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * deep))  # type: ignore[arg-type]
+            nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))  # type: ignore[arg-type]
 
-    def forward(self, h: Tensor, memory: Memory | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, memory: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         """The layer's output, of the shape of h.
 
         Args:
