@@ -98,7 +98,7 @@ def last(folder, name):
     return read_checkpoint(path)
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=240):
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up

@@ -67,7 +67,7 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
-KillWait=15
+KillWait=60
 ReturnToService=2
 JobRequeue=1
 SlurmdParameters=config_overrides
@@ -76,7 +76,7 @@ PreemptMode=REQUEUE
 NodeName=DEFAULT CPUs=4 RealMemory=4000 State=UNKNOWN
 $(for i in $(seq "$nodes"); do echo "NodeName=n$i NodeHostname=n$i NodeAddr=$net.$i Port=$((port + i))"; done)
 PartitionName=DEFAULT Nodes=ALL MaxTime=60 DefaultTime=10 OverTimeLimit=0 State=UP
-PartitionName=debug Default=YES PriorityTier=1 GraceTime=20
+PartitionName=debug Default=YES PriorityTier=1 GraceTime=90
 PartitionName=urgent PriorityTier=10 PreemptMode=OFF
 CONF
 }
