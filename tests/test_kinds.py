@@ -171,7 +171,7 @@ def test_a_path_is_taken_by_the_data_set_that_reads_it(tmp_path):
     (tmp_path / "notes.csv").write_text("1")
     for path in (tmp_path / "notes.csv", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=r"no folder or file of data \(pictures: .png.*vectors: .npy"):
+        with pytest.raises(UserError, match=r"no (file of )?data \(pictures: .png.*vectors: .npy"):
             data_paths.find(str(path), VAE_PATH)
 
 

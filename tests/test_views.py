@@ -309,19 +309,19 @@ def asked(**given):
     return SimpleNamespace(**({"seed": 0, "classes": None, "traverse": False, "interpolate": False} | given))
 
 
-def test_sample_saves_lines_and_codes(tmp_path):
-    model = Player(classes=10, codes=((3,), 1))
-    sample._save_views(model, torch.zeros(1, 1, 8, 8), None, tmp_path, {}, asked(traverse=True, interpolate=True))
-    assert {path.name for path in tmp_path.iterdir()} == {"traversals.png", "interpolations.png"}
+def test_sample_draws_lines_and_codes():
+    model, image = Player(classes=10, codes=((3,), 1)), torch.zeros(1, 1, 8, 8)
+    made = sample._views(model, image, None, asked(traverse=True, interpolate=True))
+    assert set(made) == {"traversals", "interpolations"}
     model.decoded.clear()
-    sample._save_views(model, torch.zeros(1, 1, 8, 8), None, tmp_path, {}, asked(interpolate=True, classes=[3, 7]))
+    sample._views(model, image, None, asked(interpolate=True, classes=[3, 7]))
     assert model.decoded[0][1][:: views.STEPS].tolist() == [3, 7] * 4
 
 
-def test_sample_says_what_cannot_be_traversed(tmp_path):
+def test_sample_says_what_cannot_be_traversed():
     images, points = torch.zeros(2, 1, 8, 8), torch.zeros(2, 2)
-    with pytest.raises(UserError, match=r"--traverse: Player has neither .* infogan has: try --interpolate"):
-        sample._save_views(Player(), images, None, tmp_path, {}, asked(traverse=True))
-    sample._save_views(Player(), images, None, tmp_path, {}, asked(interpolate=True))
-    with pytest.raises(UserError, match="on vector data"):
-        sample._save_views(Player(POINTS), points, None, tmp_path, {}, asked(interpolate=True))
+    with pytest.raises(UserError, match=r"--traverse: Player has no encoder .* infogan: try --interpolate"):
+        sample._views(Player(), images, None, asked(traverse=True))
+    assert set(sample._views(Player(), images, None, asked(interpolate=True))) == {"interpolations"}
+    with pytest.raises(UserError, match="--interpolate: vectors have no picture for each example"):
+        sample._views(Player(POINTS), points, None, asked(interpolate=True))

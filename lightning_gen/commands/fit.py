@@ -54,6 +54,7 @@ from lightning_gen.training.speed import (
 )
 
 C = TypeVar("C", bound=L.Callback)
+BOARD = f"tensorboard --logdir {runs.ROOT}"
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
 MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", "patience")
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
@@ -285,7 +286,7 @@ def _announce(
     shape = "x".join(str(n) for n in spec.shape)
     print(f"{type(model).__name__} on {spec.size:,} examples of {shape}; {steps:,} iterations, batch {batch}{devices}")
     weights = sum(p.numel() for player in model.players for p in model.parameters_of(player))
-    print(f"{weights:,} weights; run folder {folder}; curves: tensorboard --logdir {runs.ROOT}")
+    print(f"{weights:,} weights; run folder {folder}; curves: {BOARD}")
     if notice := kind_of(spec).notice(spec):
         print(notice)
     for line in getattr(model, "startup_messages", lambda _: [])(batch) if isinstance(batch, int) else []:
@@ -379,8 +380,7 @@ def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> N
         print(f"warning:    latents {summary['latents']['verdict']}")
     if summary["stability"]:
         print(f"stability:  {summary_line(summary['stability'])}")
-    shown = f"{picture} and  " if picture else ""
-    print(f"pictures:   {shown}tensorboard --logdir {runs.ROOT}")
+    print(f"pictures:   {picture} and  {BOARD}" if picture else f"curves:     {BOARD}")
     print(use)
     print(f"extend:     {program('fit')} --resume {summary['folder']} --steps {2 * summary['iterations']}")
     if summary["data"] == "digits":

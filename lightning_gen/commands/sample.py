@@ -39,10 +39,11 @@ def main(argv: list[str]) -> None:
     out, spec, kind = given.out or _folder(path, given), model.spec, kind_of(model.spec)
     with torch.inference_mode():
         samples = sample_in_batches(model, given.n, given.seed, y)
+        pictures = _views(model, samples.to(given.device), y, given) if given.interpolate or given.traverse else {}
         if kind.draws:
-            save_png(sheet(samples, spec, columns=_columns(y, given.classes, model)), out / "grid.png", source)
-        if given.interpolate or given.traverse:
-            _save_views(model, samples.to(given.device), y, out, source, given)
+            pictures["grid"] = sheet(samples, spec, columns=_columns(y, given.classes, model))
+    for name, picture in pictures.items():
+        save_png(picture, out / f"{name}.png", source)
     asked = [{} if y is None else {"class": int(y[number])} for number in range(given.n)]
     sources = [source | {"number": number} | classes for number, classes in enumerate(asked)]
     write_all(samples, out, "samples", [f"{number:05d}" for number in range(given.n)], spec, sources)
@@ -129,22 +130,25 @@ def _columns(y: torch.Tensor | None, ids: Sequence[int] | None, model: Any) -> i
     return count * math.ceil(math.sqrt(len(y)) / count)
 
 
-def _save_views(
-    model: GenerativeModule,
-    samples: torch.Tensor,
-    y: torch.Tensor | None,
-    out: Path,
-    source: dict[str, Any],
-    given: Any,
-) -> None:
-    kind = kind_of(model.spec)
-    if not (kind.draws and kind.tiled and isinstance(model, Encodes | Decodes)):
-        raise UserError(f"{type(model).__name__} on {model.spec.kind} data has no code to traverse or interpolate")
-    y = None if y is None else y.to(samples.device)
+def _views(
+    model: GenerativeModule, samples: torch.Tensor, y: torch.Tensor | None, given: Any
+) -> dict[str, torch.Tensor]:
+    """The pictures of codes that were asked for, by name.
+
+    Raises:
+        UserError: the model has no vector of codes, or such data have no picture for each example.
+    """
+    kind, asked = kind_of(model.spec), "--traverse" if given.traverse else "--interpolate"
+    if not (kind.draws and kind.tiled):
+        raise UserError(f"{asked}: {kind.plural} have no picture for each example, in which a code could be followed")
+    if not isinstance(model, Encodes | Decodes):
+        raise UserError(f"{asked}: {type(model).__name__} has no vector of codes: vae and gan have")
+    y, made = None if y is None else y.to(samples.device), {}
     if given.traverse:
-        save_png(_traversals(model, samples, y, given), out / "traversals.png", source)
+        made["traversals"] = _traversals(model, samples, y, given)
     if given.interpolate:
-        save_png(_interpolations(model, samples, y, given), out / "interpolations.png", source)
+        made["interpolations"] = _interpolations(model, samples, y, given)
+    return made
 
 
 def _traversals(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given: Any) -> torch.Tensor:
@@ -155,8 +159,8 @@ def _traversals(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given
     if isinstance(model, HasInfoGANCodes) and model.codes:
         return views.code_traversals(model, given.seed, _rows(given.classes))
     raise UserError(
-        f"--traverse: {type(model).__name__} has neither an encoder nor codes that stand for something, which infogan "
-        "has: try --interpolate"
+        f"--traverse: {type(model).__name__} has no encoder into a vector of codes, and no codes as of infogan: "
+        "try --interpolate"
     )
 
 

@@ -31,7 +31,8 @@ def find(name: str, model: str | None) -> tuple[str, dict[str, Any]]:
     if not claims:
         known = "; ".join(f"{kind.plural}: {', '.join(kind.suffixes)}" for kind in kinds_of_table())
         names = ", ".join(datamodules.DATASETS)
-        raise UserError(f"--data {name} is no folder or file of data ({known}); known names: {names}")
+        what = "holds no data" if path.is_dir() else "is no file of data"
+        raise UserError(f"--data {name} {what} ({known}); known names: {names}")
     if len(claims) > 1 and model:
         sides = translates(resolve(model, {}, "model class"))
         claims = [claim for claim in claims if claim.two_sides == sides] or claims

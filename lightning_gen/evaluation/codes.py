@@ -130,7 +130,7 @@ def reconstructions(s: EvaluationRun) -> Measured:
     """PSNR and SSIM of reconstructions."""
     model, names = s.model, kind_of(s.data.spec).reconstruction_metrics
     if not isinstance(model, Reconstructs) or not names:
-        raise Inapplicable(f"{s.name} on {s.data.spec.kind} data reconstructs no pictures")
+        raise Inapplicable(f"{s.name} on {s.data.spec.kind} data has no reconstructions with PSNR and SSIM")
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, rebuilt = batch["x"].cpu(), model.reconstruct(batch["x"], condition_of(batch)).cpu()
