@@ -213,7 +213,7 @@ class DataModule(L.LightningDataModule, ABC):
         return None
 
     def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Told of examples (name, reason) that could not be read; a set that can meet such keeps count."""
+        """Callback for examples (name, reason) that could not be read; a data set of files counts them."""
 
     def report(self) -> str | None:
         """What to say about the data at the end of a run, if anything."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for. The text says what was given, what is possible and what to try."""
+    """A user's mistake. The text says what was given, what is possible and what to try."""
 
-    rank_local = False  # of several processes only this one has met it, so it speaks for itself
+    rank_local = False  # of several processes only this one has met it: this rank prints the error
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:

@@ -97,7 +97,7 @@ def flatten_alpha(image: Image.Image) -> Image.Image:
 
 
 class ImageInfo(NamedTuple):
-    """What the head of an image file tells.
+    """Image size and mode, read from the file header.
 
     Args:
         height: of the image as it is shown.
@@ -118,7 +118,7 @@ def read_image_info(path: str) -> ImageInfo | None:
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             width, height = image.size[::-1] if exif.get(ORIENTATION, 1) >= 5 else image.size
             return ImageInfo(height, width, kind_of(image))
-    except Exception:  # reading it will tell why
+    except Exception:  # reading it will give the reason
         return None
 
 
@@ -176,7 +176,7 @@ def read_all(reader: Reads, paths: list[str]) -> tuple[Tensor, Tensor, Skipped]:
 
 
 class Files:
-    """Images that are read when they are asked for.
+    """Images that are read on access.
 
     Args:
         reader: how to read one.
@@ -193,7 +193,7 @@ class Files:
         return len(self.paths)
 
     def fetch(self, index: Tensor) -> Batch:
-        """The images at these positions; "index" tells which were read in the end."""
+        """The images at these positions; "index" says which were read in the end."""
         skipped: Skipped = []
         found = [self._read(k, skipped) for k in index.tolist()]
         images = [image for image, _ in found if image is not None]

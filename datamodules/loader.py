@@ -93,7 +93,7 @@ class TrainLoader:
         rank: this process.
         world: number of processes.
         num_workers: processes that fetch ahead; 0 fetches here.
-        record_skipped: told of what the source had to skip.
+        record_skipped: callback for examples that the source skipped.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class EvalLoader:
         rank: this process.
         world: number of processes.
         num_workers: processes that fetch ahead; 0 fetches here.
-        record_skipped: told of what the source had to skip.
+        record_skipped: callback for examples that the source skipped.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ class Order:
         self._generator = torch.Generator()
 
     def permutation(self, epoch: int) -> Tensor:
-        """Order of pass ``epoch`` (N,); the last one asked for is kept."""
+        """Order of pass ``epoch`` (N,); the last one is cached."""
         if epoch != self._epoch:
             self._generator.manual_seed(derive_seed(self.seed, epoch, "order"))
             self._permutation = torch.randperm(self.size, generator=self._generator)

@@ -92,7 +92,7 @@ class OutlineShapes(PairData):
 
     Args:
         paired: train on pairs.
-        outline: "coloured", or "black": then nothing tells the colour, and many fillings are right.
+        outline: "coloured", or "black": then the colour is unknown, and many fillings are right.
         size: height and width in pixels.
         options: those of every set of pairs, see ``PairData``.
     """

@@ -47,7 +47,7 @@ class PairSource:
 
 
 def was_read(asked: Tensor, got: Tensor) -> Tensor:
-    """Which of the positions asked for (B,) were read; a full batch answers them all, be it with replacements."""
+    """Which of the requested positions (B,) were read; all for a full batch, also when images were replaced."""
     return torch.ones(len(asked), dtype=torch.bool) if len(got) == len(asked) else torch.isin(asked, got)
 
 
@@ -77,7 +77,7 @@ class OneSide:
 class PairData(DataModule):
     """Data of two sides, of which a model learns to map a to b; the base of all such sets.
 
-    ``spec.pairs`` tells where the two sides of an example belong together. Where they do not in training, each side is
+    ``spec.pairs`` says where the two sides of an example belong together. Where they do not in training, each side is
     shuffled for itself, and "index" is the position of side a.
 
     Args:

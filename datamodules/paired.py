@@ -126,7 +126,7 @@ class Paired(PairFiles):
         """Paths of both sides' images; the same ones where a file holds both."""
         folder = self.root if self.folders is None else self.folders[0]
         assert folder is not None
-        other = self.partners  # first, so that unequal names are told before anything else
+        other = self.partners  # first, so that unequal names are reported before anything else
         a = split_paths(split_folders(folder), self.val_fraction)
         return a, {split: [other.get(path, path) for path in paths] for split, paths in a.items()}
 

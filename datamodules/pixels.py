@@ -51,7 +51,7 @@ def crop(x: Tensor, height: int, width: int, noise: Tensor | None = None) -> Ten
         x: (B, C, H', W').
         height: H <= H'.
         width: W <= W'.
-        noise: (B, 2) uniform in [-1, 1), which tells the row and the column of the upper left corner.
+        noise: (B, 2) uniform in [-1, 1), which gives the row and the column of the upper left corner.
 
     Returns:
         (B, C, H, W); the images themselves where nothing is to be cut.

@@ -19,7 +19,7 @@ SIZES = {"train": 128_000, "val": 5_000, "test": 26_000}
 
 @runtime_checkable
 class StackedData(Protocol):
-    """Data whose channels are examples of another data set, by which an evaluation tells the class of a sample.
+    """Data whose channels are examples of another data set, by which an evaluation classifies a sample.
 
     The class of an example is made of the channels' classes by ``joint_class``.
     """

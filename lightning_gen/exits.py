@@ -54,7 +54,7 @@ def rank() -> int:
 
 
 def is_global_zero() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is global rank zero, which writes files and prints."""
     return rank() == 0
 
 
@@ -104,7 +104,7 @@ def rank_local_error(text: str) -> UserError:
 
 
 def _complain(error: UserError) -> None:
-    """One line; about what all ranks meet alike the first one speaks alone."""
+    """Print one line; of an error that all ranks meet only the first one prints it."""
     if is_global_zero():
         print(f"error: {error}", file=sys.stderr, flush=True)
     elif error.rank_local:

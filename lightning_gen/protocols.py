@@ -1,4 +1,4 @@
-"""What a model can do is which of these methods it has; callbacks, metrics and scripts ask with ``isinstance``."""
+"""Protocols: a model's abilities are the methods it has; callbacks, metrics and scripts check with ``isinstance``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Encodes(Protocol):
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """Knows a lower bound of the log-likelihood of an example."""
+    """Computes a lower bound of the log-likelihood of an example."""
 
     def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None, **options: Any) -> Tensor:
         """x (B, *shape), classes (B,) where the model takes them -> (B,) in nats, from k importance samples."""
@@ -47,9 +47,9 @@ class Likelihood(Protocol):
 
 @runtime_checkable
 class SamplesClasses(Samples, Protocol):
-    """Makes examples of the class that is asked for."""
+    """Makes examples of a requested class."""
 
-    classes: int  # that ``y`` of ``sample`` may ask for; 0 where the model takes none
+    classes: int  # values of ``y`` in ``sample``; 0 for an unconditional model
 
 
 @runtime_checkable
@@ -61,7 +61,7 @@ class SamplesTexts(Samples, Protocol):
 
 @runtime_checkable
 class Discriminates(Samples, Protocol):
-    """Makes new examples, and has a discriminator that can be asked."""
+    """Makes new examples, and has a discriminator that scores single examples."""
 
     def discriminate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) where the model takes them -> logits (B,), above 0 for what looks real.
@@ -83,7 +83,7 @@ class Posterior(Protocol):
 class SamplesLatents(Protocol):
     """Has a distribution of codes, from which its samples come."""
 
-    draw_dim: int  # numbers that one draw takes
+    draw_dim: int  # size of the noise vector of one draw
 
     def draw(self, noise: Tensor) -> Tensor:
         """Standard normal noise (n, draw_dim) -> z (n, Z)."""
@@ -91,21 +91,21 @@ class SamplesLatents(Protocol):
 
 @runtime_checkable
 class HasLatentKL(Protocol):
-    """Knows after a validation how much each latent dimension carries."""
+    """Has, after a validation, the KL of each latent dimension."""
 
     kl_per_dimension: Tensor
 
 
 @runtime_checkable
 class Decodes(SamplesLatents, Protocol):
-    """Makes its samples of codes that it draws."""
+    """Generates its samples from latent codes."""
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z), classes (B,) where the model takes them -> (B, *shape) in the range of the data."""
 
 
 class CodeLayout(Protocol):
-    """Where z holds codes that stand for something: one-hot categories, then continuous codes, after the latents."""
+    """Where z holds InfoGAN's latent codes: one-hot categories, then continuous codes, after the Gaussian latents."""
 
     categorical: tuple[int, ...]  # values of each category
     continuous: int  # number of continuous codes
@@ -114,24 +114,24 @@ class CodeLayout(Protocol):
 
 @runtime_checkable
 class HasInfoGANCodes(Decodes, Protocol):
-    """Draws codes that stand for something beside its latents."""
+    """Draws structured latent codes (InfoGAN's) beside its Gaussian latents."""
 
     codes: CodeLayout | None
 
 
 @runtime_checkable
 class Translates(Protocol):
-    """Maps pictures of one side to the other."""
+    """Translates images of one side to the other."""
 
-    directions: tuple[str, ...]  # "a2b", and "b2a" where it knows the way back
-    stride: int  # of which a picture's sides must be multiples
+    directions: tuple[str, ...]  # "a2b", and "b2a" where there is a reverse translator
+    stride: int  # factor of an image's height and width
 
     def translate(self, x: Tensor, direction: str = "a2b") -> Tensor:
         """x (B, *shape) in [-1, 1], of any size that fits the stride -> (B, *shape_b) in [-1, 1]."""
 
 
 class TokenStream(Protocol):
-    """The distribution of a row of tokens, one token after the other, for a fixed block of n rows."""
+    """The autoregressive distribution of rows of tokens, for a fixed block of n rows."""
 
     def next_logits(self, previous: Tensor | None) -> Tensor:
         """Tokens (n,) chosen last, None at the start -> logits (n, vocab) of the next, float32."""
@@ -139,7 +139,7 @@ class TokenStream(Protocol):
 
 @runtime_checkable
 class Tokenises(Protocol):
-    """Encodes an example as a row of tokens, whose probabilities it knows."""
+    """Encodes an example as a row of tokens, and has a prior over them."""
 
     tokens_shape: tuple[int, ...]  # how the L tokens are arranged: (h, w), (levels, h, w), or (L,) for vectors
     vocab: int  # values of a token
@@ -151,4 +151,4 @@ class Tokenises(Protocol):
         """Tokens (B, L) -> (B, *shape) in the range of the data."""
 
     def token_stream(self, n: int, y: Tensor | None = None) -> TokenStream:
-        """The prior of n rows, one token at a time, in classes y (n,); None: without a class."""
+        """The prior of n rows, one token at a time, given classes y (n,); None: unconditional."""

@@ -1,1 +1,1 @@
-"""What all adversarial models share."""
+"""The parts that all adversarial models share."""

@@ -1,4 +1,4 @@
-"""Differentiable augmentation (Zhao et al. 2020): the discriminator sees real and generated images changed alike.
+"""Differentiable augmentation (Zhao et al. 2020): the same augmentation of real and generated images.
 
 The change is part of the discriminator's view, so the gradient of the generator goes through it, and the generator
 learns the distribution whose augmented images look real, not the augmented images. For that a change must leave a trace

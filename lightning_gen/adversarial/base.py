@@ -1,4 +1,4 @@
-"""What all models with a discriminator share: adversarial losses, penalties, augmentation, LeCam's anchors."""
+"""Mixin for models with a discriminator: adversarial losses, penalties, augmentation, LeCam's anchors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DiscriminatorFn = Callable[[Tensor], tuple[Tensor, Any]]  # x -> logits (B,), an
 
 
 class AdversarialMixin:
-    """Mixed into a GenerativeModule: how its discriminators learn."""
+    """Mixed into a GenerativeModule: the training of its discriminators."""
 
     schedules: dict[str, Schedule]
     terms: dict[str, WeightedTerm]
@@ -40,7 +40,7 @@ class AdversarialMixin:
     def setup_adversarial(
         self, adversarial: str, penalties: Mapping[str, Any] | None, augment: Mapping[str, Any] | None, spec: DataSpec
     ) -> None:
-        """Set up from the options; ``spec`` is what a discriminator sees.
+        """Set up from the options; ``spec`` is that of a discriminator's input.
 
         Raises:
             UserError: an unknown name or option.
@@ -56,7 +56,7 @@ class AdversarialMixin:
         self.schedules |= {f"augment.{name}": chance for name, chance in self.augment.schedules.items()}
 
     def check_discriminator_constraint(self, discriminator: nn.Module, constrained: bool) -> None:
-        """Refuse a penalty that cannot be taken of a discriminator; warn of a critic without a bound."""
+        """Refuse a penalty that this discriminator cannot have; warn of a Wasserstein critic without a constraint."""
         if self.penalties.contains_any(*NEEDS_GRADIENT):
             check_penalisable(discriminator)
         elif self.pair in NEEDS_CONSTRAINT and not constrained:
@@ -67,7 +67,7 @@ class AdversarialMixin:
             )
 
     def startup_messages(self, batch: int) -> list[str]:
-        """What is to be known at the start of a run with this global batch."""
+        """Messages for the start of a run with this global batch."""
         return self.penalties.startup_messages(batch)
 
     def augmented(self, x: Tensor, source: str) -> Tensor:
@@ -79,7 +79,7 @@ class AdversarialMixin:
         return self.augment(x, noise, chances)
 
     def add_weighted_terms(self, loss: Tensor, logs: Logs, s: Any) -> tuple[Tensor, Logs]:
-        """The generator's loss with its weighted terms, for what its step produced."""
+        """The generator's loss plus its weighted terms, from its step's outputs."""
         for name, term in self.terms.items():
             logs[name] = term(s, self.weight).mean()  # type: ignore[attr-defined]
             loss = loss + self.weight(self.schedules[f"terms.{name}"]) * logs[name]  # type: ignore[attr-defined]
@@ -99,14 +99,14 @@ class AdversarialMixin:
         anchors: Tensor,
         stream: str = "penalty",
     ) -> tuple[tuple[Tensor, Any], tuple[Tensor, Any], Tensor | float, Logs]:
-        """What a discriminator says of real and of fake (B, *shape), the weighted penalties and the mean of each.
+        """A discriminator's outputs for real and fake (B, *shape), the weighted penalties and the mean of each.
 
         Args:
             discriminator: the network, with all conditions bound in it.
             real: as the discriminator sees them.
             fake: likewise, without a graph.
-            batch: number of examples of this device's part, of which the global batch follows.
-            anchors: (2,) LeCam's, which follow.
+            batch: number of examples on this device, from which the global batch follows.
+            anchors: (2,) LeCam's, which are updated.
             stream: of the noise.
         """
         iteration: int = self.iteration  # type: ignore[attr-defined]

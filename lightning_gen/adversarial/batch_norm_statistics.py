@@ -1,8 +1,8 @@
-"""Standing statistics: the batch norms of an averaged generator are measured before it is used or saved.
+"""Standing statistics: batch norm statistics of the averaged generator are recomputed before it is used or saved.
 
 Brock et al. 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
-https://arxiv.org/abs/1809.11096, section 3: averaged weights never saw a batch in training, so what the batch norms
-remember belongs to other weights.
+https://arxiv.org/abs/1809.11096, section 3: averaged weights never see a batch in training, so the running statistics
+of their batch norms belong to other weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCHES, SIZE = 16, 64
 
 
 class StandingStatistics:
-    """Measures the average of the submodule "generator"; mixed into a GenerativeModule that draws codes.
+    """Recomputes them for the average of the submodule "generator"; mixed into a GenerativeModule with latent codes.
 
     They are a function of the weights, so a checkpoint holds the same ones whenever the run was interrupted before.
     """
@@ -46,7 +46,7 @@ class StandingStatistics:
             )
 
     def update_standing_statistics(self) -> None:
-        """Measure, unless it has been done for these weights."""
+        """Recompute the statistics, unless it has been done for these weights."""
         averages = self._modules.get("averages")  # type: ignore[attr-defined]
         if (
             isinstance(averages, MovingAverages) and "generator" in averages and self._measured != self.iteration  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ class StandingStatistics:
         self.update_standing_statistics()  # in place, so that the checkpoint, which holds the same tensors, has them
 
     def _pass(self: Any, generator: nn.Module, batch: int) -> Tensor:
-        """Batch number ``batch`` of fixed codes, in all classes in turn."""
+        """Batch number ``batch`` of fixed codes, with labels cycling through all classes."""
         numbers = range(batch * SIZE, (batch + 1) * SIZE)
         z = self.draw(indexed_noise(numbers, (self.draw_dim,), self.seed, "standing").to(self.device))
         y = torch.tensor(numbers, device=self.device) % self.classes if self.classes else None

@@ -1,6 +1,6 @@
-"""A pool of earlier translations, from which the discriminator is shown some in place of the newest.
+"""Image pool: a history buffer of earlier translations, some of which the discriminator receives instead of new ones.
 
-Shrivastava et al. 2017, https://arxiv.org/abs/1612.07828, section 2.3; Zhu et al. 2017, section 4: of 50 pictures
+Shrivastava et al. 2017, https://arxiv.org/abs/1612.07828, section 2.3; Zhu et al. 2017, section 4: of 50 images
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from lightning_gen.training.noise import seed_of
 
 
 class ImagePool(nn.Module):
-    """The pictures of the pool are a buffer, so they are in the checkpoint; which are exchanged follows from a key.
+    """The pool's images are a buffer, so they are in the checkpoint; which are exchanged follows from a key.
 
-    Each picture that comes goes out again, or, once the pool is full and with a probability of one half, is exchanged
+    Each new image is returned, or, once the pool is full and with a probability of one half, is exchanged
     for a random one of the pool. Over several devices the pool is that of all of them together, the same on each.
 
     Args:
-        size: number of pictures, 0 for none: then everything goes through.
+        size: number of images, 0 for none: then all new images are returned.
         shape: (C, H, W) of one.
     """
 
@@ -30,11 +30,11 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def query(self, new: Tensor, images_seen: int, *key: int | str) -> Tensor:
-        """New pictures (B, C, H, W) in, as many pictures out, of the whole batch of all devices.
+        """New images (B, C, H, W) in, as many images out, of the whole batch of all devices.
 
         Args:
-            new: the translations of this move, without a graph.
-            before: how many pictures have come in the whole run, which says how full the pool is.
+            new: the translations of this step, without a graph.
+            images_seen: number of images of the whole run so far, which gives how full the pool is.
             key: seed, iteration and place, of which alone the choice depends.
         """
         size = len(self.images)

@@ -1,4 +1,4 @@
-"""A discriminator's penalties as options: their weights, how often each is computed, and the rule for gamma."""
+"""A discriminator's penalties as options: their weights, their intervals, and the StyleGAN2-ADA heuristic for gamma."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_gen.objectives.penalties import PENALTIES, DiscriminatorStep, aut
 from lightning_gen.objectives.terms import OPTION_KEYS, parse_terms
 from lightning_gen.schedule import Schedule, schedule
 
-AUTO = ("r1", "r2")  # whose weight the rule knows
+AUTO = ("r1", "r2")  # whose weight the heuristic gives
 BY_RULE = "auto"
 
 
@@ -24,7 +24,7 @@ class Penalties:
         given: penalty -> weight, ramp, or {weight, every, **arguments}. ``every`` n computes it in each n-th iteration
             alone, with n times the weight (Karras et al. 2020, section 3.1). The weight "auto" of r1 and r2 is half of
             ``auto_gamma``.
-        shape: of one example, for the rule.
+        shape: of one example, for the heuristic.
 
     Raises:
         UserError: an unknown penalty or argument, an interval below 1, a weight "auto" of another penalty.
@@ -46,11 +46,11 @@ class Penalties:
         self.terms = parse_terms(plain, PENALTIES)
         self.weights = {name: _not_negative(name, schedule(term.weight)) for name, term in self.terms.items()}
         for name, weight in list(self.weights.items()):
-            if weight.first == weight.end == 0:  # as if it were not there: its gradient is not looked for either
+            if weight.first == weight.end == 0:  # as if it were absent: its gradient is not computed either
                 del self.terms[name], self.weights[name]
         self.needs_noise = any(
             term.term not in (r1, r2, lecam) for term in self.terms.values()
-        )  # whether noise is looked at
+        )  # whether any of them uses noise
         self.schedules: dict[str, Schedule] = {}
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name, "penalties")
@@ -79,13 +79,13 @@ class Penalties:
     def loss(
         self, game: Callable[[], DiscriminatorStep], iteration: int, batch: int, now: Callable[[Schedule], float]
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """The weighted sum of those that are due, and the mean of each.
+        """The weighted sum of the penalties due, and the mean of each.
 
         Args:
-            game: makes what they look at; called only if one is due.
+            game: gives the discriminator's step; called only if a penalty is due.
             iteration: of the run.
-            batch: the global one, for the rule.
-            now: what a ramp is at this iteration.
+            batch: the global one, for the heuristic.
+            now: the value of a ramp at this iteration.
         """
         due = self.due_penalties(iteration)
         seen = game() if due else None
@@ -98,7 +98,7 @@ class Penalties:
         return weight * self.every[name]
 
     def startup_messages(self, batch: int) -> list[str]:
-        """What the rule gives, in words."""
+        """A message with the gamma that the heuristic gives."""
         size = " x ".join(map(str, self.shape[1:]))
         gamma = auto_gamma(self.shape, batch) if self.by_rule else 0.0
         return [

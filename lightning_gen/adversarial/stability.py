@@ -1,4 +1,4 @@
-"""Whether adversarial training is healthy: from what each validation measured to a verdict, and what to try."""
+"""Stability of adversarial training: a verdict from the values of each validation, and suggested fixes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ OWN = (
 
 VERDICTS = ("healthy", "saturated", "collapsed", "diverged")  # each worse than the one before
 WHOSE = {"saturated": "the discriminator has", "collapsed": "the samples have", "diverged": "the training has"}
-FATAL_VERDICTS = ("collapsed", "diverged")  # more training does not mend these
+FATAL_VERDICTS = ("collapsed", "diverged")  # unrecoverable failures
 
 EARLY = 0.2  # of the run, in which samples may be far off: those of an untrained generator are all alike
 LOW_DIVERSITY = 0.3  # of the data's: a single class of digits or MNIST alone still has 0.53 to 0.98
 MANY_DUPLICATES = 0.5  # share of the samples; of real examples it is about 0.01, by its definition
 AT_LEAST = 2  # validations in a row: a single one may be a bad moment
 RISING = 1.1  # diversity over the best before, of a generator that is slow but learns
-LARGE_LOGIT = 1e4  # float16 ends at 6.5e4; a Wasserstein critic under a penalty stays below some hundreds
+LARGE_LOGIT = 1e4  # the maximum of float16 is 6.5e4; a Wasserstein critic under a penalty stays below some hundreds
 LARGE_GAP = 100.0  # where a sigmoid has long been flat, and above a critic's distance of 28x28 images from noise
 WORSE = 3.0  # times the best distance; samples of two good models differ by less
 SURE_REAL, SURE_FAKE = 0.99, 0.01  # shares of positive logits of a discriminator that makes no mistakes
@@ -40,7 +40,7 @@ PATIENCE = 5  # validations in a row: for a while a discriminator may be ahead
 
 
 class Verdict(NamedTuple):
-    """One of ``VERDICTS``, and what it rests on in words and numbers."""
+    """One of ``VERDICTS``, and its evidence in words and numbers."""
 
     verdict: str
     saw: str
@@ -50,10 +50,10 @@ class Verdict(NamedTuple):
 
 
 class Suggestion(NamedTuple):
-    """Something to try.
+    """A suggested fix.
 
     Args:
-        words: what it is.
+        words: its text.
         option: of the model, written as after "--model."; its first part is the name.
         against: the verdicts that it helps against.
         unless: whether these options of the model have it in use already, or cannot go with it.
@@ -147,7 +147,7 @@ def _diverged(history: Sequence[Row], late: Sequence[Row]) -> str:
 
 
 def _collapsed(history: Sequence[Row], late: Sequence[Row]) -> str:
-    """Samples that are alike at the last validations."""
+    """Samples without diversity at the last validations."""
     rows, name = late[-AT_LEAST:], "val/diversity"
     if len(rows) < AT_LEAST or rows[-1][name] > RISING * max(_column(history[:-1], name)):
         return ""
@@ -158,7 +158,7 @@ def _collapsed(history: Sequence[Row], late: Sequence[Row]) -> str:
 
 
 def _saturated(history: Sequence[Row], late: Sequence[Row]) -> str:
-    """A discriminator that is always right and ever surer, while the samples do not get better."""
+    """A discriminator without mistakes and with growing logits, while the samples do not improve."""
     rows, before = late[-PATIENCE:], history[:-PATIENCE]
     if len(rows) < PATIENCE or not before or not all("val/logit_gap" in row for row in rows):
         return ""
@@ -197,18 +197,18 @@ def final_over_best(history: Sequence[Row]) -> dict[str, dict[str, float | None]
 
 
 def suggestions(verdict: str, options: Mapping[str, Any]) -> list[str]:
-    """What helps against a verdict and is not in use yet, the best first; options are the model's."""
+    """Suggestions for a verdict that are not in use yet, the best first; options are the model's."""
     return [r.text(options) for r in SUGGESTIONS if verdict in r.against and not r.unless(options)]
 
 
 def warning_message(verdict: Verdict, options: Mapping[str, Any]) -> str:
-    """A bad verdict, what it rests on and what to try, as one line; options are the model's."""
+    """A bad verdict, its evidence and suggested fixes, as one line; options are the model's."""
     remedies = "; ".join(suggestions(verdict.verdict, options))
     return f"{WHOSE[verdict.verdict]} {verdict.verdict}: {verdict.saw}. Try, the most helpful first: {remedies}"
 
 
 def report(history: Sequence[Row], verdict: Verdict, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What summary.json holds of it; None where no validation measured anything."""
+    """Its entry in summary.json; None where no validation measured anything."""
     if not history:
         return None
     tries, last = suggestions(verdict.verdict, options), dict(history[-1])

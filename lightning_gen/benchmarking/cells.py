@@ -142,7 +142,7 @@ class Benchmark:
         return results.cell_path(self.folder, self.data, model, self.budget, self.options, seed)
 
     def identity(self, model: str, seed: int) -> dict[str, Any]:
-        """What tells a cell from all others."""
+        """The key of a cell."""
         shared = {"data": self.data, "budget": self.budget, "options": self.options}
         return {"model": model, **shared, "seed": seed}
 

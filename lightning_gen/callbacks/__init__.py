@@ -1,1 +1,1 @@
-"""What happens beside training: checkpoints, progress, pictures."""
+"""Callbacks: checkpoints, progress, pictures, stability, metrics."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning_gen.callbacks.watch import Watch
 
 HIGHER = ("val/elbo",)  # values of ours that are the better the higher
-AGREE = (0.5, 20)  # seconds, and at most so many iterations, between two questions to all ranks whether a signal came
+AGREE = (0.5, 20)  # seconds, and at most so many iterations, between two all-reduces of the pending signal
 
 
 class Checkpoints(Checkpoint):
@@ -38,9 +38,9 @@ class Checkpoints(Checkpoint):
         every: iterations between two saves.
         monitor: names of validation values; ``best.ckpt`` has the best of the first that there is. Without one there
             is no ``best.ckpt``. The best is the lowest, of "max:val/NAME" and of those in ``HIGHER`` the highest.
-        monitor_required: whether it is a mistake if there is none.
+        monitor_required: raise if the monitored value is not logged.
         watch: whose values come after those of ``monitor``; their names may be known only when the data are.
-        signals: that are being noted already.
+        signals: the handler that is installed already.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Checkpoints(Checkpoint):
             self.signals.restore()
 
     def _agreed_signal(self, trainer: L.Trainer, model: GenerativeModule) -> int:
-        """The signal that all ranks stop for at this boundary, 0 for none."""
+        """The signal at which all ranks stop at this boundary, 0 for none."""
         if trainer.world_size == 1:
             return self.signals.pending
         if model.iteration < self._next_question:
@@ -149,7 +149,7 @@ class Checkpoints(Checkpoint):
         return signum
 
     def _pause(self, model: GenerativeModule) -> int:
-        """Iterations until the next question, by the speed since the last one."""
+        """Iterations until the next all-reduce of the pending signal, by the speed since the last one."""
         seconds, most = AGREE
         iteration, when = self._last
         per_iteration = (time.monotonic() - when) / max(1, model.iteration - iteration)

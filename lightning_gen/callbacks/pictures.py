@@ -1,4 +1,4 @@
-"""What the model can do, at each validation, in TensorBoard or another logger: pictures, and sound or text."""
+"""Logs samples, reconstructions and other views at each validation, to TensorBoard or another logger."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class RunProgress(ProgressBar):
     ``seconds`` is the training time of the whole run, validations and an interruption's resumes included.
     """
 
-    reads_model_metrics = True  # the model need not hand its values to Lightning for this bar
+    reads_model_metrics = True  # reads model.latest: no self.log(prog_bar=True) needed
 
     def __init__(self) -> None:
         super().__init__()

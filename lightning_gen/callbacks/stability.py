@@ -1,4 +1,4 @@
-"""Looks at each validation whether adversarial training is healthy, and warns or stops where it is not."""
+"""Checks at each validation for collapse or divergence of adversarial training, and warns or stops."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from lightning_gen.training.module import GenerativeModule
 
 EXAMPLES = 512  # real ones and samples, at most
 NUMBERS = 2**24  # that these hold together, at most: 64 MiB
-LEAST = 10  # examples: fewer say nothing
+LEAST = 10  # examples: fewer are not informative
 RARE = 0.01  # share of real examples whose nearest other one is as near as that of a duplicate
 
 
 class Stability(Callback):
-    """Measures samples and discriminator at each validation, and says when the training collapses or diverges.
+    """Measures samples and discriminator at each validation, and reports when the training collapses or diverges.
 
     - ``val/logit_real``, ``val/logit_fake``: the discriminator's mean logit of validation examples and of samples, and
       ``val/logit_gap``, their difference; ``val/sign_real``, ``val/sign_fake``: the shares of positive logits. They are
@@ -43,14 +43,14 @@ class Stability(Callback):
     - ``val/duplicates``: share of samples with another one nearer than 99 % of the validation examples have one.
     - ``val/ema_distance``: |averaged - current| / |current| of the weights that have a moving average.
 
-    The samples have fixed numbers of a fixed seed, and of a conditional model all classes in turn, or the texts of the
-    validation examples; the random numbers of training are untouched. The verdict is that of
+    The samples have fixed indices of a fixed seed, and for a conditional model labels that cycle through all classes,
+    or the texts of the validation examples; the random numbers of training are untouched. The verdict is that of
     ``lightning_gen.adversarial.stability``.
 
     Args:
         data: of the run; the validation examples are in a fixed random order.
-        on_collapse: "warn" prints a line each time that the verdict gets worse, "stop" also ends the run at a verdict
-            that more training does not mend.
+        on_collapse: "warn" prints a line each time that the verdict gets worse, "stop" also ends the run at a
+            collapse or divergence verdict.
         watch: whose distances are part of the verdict.
         seed: of the samples.
     """
@@ -72,7 +72,7 @@ class Stability(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        # by one rank, because the others' statistics may differ, and all must come to the same verdict
+        # by one rank, because the others' statistics may differ, and all ranks need the same verdict
         values, trouble = self._tried(pl_module) if trainer.is_global_zero else ({}, None)
         self._measured, trouble = trainer.strategy.broadcast((values, trouble))
         if trouble:
@@ -92,14 +92,14 @@ class Stability(Callback):
             self.stopped = trainer.should_stop = True  # Checkpoints, which comes next, saves at each validation
 
     def message(self) -> str:
-        """The verdict, what it rests on and what to try, as one line."""
+        """The verdict, its evidence and suggested fixes, as one line."""
         return warning_message(self.verdict, self._options)
 
     def report(self) -> dict[str, Any] | None:
-        """What summary.json holds of it."""
+        """Its entry in summary.json."""
         return report(self.history, self.verdict, self._options)
 
-    # What it measures
+    # Measurements
 
     def _tried(self, model: GenerativeModule) -> tuple[dict[str, float], str | None]:
         """The values, or why there are none."""
@@ -136,7 +136,7 @@ class Stability(Callback):
 
 
 def _asked(model: Any, y: Tensor | None, n: int) -> Tensor | None:
-    """The conditions of n samples: all classes in turn, or the texts y (n, L) of as many examples."""
+    """The conditions of n samples: labels that cycle through all classes, or the texts y (n, L) of as many examples."""
     if isinstance(model, SamplesTexts) and model.condition_length:
         return y
     return torch.arange(n) % model.classes if isinstance(model, SamplesClasses) and model.classes else None
@@ -154,7 +154,7 @@ def _sampled(model: Any, n: int, y: Tensor | None, seed: int) -> Tensor:
 
 
 def _logits(model: Any, real: Tensor, y: Tensor | None, fake: Tensor, asked: Tensor | None) -> dict[str, float]:
-    """What the discriminator says of validation examples and of samples (n, *shape) under their conditions."""
+    """Discriminator logits of validation examples and of samples (n, *shape) under their conditions."""
     try:
         of_real, of_fake = _judged(model, real, y), _judged(model, fake, asked)
     except UserError:  # a packed discriminator scores no single example

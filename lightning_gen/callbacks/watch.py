@@ -24,21 +24,21 @@ from lightning_gen.training.module import GenerativeModule
 
 USUAL = 1000  # samples
 WATCHED = ("fd", "kd")
-LEAST = 100  # examples from which a distance is still worth watching
+LEAST = 100  # smallest number of examples for a useful distance
 
 
 class Watch(Callback):
     """Logs a distance of samples to the validation examples as ``val/fd_mnist_v1@1k``.
 
-    The samples have fixed numbers of a fixed seed, so the values of a run differ by the model alone, and the random
+    The samples have fixed indices of a fixed seed, so the values of a run differ by the model alone, and the random
     numbers of training are untouched. A distance of few samples is larger than one of many: compare at an equal number.
 
     Args:
         names: "fd" or "kd", with a number of samples: "fd@1000"; several separated by commas.
         extractor: of the features.
-        data: of the run; the test examples are not looked at.
+        data: of the run; the test examples are not used.
         seed: of the samples.
-        or_fewer: take as many samples as there are validation examples where these are fewer, but not below 100.
+        allow_fewer: take as many samples as there are validation examples where these are fewer, but not below 100.
 
     Raises:
         UserError: an unknown name.
@@ -103,7 +103,7 @@ class Watch(Callback):
 
 
 def trained_extractor(dataset: str, data: Any) -> Extractor | None:
-    """One that was trained on a data set, if there is any; quick enough to go unasked.
+    """An extractor trained on the data set, if there is any; cheap enough to be on by default.
 
     Not the values themselves: mean and covariance of points say little about them, and would choose a poor checkpoint.
     """

@@ -1,6 +1,6 @@
-"""Data parallelism for players that take turns: one all-reduce of one flat buffer for each step of an optimizer.
+"""Data parallelism for alternating optimizers: one all-reduce of one flat buffer for each optimizer step.
 
-DistributedDataParallel hooks into backward passes. Where players take turns it must search each of them for parameters
+DistributedDataParallel hooks into backward passes. With several optimizers it must search each of them for parameters
 that were not used, and it reduces once for each chunk of an accumulated batch. Here nothing is wrapped: when a player
 has its gradients, they are averaged over the ranks in one call, then its optimizer steps. The sums are the same.
 """

@@ -13,7 +13,7 @@ class Launch(NamedTuple):
 
     Args:
         kind: "slurm" (a task of an srun step), "torchrun", "child" (of Lightning's first rank) or "alone".
-        per_node: processes on each node, (n_1, ..., n_nodes); known for slurm and torchrun only.
+        processes_per_node: processes on each node, (n_1, ..., n_nodes); known for slurm and torchrun only.
         job: names what is restarted as a whole, the same after a requeue; "" where nothing restarts it.
         may_be_restart: whether this may be a restart, so that an earlier attempt is looked for.
     """
@@ -40,7 +40,7 @@ def detect_launch(environ: Mapping[str, str] = os.environ) -> Launch:
         here, world = int(environ["LOCAL_WORLD_SIZE"]), int(environ["WORLD_SIZE"])
         name = environ["TORCHELASTIC_RUN_ID"]  # "none" without --rdzv-id: of every such run, so it names nothing
         nodes = (here,) * (world // here) + ((world % here,) if world % here else ())
-        # Not by TORCHELASTIC_RESTART_COUNT: only the host whose process died counts it, and all have to go on alike.
+        # Not by TORCHELASTIC_RESTART_COUNT: only the host whose process died counts it, and all ranks must agree.
         return Launch("torchrun", nodes, "" if name == "none" else f"torchrun {name}", name != "none")
     if "LOCAL_RANK" in environ and "SLURM_STEP_ID" not in environ:
         return Launch("child", (), *_slurm_job(environ))

@@ -20,7 +20,7 @@ GRACE = 8.0  # seconds in which a run may end by itself after it has lost a proc
 
 
 class SubprocessLauncher(_SubprocessScriptLauncher):
-    """Lightning's, with a watch that names a rank that died, and that leaves no process behind.
+    """Lightning's, with a watch that names a rank that died, and that kills all child processes.
 
     Lightning's own kills the first rank as soon as another one has ended with a status other than 0, before either can
     say why.

@@ -58,7 +58,7 @@ def is_connection_error(error: BaseException) -> bool:
 
 
 def lost_ranks_error(rank: int, world: int, folder: Path) -> UserError:
-    """Call the roll, in the store through which the ranks met, and name those that do not answer, or have said why."""
+    """Check which ranks still write to the TCPStore, and name those that do not, or that gave a reason."""
     missing = missing_ranks(rank, world)
     for other in missing:
         with contextlib.suppress(RuntimeError, ValueError):

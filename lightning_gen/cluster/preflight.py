@@ -1,7 +1,7 @@
-"""Mistakes of a start on several devices that would otherwise train the wrong thing, or wait for ever, without a word.
+"""Mistakes of a start on several devices that would otherwise train the wrong thing, or hang, silently.
 
 All of it is read from the environment and the options, before anything is loaded or connected. What is wrong on all
-ranks alike the first one says alone; what depends on the machine says the rank that is there.
+ranks the first one reports; what depends on the machine, the rank on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHELLS = ("bash", "interactive")  # names of jobs that Lightning takes for a she
 def resolve_trainer_options(
     trainer: Mapping[str, Any], launch: Launch, environ: Mapping[str, str] = os.environ
 ) -> dict[str, Any]:
-    """The Trainer's options with ``devices`` and ``num_nodes`` as the launcher made them, or as asked for.
+    """The Trainer's options with ``devices`` and ``num_nodes`` as given by the launcher, or as requested.
 
     Raises:
         UserError: they contradict each other, or the launch cannot work.
@@ -80,7 +80,7 @@ def refuse_requeue_checkpoints(*folders: Path) -> None:
 
 
 def _asked(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of devices and nodes that were asked for, without those that are left open."""
+    """The requested numbers of devices and nodes, without those that are left open."""
     open_ones = {"devices": (None, "auto", -1, "-1"), "num_nodes": (None, 1)}  # 1 is the Trainer's default
     return {name: trainer[name] for name, defaults in open_ones.items() if trainer.get(name) not in defaults}
 

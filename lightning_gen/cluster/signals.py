@@ -1,4 +1,4 @@
-"""Signals are noted, and acted on between two iterations, by all ranks together."""
+"""Signal handling: a stop request is acted on after the current iteration, on all ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def interruptible() -> Iterator[None]:
 
 
 class SignalHandler:
-    """Notes the signals that ask for a stop."""
+    """Records the signals that request a stop."""
 
     def __init__(self) -> None:
         self.pending = 0

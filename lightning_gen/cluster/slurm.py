@@ -1,4 +1,4 @@
-"""Slurm: the environment of a task, and the way back into the queue."""
+"""Slurm: the environment of a task, and requeueing the job."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PORTS = 10_000  # from 15,000 on
 class SlurmEnvironment(SLURMEnvironment):
     """Lightning's, without its handlers of signals, which save between two players' steps and may hang.
 
-    The port depends on the step too, so that two steps of a job do not meet on one. What is wrong with the numbers of
-    tasks is said by the preflight.
+    The port depends on the step too, so that two steps of a job do not meet on one. The preflight checks the numbers
+    of tasks.
     """
 
     def __init__(self) -> None:
@@ -33,11 +33,11 @@ class SlurmEnvironment(SLURMEnvironment):
 
     @staticmethod
     def _validate_srun_used() -> None:
-        """Said by the preflight."""
+        """Checked by the preflight."""
 
     @staticmethod
     def _validate_srun_variables() -> None:
-        """Every layout of tasks is fine that the preflight lets pass."""
+        """The preflight has checked the layout of tasks."""
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Done by the preflight."""

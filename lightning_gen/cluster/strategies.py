@@ -21,8 +21,8 @@ def select_strategy(asked: Any, players: int, patience: int | None) -> Any:
     """The strategy for several devices: ours where none is named.
 
     Args:
-        asked: what ``--trainer.strategy`` says.
-        players: of the model; where they take turns, Lightning's "ddp" must look for unused parameters.
+        asked: the value of ``--trainer.strategy``.
+        players: of the model; with several, Lightning's "ddp" must look for unused parameters.
         patience: seconds that a rank waits for the others.
     """
     timeout = timedelta(seconds=patience or PATIENCE)

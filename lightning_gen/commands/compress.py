@@ -97,7 +97,7 @@ def encode(argv: list[str]) -> None:
     given, rest = _encoding(argv)
     path = find_checkpoint(given.run, given.which)
     model = load(path, trust=given.trust)
-    codec.coder_for(model)  # first, so that a model that cannot code is told at once
+    codec.coder_for(model)  # first, so that a model that cannot code is refused at once
     files = image_io.files_of(given.images)
     names = image_io.names_of(files)
     x = _rows(given, rest) if given.split else image_io.read_pictures(files, model.spec)

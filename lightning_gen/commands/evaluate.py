@@ -204,7 +204,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
 
 
 def _names(given: list[str] | None, model: Any) -> list[str]:
-    """The groups that were asked for; without any, those that models of this kind may have."""
+    """The requested groups; without any, those that models of this kind may have."""
     usual = (SAMPLES, TRANSLATIONS) if isinstance(model, Translates) else (SAMPLES, CODES)
     return [name for name, metric in METRICS.items() if (metric.category in usual if given is None else name in given)]
 
@@ -237,7 +237,7 @@ def _data(given: Any, rest: list[str], fabric: Fabric) -> tuple[DataModule, dict
 
 
 def _extractor(name: str, dataset: str, data: DataModule) -> Extractor | str:
-    """The extractor that was asked for; where none fits by itself, the reason."""
+    """The requested extractor; where none fits by itself, the reason."""
     try:
         return find_extractor(name, dataset, data.spec)
     except UserError as reason:

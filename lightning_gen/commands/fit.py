@@ -185,7 +185,7 @@ def _check_batch(model: GenerativeModule, data: Any, devices: int) -> None:
 
 
 def _watch(config: dict[str, Any], model: GenerativeModule, data: Any) -> Watch | None:
-    """The callback that ``--watch`` asks for; an adversarial model has no loss to judge it by, and gets one unasked."""
+    """The callback of ``--watch``; an adversarial model has no loss to evaluate it by, and gets one by default."""
     names = config.get("watch") or "auto"
     if names == "none":
         return None

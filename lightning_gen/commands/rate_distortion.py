@@ -1,4 +1,4 @@
-"""How few bits for how good a picture: what scripts/rate_distortion.py does.
+"""Rate-distortion curves: scripts/rate_distortion.py.
 
 A VAE with a fixed scale of the likelihood is trained for each weight of its KL (Alemi et al. 2018, arXiv:1711.00464:
 the weight is the slope of the curve), a VQ-VAE for each size of its codebook; both are measured on held-out examples.
@@ -60,7 +60,7 @@ def main(argv: list[str], call: Any = None) -> None:
     for job in jobs:
         config_from_arguments(job.arguments)  # mistakes show before anything runs
     if given.codes:
-        import_constriction()  # of the coder of tokens, which is asked for last
+        import_constriction()  # of the coder of tokens, the last one measured
     processes = ProcessRunner()
     given.out.mkdir(parents=True, exist_ok=True)
     points, x = [], None

@@ -107,7 +107,7 @@ def _folder(path: Path, given: Any) -> Path:
 
 
 def _asked(model: Samples, ids: Sequence[int] | None, n: int) -> torch.Tensor | None:
-    """The classes (n,) of the examples: those that were asked for in turn, else all that the model knows.
+    """The classes (n,) of the examples: the requested ones in turn, else all classes of the model.
 
     Raises:
         UserError: there is no such class.
@@ -152,7 +152,7 @@ def _views(
 
 
 def _traversals(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given: Any) -> torch.Tensor:
-    """A row for each dimension of a sample's code; of a model that cannot encode, what its codes stand for."""
+    """A row for each dimension of a sample's code; of a model that cannot encode, of its InfoGAN codes."""
     if isinstance(model, Encodes):
         first = None if y is None else y[:1]
         return views.traversals(model, samples[:1], first, rows=model.encode(samples[:1], first).shape[1])
@@ -175,7 +175,7 @@ def _interpolations(model: Any, samples: torch.Tensor, y: torch.Tensor | None, g
 
 
 def _rows(ids: Sequence[int] | None) -> torch.Tensor | None:
-    """The classes that were asked for, in turn, one for each row."""
+    """The requested classes, in turn, one for each row."""
     return None if not ids else torch.tensor(ids)[torch.arange(max(views.LINES, len(ids))) % len(ids)]
 
 

@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
 
 
 def _direction(model: Any, given: str | None) -> str:
-    """The direction that was asked for, or the first that the model knows."""
+    """The requested direction, or the model's first."""
     if not isinstance(model, Translates):
         raise UserError(f"{type(model).__name__} does not translate pictures: cyclegan, pix2pix and cut do")
     if given is not None and given not in model.directions:
@@ -257,7 +257,7 @@ def check_no_overwrite(jobs: Sequence[Job], out: Path, sheet: str, force: bool) 
 def _read(
     jobs: Sequence[Job], reader: Reader | Whole, broken: dict[str, str], training: tuple[int, ...] | None
 ) -> Iterator[tuple[Job, Tensor]]:
-    """Each picture (C, H, W) uint8; those that cannot be read are noted. One far from the training size is told."""
+    """Each picture (C, H, W) uint8; those that cannot be read are recorded. A size far from that of training is reported."""
     for job in track(jobs, "translating", disable=not sys.stdout.isatty(), transient=True):
         image = try_read(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
         if isinstance(image, str):

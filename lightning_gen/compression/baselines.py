@@ -1,4 +1,4 @@
-"""What general-purpose compressors and picture formats make of the same examples."""
+"""Baselines: general-purpose compressors and image formats on the same examples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Baseline(NamedTuple):
 
 
 def measure_baselines(levels: np.ndarray, binary: bool) -> list[Baseline]:
-    """Each compressor on uint8 examples (n, *shape), 0 and 1 where binary: the better of the ways to give them."""
+    """Each compressor on uint8 examples (n, *shape), 0 and 1 where binary: the smaller of bytes and packed bits."""
     rows = [_plain(name, pack, levels, binary) for name, pack in PLAIN.items()]
     if levels.ndim == 4 and levels.shape[1] in (1, 3):
         pictures = (levels * 255 if binary else levels).transpose(0, 2, 3, 1)  # (n, H, W, C)

@@ -4,8 +4,8 @@
     length = -log p(x|z) - log p(z) + log q(z|x),  on average -ELBO
 
 z lies on a grid of step d in [-8, 8): q and p are the masses of its cells, x is decoded from their centres. The bits
-that choose the first z are the ground of the stack; later ones are those of the examples before. The networks see the
-examples in blocks, which is why several z are popped before the first x is pushed: a block of n takes n times the bits.
+that choose the first z are the initial bits of the ANS stack; later ones are those of the examples before. The networks
+see the examples in blocks, so several z are popped before the first x is pushed: a block of n takes n times the bits.
 So blocks grow from single examples on, with what is in the stack.
 """
 
@@ -28,12 +28,12 @@ from lightning_gen.protocols import Posterior
 REACH = 8  # the grid covers z in [-REACH, REACH)
 FINEST, COARSEST = 10, 4
 RAMP = 8  # a block holds at most one RAMP-th of the examples before it
-PRECISION = 24  # bits: the most that one symbol takes
+PRECISION = 24  # bits: largest length of one symbol
 
 
 @runtime_checkable
 class Decodable(Posterior, Protocol):
-    """Has what bits-back coding needs beside the posterior."""
+    """The model's methods for bits-back coding, beside the posterior."""
 
     likelihood: Any
     prior: Any

@@ -1,4 +1,4 @@
-"""A trained model as a codec: which coder it takes, what its files say, and whether they belong to it."""
+"""A trained model as a codec: its coder, the headers of its files, and the check that they belong to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lightning_gen.training.module import GenerativeModule
 
 
 class Encoded(NamedTuple):
-    """A file's content, not yet written, and what came of it.
+    """A file's content, not yet written, and measurements of its coding.
 
     Args:
         content: of the file.
@@ -140,7 +140,7 @@ def check_belongs(model: GenerativeModule, coder: Coder, header: Header, name: s
 
 
 def weights_hash(model: GenerativeModule) -> str:
-    """A hash of what the model computes with: class, options, parameters and buffers."""
+    """A hash of the model: class, options, parameters and buffers."""
     options = {key: str(value) for key, value in sorted(model.hparams.items())}
     parts = [json.dumps([type(model).__qualname__, options, str(model.spec)]).encode()]
     for key, value in sorted(model.state_dict().items()):

@@ -1,4 +1,4 @@
-"""What the two ways of coding share: symbols in, words out, and the same symbols again."""
+"""Base class of the coders: symbols to words, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 
-Settings = dict[str, int]  # what decoding needs besides the words, as plain numbers
+Settings = dict[str, int]  # settings that decoding needs besides the words, as plain numbers
 
 
 def decoding_error(reason: str) -> UserError:
@@ -43,7 +43,7 @@ class Coder(ABC):
 
     @abstractmethod
     def from_symbols(self, symbols: Tensor, block: int) -> Tensor:
-        """What ``symbols`` gave -> x (n, *shape)."""
+        """Symbols of ``to_symbols`` -> x (n, *shape)."""
 
     @abstractmethod
     def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:
@@ -59,4 +59,4 @@ class Coder(ABC):
 
     @abstractmethod
     def ideal_bits(self, symbols: Tensor, block: int) -> float:
-        """Bits that the model promises for these symbols together."""
+        """Ideal code length in bits of these symbols together under the model."""

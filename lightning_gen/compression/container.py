@@ -17,7 +17,7 @@ import numpy as np
 
 from lightning_gen.datamodules.errors import UserError
 
-MAGIC = b"\x89LGZ\r\n\x1a\n"  # breaks where a program takes it for text, as PNG's does
+MAGIC = b"\x89LGZ\r\n\x1a\n"  # is damaged by text-mode transfers, as PNG's is
 VERSION = 1
 LENGTHS = struct.Struct("<8sBIQ")
 CHECK = 16  # bytes of the checksum
@@ -25,13 +25,13 @@ MOST = 2**26  # bytes of an inflated header
 
 
 class Header(NamedTuple):
-    """What is said of the words.
+    """The header of the words.
 
     Args:
         method: name of the coder.
         model: class of the model.
         run: where its checkpoint was.
-        weights: hash of what the model computes with.
+        weights: hash of the model, see ``weights_hash``.
         shape: of an example.
         values: of the data's spec.
         examples: their number.

@@ -79,7 +79,7 @@ def _read(path: Path, spec: DataSpec) -> np.ndarray:
 
 
 def _is_deep(file: Image.Image) -> bool:
-    """Whether a colour picture has more than 8 bits a value, of which Pillow keeps 8 without a word."""
+    """Whether a colour picture has more than 8 bits a value, of which Pillow silently keeps 8."""
     tiles: Any = getattr(file, "tile", [])  # (decoder, extents, offset, its arguments), as ("ppm", ..., ("RGB", 65535))
     return any(";16" in str(tile[3]) or (tile[0].startswith("ppm") and tile[3][-1] > 255) for tile in tiles)
 

@@ -1,4 +1,4 @@
-"""What a compressed file cost, beside what the model promises and what others need."""
+"""Size of a compressed file, beside the ideal code length under the model and the baselines."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _tensors(model: GenerativeModule) -> list[Tensor]:
 
 
 def _levels(model: GenerativeModule, x: Tensor) -> np.ndarray | None:
-    """What other compressors get: uint8 (n, *shape), 0 and 1 where binary; None for data of other values."""
+    """The input of other compressors: uint8 (n, *shape), 0 and 1 where binary; None for data of other values."""
     if model.spec.values not in ("binary", "uint8"):
         return None
     levels = to_stored_values(x, model.spec)

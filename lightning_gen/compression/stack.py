@@ -1,4 +1,4 @@
-"""A last-in, first-out entropy coder on a ground of random bits, which are counted and never run out."""
+"""An ANS stack, initialised with random bits that are generated on demand and counted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from lightning_gen.compression.coder import decoding_error
 from lightning_gen.datamodules.errors import UserError
 
-SEED = 20190115  # of the ground: a part of the format
+SEED = 20190115  # of the initial bits: a part of the format
 MARGIN = 96  # bits: constriction's coder is only reversible while more than its head of 64 bits is full
-START = 8  # words of the ground at first
+START = 8  # initial words at the start
 
 
 def import_constriction() -> Any:
@@ -38,11 +38,11 @@ def initial_words(count: int) -> np.ndarray:
 class AnsStack:
     """Symbols are pushed and popped under models of constriction; popping what was not pushed draws random symbols.
 
-    constriction gives symbols in silence, and loses information, where a stack is empty. So ``reserve`` puts more of
-    the ground below what is there before that happens; the ground is a part of the compressed words.
+    constriction silently returns symbols, and loses information, where a stack is empty. So ``reserve`` puts more
+    initial words at the bottom before that happens; these are a part of the compressed words.
 
     Args:
-        words: what ``words`` of another stack gave; None to begin.
+        words: those of another stack's ``words``; None for an empty one.
 
     Raises:
         UserError: no stack gave these words.
@@ -50,14 +50,14 @@ class AnsStack:
 
     def __init__(self, words: np.ndarray | None = None) -> None:
         self._new = import_constriction().stream.stack.AnsCoder
-        self.num_initial_words = START if words is None else 0  # words of the ground that were put in here
+        self.num_initial_words = START if words is None else 0  # initial words so far
         try:
             self._coder = self._new(initial_words(START) if words is None else words)
         except ValueError as error:
             raise decoding_error(str(error).splitlines()[0]) from error
 
     def reserve(self, bits: int) -> None:
-        """See to it that so many bits can be popped."""
+        """Make sure that so many bits can be popped."""
         missing = bits + MARGIN - self._coder.num_valid_bits()
         if missing > 0:
             more = -(-missing // 32)
@@ -78,6 +78,6 @@ class AnsStack:
         return self._coder.get_compressed()
 
     def holds_initial_bits_only(self) -> bool:
-        """Whether nothing but the ground is left, as after popping all that was pushed."""
+        """Whether only initial bits are left, as after popping all that was pushed."""
         words = self.words()
         return np.array_equal(words, initial_words(len(words)))

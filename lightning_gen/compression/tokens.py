@@ -40,7 +40,7 @@ class TokenCoder(Coder):
         return torch.cat([self.model.tokens(part) for part in x.split(block)])
 
     def from_symbols(self, symbols: Tensor, block: int) -> Tensor:
-        """Tokens -> x (n, *shape), as near as they tell."""
+        """Tokens -> x (n, *shape), decoded by the model."""
         return torch.cat([self.model.from_tokens(part) for part in symbols.split(block)])
 
     def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:

@@ -1,1 +1,1 @@
-"""Grids, points in the plane, PNG files; knows no model."""
+"""Grids, points in the plane, PNG files; independent of models."""

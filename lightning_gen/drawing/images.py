@@ -1,4 +1,4 @@
-"""Picture files: PNG with the provenance of what made them."""
+"""Picture files: PNG with provenance metadata."""
 
 from __future__ import annotations
 

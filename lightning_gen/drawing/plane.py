@@ -56,7 +56,7 @@ def counts(points: Tensor, where: Window, size: int) -> Tensor:
 
 
 def draw_decision_field(real: Tensor, samples: Tensor, field: Tensor | None, where: Window, size: int = SIZE) -> Tensor:
-    """Samples over the density of the data, and behind both what a discriminator thinks of each place.
+    """Samples over the density of the data, over a heat map of the discriminator's logits.
 
     The field is red where it is high and blue where it is low, by the rank of its values: logits and the scores of a
     Wasserstein critic, which have no scale of their own, look alike. The data are green with a dark outline, the
@@ -65,8 +65,8 @@ def draw_decision_field(real: Tensor, samples: Tensor, field: Tensor | None, whe
     Args:
         real: (N, 2) examples of the data.
         samples: (M, 2).
-        field: (K, K), values at ``raster(where, K)``, of any scale; None leaves the ground white.
-        where: what is shown.
+        field: (K, K), values at ``raster(where, K)``, of any scale; None leaves the background white.
+        where: the square that is drawn.
         size: of the picture in pixels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Numbers as pictures: grids of images, densities of points, bars. Which of them suits data is said by their kind."""
+"""Numbers as pictures: grids of images, densities of points, bars. The kind of the data chooses among them."""
 
 from __future__ import annotations
 

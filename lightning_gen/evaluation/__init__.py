@@ -1,1 +1,1 @@
-"""What scripts/evaluate.py measures, and how it reports it."""
+"""Evaluation: the measurements of scripts/evaluate.py, and its report."""

@@ -24,8 +24,8 @@ from lightning_gen.training.noise import indexed_noise
 
 FEWEST = 100  # examples of an importance bound, however large k
 BITS_K = 100  # importance samples of the bits per dimension, at most
-NEAR_BOUND = 0.5  # nats: so near to its bound an estimate of mutual information says nothing
-SEPARATE = 10_000  # codes that the disentanglement scores look at
+NEAR_BOUND = 0.5  # nats: so near to its bound an estimate of mutual information is not informative
+SEPARATE = 10_000  # codes used by the disentanglement scores
 
 
 class Rebuilt(NamedTuple):
@@ -115,7 +115,7 @@ def _bound(s: EvaluationRun, k: int, n: int, transform: Callable[[Tensor, Tensor
 
 
 def _nats(s: EvaluationRun) -> str:
-    """What log p(x|z) is a density or probability of."""
+    """The variable of which log p(x|z) is a density or probability."""
     likelihood = getattr(s.model, "likelihood", s.model)
     return f"{type(likelihood).__name__} of {s.data.spec.values} values"
 
@@ -144,7 +144,7 @@ def reconstructions(s: EvaluationRun) -> Measured:
 
 
 def latent(s: EvaluationRun) -> Measured:
-    """What the code carries: active units, mutual information, collapse."""
+    """Information in the code: active units, mutual information, collapse."""
     codes = s.codes()
     mean, log_var, n = codes["mean"], codes["log_var"], len(codes["mean"])
     carried = kl_normal(mean, log_var).mean(0)  # (Z,)

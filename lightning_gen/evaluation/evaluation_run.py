@@ -1,4 +1,4 @@
-"""What is measured: a model beside its data, and this process's share of both."""
+"""An evaluation run: model, reference data, and this rank's chunks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fixed_permutation(size: int) -> Tensor:
 
 
 class ExampleBatch(NamedTuple):
-    """Examples as they are reference_data: x (n, *shape), classes (n,) or None, and their numbers or positions (n,)."""
+    """Examples as they are compared: x (n, *shape), classes (n,) or None, and their numbers or positions (n,)."""
 
     x: Tensor
     y: Tensor | None
@@ -61,13 +61,13 @@ class ExtractedFeatures(NamedTuple):
 
 @dataclass
 class EvaluationRun:
-    """A model, what it is compared with, and how.
+    """A model, its reference data, and the settings of the evaluation.
 
     Args:
-        model: a ``GenerativeModule`` in eval mode, on its device, or what does the same for one.
+        model: a ``GenerativeModule`` in eval mode, on its device, or an adapter with its methods.
         data: as the model was trained on them, for likelihoods and latents; samples, which are means, are compared with
             the originals before random binarisation.
-        extractor: what turns examples into features, or the reason why there is none.
+        extractor: the feature extractor, or the reason why there is none.
         n: number of samples, and of reference examples.
         seed: of the samples.
         draws: importance draws for each k, in all; with a larger k come fewer examples.
@@ -78,7 +78,7 @@ class EvaluationRun:
         split: of the held-out examples that samples are compared with.
         name: of the model, by default that of its class.
         prefix: of the names of its values.
-        remark: what is said of its samples beside each value.
+        remark: a remark on its samples beside each value.
         beside: further subjects that are measured with it, such as the other direction of a translator.
         reference_data: the data that all of them are compared with, where these are more than ``data``.
     """
@@ -157,11 +157,11 @@ class EvaluationRun:
 
     @property
     def classes(self) -> int:
-        """Number of classes that the model can be asked for."""
+        """Number of classes of a class-conditional model."""
         return self.model.classes if isinstance(self.model, SamplesClasses) else 0
 
     def to_stored_levels(self, x: Tensor) -> Tensor:
-        """Examples as they are reference_data: as they would be stored, images rounded to 256 levels; on the CPU."""
+        """Examples as they are compared: as they would be stored, images rounded to 256 levels; on the CPU."""
         return kind_of(self.model.spec).stored(x, self.model.spec)
 
     def real(self, split: str, rows: range) -> ExampleBatch:
@@ -183,7 +183,7 @@ class EvaluationRun:
     ) -> dict[str, Tensor]:
         """Columns (n, ...) of n test examples, of all ranks, on the CPU; ``work`` gives them for a batch.
 
-        ``data`` may be others than those of the subject.
+        ``data`` may be others than those of the run.
         """
         data = self.data if data is None else data
         rows, size = GatherColumns(*names), data.size("test")
@@ -200,7 +200,7 @@ class EvaluationRun:
         return rows.compute()
 
     def run_on_all_ranks(self, work: Callable[[], Any]) -> Any:
-        """Do this rank's share of something; where one rank fails, all do, so that none waits for it for ever."""
+        """Run on every rank; if one rank raises, raise on all, so that none waits for it for ever."""
         result, error = None, None
         try:
             result = work()
@@ -228,7 +228,7 @@ class EvaluationRun:
         return self._described[source]
 
     def clear_samples(self) -> None:
-        """The model has changed: describe its samples anew."""
+        """The model has changed: extract the features of its samples again."""
         self._described.pop("generated", None)
 
     def _describe(self, source: str) -> ExtractedFeatures:
@@ -292,7 +292,7 @@ class EvaluationRun:
         return ExampleBatch(x, y, positions)
 
     def reference_hash(self) -> tuple[str, int]:
-        """SHA-256 of what is compared with, the same for any number of ranks, and how many could be read."""
+        """SHA-256 of the reference data, the same for any number of ranks, and how many could be read."""
         found = [self._digest(data) for data in self.reference_data or [self.unbinarized_data]]
         hashes = [text for text, _ in found]
         whole = hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
@@ -350,7 +350,7 @@ def _cat(column: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def error_message(error: Exception) -> str:
-    """An error of a model or metric; of one that is not the user's to mend, also its place in the program."""
+    """An error of a model or metric; of an internal one also its place in the program."""
     if isinstance(error, UserError | Inapplicable):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]

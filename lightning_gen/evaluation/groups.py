@@ -1,4 +1,4 @@
-"""METRICS: the groups of numbers that are measured together, by name."""
+"""METRICS: groups of metrics that are measured together, by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SAMPLES, CODES, TRANSLATIONS = "samples", "codes", "translations"
 
 
 class Metric(NamedTuple):
-    """A group of numbers that are measured together.
+    """A group of metrics that are measured together.
 
     Args:
         measure: gives them, or raises ``Inapplicable``.
         about: one line for the help.
-        category: what they are about: what a translator makes counts as samples, and other models are not asked for
-            translations unless these are named.
+        category: what they measure: translations count as samples, and other models have no translations measured
+            unless these are named.
     """
 
     measure: Callable[[EvaluationRun], Measured]

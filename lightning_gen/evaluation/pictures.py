@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: what the numbers are about."""
+"""The pictures of an evaluation."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _nearest_values(s: EvaluationRun, own: Tensor) -> Tensor:
 
 
 def per_class(s: EvaluationRun) -> Tensor | None:
-    """A row for each class: of samples that were asked for it, or else in which the classifier sees it."""
+    """A row for each class: of samples conditioned on it, or else of those that the classifier assigns to it."""
     described = s.extract_features("generated")
     if described.log_probs is None:
         return None

@@ -1,4 +1,4 @@
-"""Posterior collapse: active units, KL per dimension and mutual information of a trained model, and what to try."""
+"""Posterior collapse: active units, KL per dimension and mutual information of a trained model, and suggestions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def report(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
         data: that it was trained on.
 
     Returns:
-        What ``collapse_report`` says; of a model with a Gaussian code also mutual_information, in nats, at most the log
-        of the number of examples. None for a model without latents, or before a validation.
+        The result of ``collapse_report``; of a model with a Gaussian code also mutual_information, in nats, at most the
+        log of the number of examples. None for a model without latents, or before a validation.
     """
     if not isinstance(model, HasLatentKL) or not model.kl_per_dimension.any():
         return None

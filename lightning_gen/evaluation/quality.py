@@ -89,7 +89,7 @@ def _covered_per_class(s: EvaluationRun, covered: Tensor | None) -> dict[int, fl
 
 
 def memorisation(s: EvaluationRun) -> Measured:
-    """Does it copy the training set?"""
+    """Memorisation: copies of training examples among the samples."""
 
     def against_training(source: str) -> dict[str, Tensor]:
         metric = Memorisation()
@@ -108,7 +108,7 @@ def memorisation(s: EvaluationRun) -> Measured:
 
 
 def classes(s: EvaluationRun) -> Measured:
-    """The classes that a classifier trained on real examples sees in the samples."""
+    """The classes of the samples, as predicted by a classifier trained on real examples."""
     total = s.data.spec.num_classes
     log_probs = _log_probs(s, "generated")
     if log_probs.shape[1] != total:

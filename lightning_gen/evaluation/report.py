@@ -35,7 +35,7 @@ class Report:
 
     Attributes:
         writes: whether this process is the one that writes.
-        replaced: what tells an earlier report from this one, if there was another; it is kept beside it.
+        replaced: how an earlier report's setting differs from this one, if there was another; it is kept beside it.
     """
 
     def __init__(

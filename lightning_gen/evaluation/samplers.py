@@ -1,4 +1,4 @@
-"""Where the codes of new examples come from, chosen after training.
+"""Samplers: the distribution of the codes of new examples, chosen after training.
 
 Ghosh et al. 2020, section 4 (ex-post density estimation), https://arxiv.org/abs/1903.12436: the codes of the training
 examples seldom follow the prior, and samples are better where their density is fitted once the model is trained.
@@ -35,7 +35,7 @@ RIDGE = 1e-6  # of the codes' mean variance, added to that of each component
 
 @runtime_checkable
 class TakesSampler(Encodes, Protocol):
-    """Has codes that are drawn at once, from the prior or from what is put in its place."""
+    """Has latents sampled in one step, from the prior or from a sampler in its place."""
 
     sampler: SamplesLatents | None
 
@@ -66,7 +66,7 @@ class Mixture:
 
     def __init__(self, weights: Tensor, means: Tensor, factors: Tensor) -> None:
         self.weights, self.means, self.factors = weights, means, factors
-        self.draw_dim = means.shape[1] + 1  # one more says which component
+        self.draw_dim = means.shape[1] + 1  # one more chooses the component
 
     def draw(self, noise: Tensor) -> Tensor:
         """Standard normal noise (n, Z + 1) -> z = m_c + L_c eps, (n, Z)."""
@@ -156,13 +156,13 @@ def attach_sampler(
     """Let a model draw its codes from a sampler; nothing of it is saved with the model.
 
     Args:
-        model: any, for "prior"; else one with codes that are drawn at once.
+        model: any, for "prior"; else one with latents sampled in one step.
         name: "prior", the model's own; "normal", N(0, I); "gmm", a mixture of Gaussians fitted to training examples.
         data: with the training examples, for "gmm".
         components: number of Gaussians of "gmm", 10 by default.
 
     Returns:
-        what a file of samples says about it; nothing for the prior.
+        its entries in a file of samples; nothing for the prior.
 
     Raises:
         UserError: an unknown name, a model without such codes, or too few training examples.

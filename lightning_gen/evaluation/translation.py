@@ -1,4 +1,4 @@
-"""Measurements of translators: of each direction for itself, on held-out pictures."""
+"""Metrics of translators, for each direction, on held-out images."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass
 class DirectionModel:
-    """One direction of a translator in the place of a model: its sample k is the translation of test picture k.
+    """Adapter: one translation direction as a model with sample(); its sample k is the translation of test image k.
 
     Args:
         model: the translator.
         direction: such as "a2b".
         data: of both sides.
-        source: the pictures to translate.
-        spec: of the pictures that it makes.
+        source: the images to translate.
+        spec: of the translations.
         translate: x (B, *shape of the source) -> (B, *shape of the target), both in [-1, 1].
-        back: the way back, where the model knows it.
+        back: the reverse translator, where the model has one.
         segmenter: x (B, *shape of the target) -> class logits (B, K, H, W), where there is one.
     """
 
@@ -66,7 +66,7 @@ class DirectionModel:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether a picture may be compared with its translation."""
+        """Whether an image may be compared with its translation."""
         return self.source.spec.shape == self.spec.shape
 
     def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
@@ -74,12 +74,12 @@ class DirectionModel:
         return self.translate(self.source_images(range(start, start + n)))
 
     def source_images(self, rows: range) -> Tensor:
-        """The test pictures themselves, (n, *shape of the source) in [-1, 1]."""
+        """The test images themselves, (n, *shape of the source) in [-1, 1]."""
         positions = fixed_permutation(self.source.size("test"))[rows.start : rows.stop]
         return self.source.examples("test", positions)["x"].to(self.device)
 
 
-# What is measured
+# Reference data
 
 
 def translation_run(
@@ -92,7 +92,7 @@ def translation_run(
     n: int,
     **options: Any,
 ) -> EvaluationRun:
-    """The subject of a translator's first direction, with those of the others beside it.
+    """The evaluation run of a translator's first direction, with those of the others in ``other_directions``.
 
     Args:
         model: ``Translates``, in eval mode, on its device.
@@ -101,7 +101,7 @@ def translation_run(
         dataset: name of the data.
         segmenters: of side "a", "b" or both, see ``DirectionModel``.
         n: number of pictures of each side, at most the smaller number of test pictures.
-        options: further ones of ``Subject``.
+        options: further ones of ``EvaluationRun``.
 
     Raises:
         UserError: the data have one side, or pictures of another shape, or the extractor does not take them.
@@ -154,7 +154,7 @@ def _shapes(spec: DataSpec) -> tuple[tuple[int, ...], ...]:
 
 
 def _extractor(name: str, dataset: str, spec: DataSpec) -> tuple[Extractor | str, str]:
-    """The extractor that was asked for, or the reason why there is none; and what to say of it."""
+    """The requested extractor, or the reason why there is none; and a remark on it."""
     try:
         return find_extractor(name, dataset, spec), ""
     except UserError as reason:
@@ -193,7 +193,7 @@ def segmenters_of(given: Sequence[str], device: torch.device) -> dict[str, Netwo
 
 
 def with_untranslated(measure: Callable[[EvaluationRun], Measured]) -> Callable[[EvaluationRun], Measured]:
-    """A measurement of samples, and for a translator also of the pictures as they are: what doing nothing gives."""
+    """A metric of samples, and for a translator also of the untranslated images, the identity-translation baseline."""
 
     def both(s: EvaluationRun) -> Measured:
         yield from measure(s)
@@ -208,7 +208,7 @@ def with_untranslated(measure: Callable[[EvaluationRun], Measured]) -> Callable[
 
 
 def cycle(s: EvaluationRun) -> Measured:
-    """How far a picture is from its translation there and back."""
+    """Cycle error: distance of an image to its translation there and back."""
     route = _route(s)
     there, back = route.translate, route.back
     if back is None:
@@ -225,7 +225,7 @@ def cycle(s: EvaluationRun) -> Measured:
 
 
 def identity(s: EvaluationRun) -> Measured:
-    """How far a picture of the target is from its translation."""
+    """Identity error: distance of an image of the target to its translation."""
     route = _route(s)
     if not route.keeps_shape:
         raise Inapplicable("the sides have pictures of different shapes")
@@ -241,7 +241,7 @@ def identity(s: EvaluationRun) -> Measured:
 
 
 def pairs(s: EvaluationRun) -> Measured:
-    """How near translations come to the truth."""
+    """Distance of translations to the paired targets."""
 
     def compare(x: Tensor, truth: Tensor) -> dict[str, Tensor]:
         grey = _difference(x, truth)
@@ -257,7 +257,7 @@ def pairs(s: EvaluationRun) -> Measured:
 
 
 def perceptual(s: EvaluationRun) -> Measured:
-    """How near translations come to the truth in the eyes of a network."""
+    """LPIPS of translations and the paired targets."""
     device, distance = _paired(s).device, lpips()
 
     def compare(x: Tensor, truth: Tensor) -> dict[str, Tensor]:
@@ -300,7 +300,7 @@ def _against_truth(
 
 
 def segments(s: EvaluationRun) -> Measured:
-    """Whether a segmenter sees in translations what it sees in the truth."""
+    """Agreement of a segmenter's predictions on translations and on the paired targets."""
     route = _paired(s)
     source, target = route.source_and_target
     if (network := route.segmenter) is None:
@@ -353,6 +353,6 @@ def _difference(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _levels(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as they would be stored, uint8."""
+    """Images in [-1, 1] as they would be stored, uint8."""
     check_finite(x, "translations")
     return to_uint8(x)

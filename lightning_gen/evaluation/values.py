@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-UNTRANSLATED = "_untranslated"  # ends the name of a value that pictures get as they are, beside that of translations
+UNTRANSLATED = "_untranslated"  # suffix of the baseline's values: untranslated images, beside those of translations
 Number = float | int | Tensor
 
 
@@ -24,10 +24,10 @@ class Value:
         floor: the same of held-out real examples, in place of the samples.
         std: its spread or standard error; ``how`` says which.
         k: neighbours, importance samples or subset size; ``how`` says which.
-        likelihood: what its nats measure, where it is in nats: those of different likelihoods do not compare.
+        likelihood: the likelihood of its nats, where it is in nats: those of different likelihoods do not compare.
         extractor: name of the feature extractor and the start of its hash.
         details: more of it: per class, per dimension.
-        note: what a reader of the value must know, if anything.
+        note: a caveat for the reader, if any.
         seconds: that its group took.
     """
 

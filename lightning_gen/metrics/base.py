@@ -1,4 +1,4 @@
-"""What the metrics share: states that ranks may fill unevenly, and sets of features."""
+"""Base classes of metrics: states with a different number of rows per rank, and sets of features."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ class FeatureSets(UnevenRanksMetric):
         return [*state, features]
 
     def reset(self) -> None:
-        """Forget all rows but those of the kept sources."""
+        """Clear all rows but those of the kept sources."""
         kept = {state: list(getattr(self, state)) for state in (f"{source}_features" for source in self.kept)}
         super().reset()
         for state, rows in kept.items():

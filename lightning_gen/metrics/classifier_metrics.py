@@ -1,4 +1,4 @@
-"""Samples in the eyes of a classifier."""
+"""Metrics from classifier predictions on samples."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _score(log_probs: Tensor) -> Tensor:
 
 
 class ClassAccuracy(UnevenRanksMetric):
-    """How often a classifier sees the class that was asked for.
+    """Accuracy of a classifier's predictions on samples, with the requested labels as targets.
 
     Args:
         num_classes: C.

@@ -1,4 +1,4 @@
-"""How much the latents of a variational autoencoder tell about the data, in nats."""
+"""Mutual information of latents and data, and posterior collapse, in nats."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lightning_gen.objectives.latent import ACTIVE, gaussian_log_density
 
 PAIRS = 2_000_000  # pairs (draw, posterior) at once: 16 MB for each matrix of them
 COLLAPSED = 0.01  # nats of KL below which a dimension is the prior
-LITTLE = 1.0  # nats: a total KL that cannot tell three examples apart
+LITTLE = 1.0  # nats: a total KL that cannot distinguish three examples
 
 
 def mutual_information(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     """I_q(x; z) = 1/N sum_i [log q(z_i | x_i) - log 1/N sum_j q(z_i | x_j)], Hoffman & Johnson 2016, section 3.
 
     Chen et al. 2018 (section 3.1) call it the index-code mutual information. It is at most log N: a value near log N
-    says that N is too small to tell, not what the information is.
+    is limited by N, and no estimate of the information.
 
     The squares of the N x N pairs are expanded into a matrix product, which rounds by about 1e-16 (z / sigma)^2 nats:
     1e-6 where sigma is 1e-5 of z. q(z_i | x_i) itself is computed directly.
@@ -86,7 +86,7 @@ def dimension_information(z: Tensor, mean: Tensor, log_var: Tensor, draws: int =
 
 
 def collapse_report(kl_per_dimension: Tensor, variance_of_mean: Tensor | None = None) -> dict[str, Any]:
-    """Which latents are used, and what to try where too few are.
+    """Active and collapsed latents, and suggestions where too many have collapsed.
 
     Args:
         kl_per_dimension: (Z,) mean over the data of KL(q(z_j | x) || p(z_j)) in nats, or by level.
@@ -95,8 +95,8 @@ def collapse_report(kl_per_dimension: Tensor, variance_of_mean: Tensor | None = 
     Returns:
         latents: Z; active: number of units of variance above 0.01 (Burda et al. 2016, section 4), without variances of
         those that are not collapsed; collapsed: number of dimensions with a KL below 0.01 nats, and collapsed_share of
-        Z; kl: total in nats; kl_sorted: per dimension, largest first; verdict: a sentence; healthy: whether nothing is
-        to be done. All plain Python values.
+        Z; kl: total in nats; kl_sorted: per dimension, largest first; verdict: a sentence; healthy: whether no
+        collapse was found. All plain Python values.
     """
     latents = len(kl_per_dimension)
     assert variance_of_mean is None or len(variance_of_mean) == latents

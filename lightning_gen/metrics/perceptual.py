@@ -1,4 +1,4 @@
-"""LPIPS: the distance of two pictures in the features of a network that has learned to see."""
+"""LPIPS: the distance of two pictures in the features of a network trained on ImageNet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autoencoders whose code is not random and which know no likelihood.
+"""Deterministic autoencoders, without a likelihood.
 
 Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders", ICML
 Makhzani et al. 2016, "Adversarial Autoencoders", https://arxiv.org/abs/1511.05644
@@ -70,8 +70,8 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
         loss: of the reconstruction: "squared" or "absolute", summed over x, or an import path.
         terms: term -> weight, ramp, or {weight, **arguments}: mmd, dip, code, decoder.
         corruption: of what the encoder sees in training: {"gaussian": sd} or {"mask": probability of black}, or ramps.
-        prior: "normal", N(0, I), for models whose codes are drawn to it; "fitted", a Gaussian with the mean and
-            covariance of the codes of the last validation, N(0, I) before the first.
+        prior: "normal", N(0, I), for models whose codes are regularised to match it; "fitted", a Gaussian with the mean
+            and covariance of the codes of the last validation, N(0, I) before the first.
         conditional: whether encoder and decoder are class-conditional.
         **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
 
@@ -125,7 +125,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
         return self.weighted_loss(self.per_example_losses(s))
 
     def step(self, batch: Batch) -> Step:
-        """What one training step produces; the corruption is left out in validation."""
+        """The outputs of one training step; validation applies no corruption."""
         x, y = batch["x"], condition_of(batch)
         z = self.encode(self.corrupted(x) if self.training else x, y)
         s = Step(x, y, self.output(z, y), z, mean=z, size=self.spec.size, decoder=self.network("decoder"))
@@ -143,7 +143,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
         """The reconstruction error against the clean x, and each term, (B,)."""
         return {"reconstruction": self.reconstruction_loss(s.x, s.out.to(s.x.dtype)), **self.term_values(s)}
 
-    # What it can do
+    # Inference
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> z (B, Z)."""
@@ -181,7 +181,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
 
 
 class AAE(Autoencoder):
-    """A discriminator separates codes from draws of the prior, and the encoder is trained to fool it.
+    """A discriminator classifies codes versus draws of the prior, and the encoder is trained to fool it.
 
     Makhzani et al. 2016, section 2; both losses of the encoder are minimised in one step.
 
@@ -215,7 +215,7 @@ class AAE(Autoencoder):
         self.discriminator = networks.encoder("mlp", code, 1, **(critic_args or {}))
 
     def per_example_losses(self, s: Step) -> Logs:
-        """Those of an autoencoder, and what the encoder loses to the discriminator, (B,)."""
+        """The terms of ``Autoencoder``, and the encoder's adversarial loss, (B,)."""
         return super().per_example_losses(s) | {"adversarial": self.adversarial_losses.generator(*self.logits(s.z))}
 
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
@@ -224,7 +224,7 @@ class AAE(Autoencoder):
         return self.adversarial_losses.discriminator(real, fake).mean(), {"accuracy": correct}
 
     def logits(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The discriminator's, for as many draws of the prior and for codes z (B, Z), each (B,)."""
+        """The discriminator's logits for as many draws of the prior and for codes z (B, Z), each (B,)."""
         network = self.network("discriminator")
         real, fake = (network(code).float().squeeze(1) for code in (self.noise(tuple(z.shape), "prior"), z))
         return real, fake

@@ -1,4 +1,4 @@
-"""What all models share that encode into a latent code: terms of the loss, and reconstructions."""
+"""Base class of autoencoders: terms of the loss, and reconstructions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
     """
 
     known_terms: ClassVar[Mapping[str, Term]]
-    nonstationary_terms: ClassVar[frozenset[str]] = frozenset()  # by a network that learns: not comparable in time
+    nonstationary_terms: ClassVar[frozenset[str]] = frozenset()  # by a network in training: not comparable in time
 
     def __init__(self, spec: DataSpec, *, terms: dict[str, Any], conditional: bool = False, **options: Any) -> None:
         super().__init__(spec, **options)
@@ -60,13 +60,13 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
         return loss, means
 
     def validation_loss(self, values: Logs) -> Tensor:
-        """The same sum for each example (B,), with the weights at the end of the run, without what does not compare."""
+        """The same sum for each example (B,), with the final weights, and without ``nonstationary_terms``."""
         comparable = {name: weight for name, weight in self.weights.items() if name not in self.nonstationary_terms}
         return values["reconstruction"] + sum(weight.end * values[name] for name, weight in comparable.items())
 
 
 class ReconstructionMixin:
-    """Reconstructs by way of a code; the class that mixes it in says how it encodes and decodes."""
+    """Reconstructs through the latent code; the class that mixes it in defines ``encode`` and ``decode``."""
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> z (B, Z), the mean where the code is random."""

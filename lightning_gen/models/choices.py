@@ -1,4 +1,4 @@
-"""Choices of a GAN that are names, and those that do not go together."""
+"""Validation of a GAN's options: unknown names, and combinations that do not work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_choices(
     weight_clip: float | None,
     codes: dict[str, Any] | None,
 ) -> None:
-    """Refuse what is unknown or cannot work; arguments as of ``GAN``.
+    """Refuse unknown names and impossible combinations; arguments as of ``GAN``.
 
     Raises:
         UserError: that says what is possible.

@@ -1,4 +1,4 @@
-"""What all models share that decode random codes: their condition, and samples by number."""
+"""Mixin for class- and text-conditional sampling; each sample is a function of its seed and index."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lightning_gen.training.noise import indexed_noise
 
 
 class ConditionalMixin:
-    """Codes are drawn and decoded, under a condition where the model takes one; mixed into a GenerativeModule."""
+    """Draws codes and decodes them, conditioned where the model takes a condition; mixed into a GenerativeModule."""
 
-    draw_dim: int  # numbers that a draw from the prior takes
+    draw_dim: int  # size of the noise vector of one draw from the prior
     condition_spec: ConditionSpec | None  # what the model is conditioned on
     classes: int  # that it is conditioned on, 0 for none
     condition_length: int  # tokens of the text that it is conditioned on, 0 for none
@@ -38,7 +38,7 @@ class ConditionalMixin:
         return {"condition": self.condition_spec} if self.condition_spec else {}
 
     def condition(self, y: Tensor | None) -> Tensor | None:
-        """What the networks take beside x or z: class ids (B,), tokens (B, L), or nothing.
+        """The networks' condition beside x or z: class ids (B,), tokens (B, L), or None.
 
         Raises:
             UserError: the model is conditional and there is no condition, or its ids are out of range.
@@ -52,10 +52,10 @@ class ConditionalMixin:
         return y
 
     def conditions_for_samples(self, n: int, y: Tensor | None, start: int) -> Tensor | None:
-        """The condition of n samples: the one asked for, or all classes in turn by the sample's number.
+        """The condition of n samples: the requested one, or all classes in turn by the sample's index.
 
         Raises:
-            UserError: an impossible condition; one asked of a model that takes none; no text for a model that needs it.
+            UserError: an impossible condition; one for an unconditional model; no text for a model that needs it.
         """
         device: Any = self.device  # type: ignore[attr-defined]
         if y is None:
@@ -76,13 +76,13 @@ class ConditionalMixin:
         raise NotImplementedError
 
     def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
-        """n examples (n, *shape) for codes from the prior or the sampler; number k of a seed is always the same.
+        """n examples (n, *shape) for codes from the prior or the sampler; sample k of a seed is always the same.
 
         Args:
             n: how many.
-            y: (n,) classes, of a conditional model, or its texts (n, L); None for all classes in turn.
+            y: (n,) classes, of a conditional model, or its texts (n, L); None: labels cycle through all classes.
             seed: of the noise.
-            start: number of the first.
+            start: index of the first.
         """
         source: Any = self.sampler or self
         noise = indexed_noise(range(start, start + n), (source.draw_dim,), seed, "sample").to(self.device)  # type: ignore[attr-defined]

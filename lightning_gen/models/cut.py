@@ -1,4 +1,4 @@
-"""CUT and FastCUT: one-sided translation, in which each place of the result must be recognised by its source.
+"""CUT and FastCUT: one-sided translation, with a contrastive loss between patches of source and result.
 
 Park et al. 2020, "Contrastive Learning for Unpaired Image-to-Image Translation", https://arxiv.org/abs/2007.15651,
 section 3
@@ -35,7 +35,7 @@ class CUT(TranslationBase):
     Args:
         spec: the data's spec, of two sides.
         nce: w_x, weight of the contrastive loss of translations, a number or a ramp.
-        nce_identity: w_y, the same for pictures of the target's side, which shall stay as they are.
+        nce_identity: w_y, the same for images of the target domain, which should stay as they are.
         patches: number P of places in each layer, at most all.
         temperature: of the contrastive loss.
         features: F of the projectors.
@@ -99,10 +99,10 @@ class CUT(TranslationBase):
         return self.discriminator_loss("b", batch["b"], shared["made"])
 
     def contrast(self, source: Tensor, made: Tensor, stream: str, mirrored: Tensor | None = None) -> Tensor:
-        """nce(source, made) for pictures (B, C, H, W) -> (B,) in nats, mean over the layers.
+        """nce(source, made) for images (B, C, H, W) -> (B,) in nats, mean over the layers.
 
         Args:
-            source: what was translated, before it was mirrored.
+            source: the translated images, before mirroring.
             made: its translation.
             stream: of the noise that chooses the places.
             mirrored: (B,) which translations are of mirrored sources.
@@ -120,7 +120,7 @@ class CUT(TranslationBase):
         return torch.stack(losses).mean(0)
 
     def _mirrored(self, n: int) -> Tensor | None:
-        """Which sources (n,) are mirrored in this move."""
+        """Which sources (n,) are mirrored in this optimizer step."""
         return self.noise((n,), "mirror") < 0 if self.flip else None
 
 

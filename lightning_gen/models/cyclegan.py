@@ -1,4 +1,4 @@
-"""CycleGAN: translation between two sides of which no two pictures belong together.
+"""CycleGAN: translation between two domains without paired images.
 
 Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
 https://arxiv.org/abs/1703.10593, section 3
@@ -31,7 +31,7 @@ class CycleGAN(TranslationBase):
 
     Args:
         spec: the data's spec, of two sides.
-        pool: number of earlier translations of each side that the discriminators may be shown, 0 for none.
+        pool: size of the image pool of each domain (earlier translations, for the discriminators), 0 for none.
         **options: of ``Translation``.
     """
 
@@ -49,7 +49,7 @@ class CycleGAN(TranslationBase):
         if pool < 0:
             raise UserError(f"pool {pool}: a number of pictures, 0 for none")
         self.pool_a, self.pool_b = ImagePool(pool, self.spec.shape), ImagePool(pool, self.spec.shape_b)
-        # equal on all ranks by themselves: torch would send all pictures in every iteration
+        # equal on all ranks by themselves: torch would broadcast all images in every iteration
         self._ddp_params_and_buffers_to_ignore = ["pool_a.images", "pool_b.images"]
 
     def loss_generators(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
@@ -75,7 +75,7 @@ class CycleGAN(TranslationBase):
         return torch.stack(losses).sum(), logs
 
     def _pooled(self, side: str, made: Tensor) -> Tensor:
-        """This device's part of what the pool gives for the translations of all devices."""
+        """This device's share of the image pool's output for the translations of all devices."""
         noise, pool = self._noise, getattr(self, f"pool_{side}")
         chunk = noise.shard % self.accumulate
         everyone = all_gather_with_grad(made)  # (world * B, C, H, W), of this chunk

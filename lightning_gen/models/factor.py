@@ -1,4 +1,4 @@
-"""FactorVAE: a critic estimates the total correlation of the code, and the VAE pays for it.
+"""FactorVAE: a critic estimates the total correlation of the code, which the VAE's loss penalises.
 
 Kim and Mnih 2018, "Disentangling by Factorising", https://arxiv.org/abs/1802.05983
 
@@ -29,7 +29,7 @@ JOINT, FACTORISED = 0, 1  # the critic's classes: q(z), and the product of its m
 
 
 class FactorVAE(VAE):
-    """A VAE whose code is driven towards independent dimensions, and no further towards the prior.
+    """A VAE with a penalty on the total correlation of its code, which leaves the weight of the KL as it is.
 
     Args:
         spec: the data's spec.
@@ -61,10 +61,10 @@ class FactorVAE(VAE):
         return logits[:, JOINT] - logits[:, FACTORISED]
 
     def per_example_losses(self, s: Step) -> Logs:
-        """Those of the VAE, and the total correlation as "tc"."""
+        """The terms of the VAE, and the total correlation as "tc"."""
         return {**super().per_example_losses(s), "tc": self.total_correlation(s.z)}
 
-    # Training: the VAE moves first and leaves its codes to the critic
+    # Training: the VAE is updated first, and its codes are the critic's batch
 
     def loss_vae(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         s = self.step(batch)

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: a generator makes examples, a discriminator tells them from real ones.
+"""Generative adversarial networks: a generator makes examples, a discriminator classifies real versus generated.
 
 Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org/abs/1406.2661, algorithm 1
 
@@ -7,7 +7,7 @@ Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org/abs/140
         generator:      minimise  g(D(x), D(G(z))) + sum over terms of weight * term       (each n_critic-th iteration)
 
 with d and g of a row of ``ADVERSARIAL``. Everything else is a choice that goes with every other one: networks,
-penalties (``PENALTIES``), how classes enter, codes that Q finds again (InfoGAN), spectral norm, averages, augmentation,
+penalties (``PENALTIES``), how classes enter, InfoGAN's latent codes, spectral norm, averages, augmentation,
 packing.
 """
 
@@ -52,7 +52,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         network_args: options of that network.
         critic: network of the discriminator; None for the generator's.
         critic_args: options of that network.
-        adversarial: a name of ``ADVERSARIAL``, or an import path of a ``Pair``.
+        adversarial: a name of ``ADVERSARIAL``, or an import path of an ``AdversarialLosses``.
         penalties: of the discriminator: penalty -> weight, ramp, or {weight, every, **arguments}; ``every`` n
             computes it each n-th iteration with n times the weight; weight "auto" is ``auto_gamma`` / 2.
         terms: of the generator: term -> weight, ramp, or {weight, **arguments}.
@@ -62,8 +62,8 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         n_critic: iterations of the discriminator for each of the generator.
         weight_clip: the discriminator's weights are clipped to [-weight_clip, weight_clip].
         spectral_norm: "none", "discriminator" or "both".
-        pack: number of examples that the discriminator sees at once (Lin et al. 2018).
-        augment: policies of what the discriminator sees, see augment.py: {"color": 1, "translation": 1, "cutout": 1}.
+        pack: examples that the discriminator sees at once (PacGAN, Lin et al. 2018).
+        augment: policies on the discriminator's input, see augment.py: {"color": 1, "translation": 1, "cutout": 1}.
         **options: of GenerativeModule: optimizers, lr, ema, clip, skip, accumulate, log_every, seed.
 
     Raises:
@@ -104,7 +104,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         self.condition_by = condition
         check_choices(self.spec, condition, spectral_norm, pack, weight_clip, codes)
         self.setup_condition(condition != "none")
-        # what the discriminator sees, which of tokens is another shape than that of the data
+        # the discriminator's input, which has another shape than the data where these are tokens
         self.discriminator_spec = self.spec._replace(shape=kind_of(self.spec).generated(self.spec))
         self.setup_adversarial(adversarial, penalties, augment, self.discriminator_spec)
         self.terms = parse_terms(terms or {}, GENERATOR_TERMS)
@@ -183,7 +183,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         return self.add_weighted_terms(loss, logs, play)
 
     def generate(self, n: int, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Codes (n, Z) of this move's noise, and what the generator makes of them in the classes y (n,)."""
+        """Codes (n, Z) of this optimizer step's noise, and the generator's samples from them for the classes y (n,)."""
         z = self.draw(self.noise((n, self.draw_dim)))
         return z, self.decode(z, y)
 
@@ -201,7 +201,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         return x.unflatten(0, (-1, self.pack)).flatten(1, 2) if self.pack > 1 else x  # (B / P, P * C, ...)
 
     def discriminator_outputs(self, seen: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """The logit (B,) of what the discriminator sees, and what it says of classes and of codes (B, ...)."""
+        """The discriminator's logit (B,) of its input, and its predictions of classes and of codes (B, ...)."""
         out = call(self.network("discriminator"), seen, self._discriminator_condition(y)).float()
         logit, *others = out.split(self._outputs, dim=1)
         return logit.squeeze(1), others
@@ -232,7 +232,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
                 parameter.data.clamp_(-self.weight_clip, self.weight_clip)
         return self.gradient_norm_of(player)
 
-    # What it can do
+    # Inference
 
     def draw(self, noise: Tensor) -> Tensor:
         """Standard normal noise (n, draw_dim) -> z (n, Z): Gaussian latents, then InfoGAN's codes."""
@@ -250,7 +250,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
     forward = decode
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Samples with the numbers of the batch's examples, in their classes where the model takes any."""
+        """Samples with the indices of the batch's examples, and their classes where the model is conditional."""
         noise = indexed_noise(batch["index"].tolist(), (self.draw_dim,), self.seed, "sample").to(self.device)
         return self.decode(self.draw(noise), condition_of(batch))
 

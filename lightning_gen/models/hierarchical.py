@@ -42,7 +42,7 @@ class HierarchicalVAE(HierarchicalVAEBase):
         **options: of VAEBase: likelihood, scale, estimator (elbo or iwae), k, val_k; of GenerativeModule.
 
     Raises:
-        UserError: the data are no images of a possible size; impossible blocks.
+        UserError: the data are not images of a supported size; impossible blocks.
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {"vae": ("bottom_up", "top_down", "likelihood")}
@@ -83,7 +83,7 @@ class HierarchicalVAE(HierarchicalVAEBase):
 
         return out.unflatten(0, count), [LatentLayer(split(g.z), both(g.q), both(g.p)) for g in groups]
 
-    # What it can do: no encode, because noise passes through p in decode, and q's latents would not
+    # Inference: no encode, because noise passes through p in decode, and q's latents would not
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Standard normal noise of all groups (B, noise_dim) -> latents from p -> mean of p(x|z) (B, *shape)."""

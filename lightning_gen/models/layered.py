@@ -1,4 +1,4 @@
-"""Several layers of Gaussian latents: what they share, and the layered VAE of Burda et al.
+"""Several layers of Gaussian latents: their base class, and the layered VAE of Burda et al.
 
 Burda et al. 2016, "Importance Weighted Autoencoders", https://arxiv.org/abs/1509.00519
 
@@ -148,7 +148,7 @@ class LayeredVAE(GaussianPosteriorMixin, HierarchicalVAEBase):
         levels[-1] = levels[-1]._replace(closed=True)
         return _each(self.network("decoder"), z[0]), levels
 
-    # What it can do: its code is the lowest layer
+    # Inference: its code is the lowest layer
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z_1 (B, Z_1) -> mean of p(x|z_1) (B, *shape)."""

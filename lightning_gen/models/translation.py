@@ -1,7 +1,7 @@
-"""What all translators share: pictures of two sides a and b, a discriminator for each target side, terms, averages.
+"""Base class of translators between two domains ("sides") a and b: a discriminator for each target, terms, averages.
 
-a -> G -> ab        D_b tells ab from b
-b -> F -> ba        D_a tells ba from a, where there is a way back
+a -> G -> fake_b    D_b classifies b versus fake_b
+b -> F -> fake_a    D_a classifies a versus fake_a, where there is a reverse translator
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DIRECTION_SIDES = {"a2b": ("a", "b"), "b2a": ("b", "a")}  # direction -> source,
 
 
 class TranslationBase(AdversarialMixin, GenerativeModule):
-    """Translators and their discriminators; a family member says which there are and how they move.
+    """Translators and their discriminators; a subclass defines which there are and their training step.
 
     Args:
         spec: the data's spec, of two sides.
@@ -44,12 +44,12 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         network_args: options of that network.
         critic: network of the discriminators: "patch", a network with an encoder, or an import path.
         critic_args: options of that network.
-        adversarial: a name of ``ADVERSARIAL``, or an import path of a ``Pair``.
+        adversarial: a name of ``ADVERSARIAL``, or an import path of an ``AdversarialLosses``.
         adversarial_weight: of the adversarial loss of the translators, a number or a ramp.
-        penalties: of the discriminators, as of ``GAN``; the logit of a picture is the mean of its patches' logits.
-        terms: of the translators: term of ``EXCHANGE_TERMS`` -> weight, ramp, or {weight, **arguments}.
+        penalties: of the discriminators, as of ``GAN``; the logit of an image is the mean of its patches' logits.
+        terms: of the translators: term of ``TRANSLATION_TERMS`` -> weight, ramp, or {weight, **arguments}.
         spectral_norm: "none", "discriminator" or "both".
-        augment: policies of what a discriminator sees, as of ``GAN``.
+        augment: policies on a discriminator's input, as of ``GAN``.
         **options: of GenerativeModule: optimizers, lr, ema, clip, skip, accumulate, log_every, seed.
 
     Raises:
@@ -59,9 +59,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
     directions: tuple[str, ...] = ("a2b",)
     translators: ClassVar[dict[str, str]] = {"a2b": "generator"}  # direction -> submodule
     critics: ClassVar[dict[str, str]] = {"b": "discriminator"}  # side that a discriminator scores -> submodule
-    conditional_discriminator: ClassVar[bool] = (
-        False  # whether a discriminator also sees what a picture was translated from
-    )
+    conditional_discriminator: ClassVar[bool] = False  # whether a discriminator is conditioned on the source image
     anchors: Tensor
 
     def __init__(
@@ -114,7 +112,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         return kind_of(self.spec).finish(self.spec, self.network(self.translators[direction])(x))
 
     def logits(self, side: str, x: Tensor) -> Tensor:
-        """What the discriminator of a side says of x (B, *shape): (B, patches)."""
+        """Patch logits of a side's discriminator for x (B, *shape): (B, patches)."""
         return self.network(self.critics[side])(x).flatten(1).float()  # (B, 1, h, w) -> (B, h * w)
 
     def generator_adversarial_loss(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
@@ -126,7 +124,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         return self.pair.generator(real_logits, fake_logits).mean()
 
     def discriminator_loss(self, side: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
-        """d of the pair with the penalties, for real pictures of this side and translations onto it (B, *shape)."""
+        """d of the pair with the penalties, for real images of this side and translations onto it (B, *shape)."""
 
         def discriminate(x: Tensor) -> tuple[Tensor, Tensor]:
             patches = self.logits(side, x)  # (B, patches)
@@ -147,19 +145,19 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
     def after_step(self, player: str) -> dict[str, float]:
         return self.gradient_norm_of(player)
 
-    # What it can do
+    # Inference
 
     @property
     def stride(self) -> int:
-        """Of which the sides of a picture must be multiples."""
+        """The factor of which height and width of an image must be multiples."""
         return math.lcm(*(getattr(self, name).stride for name in self.translators.values()))
 
     def translate(self, x: Tensor, direction: str = "a2b") -> Tensor:
         """x (B, C, H, W) in [-1, 1], of any size whose sides are multiples of ``stride`` -> the other side, in [-1, 1].
 
         Args:
-            x: pictures of the source's side.
-            direction: "a2b", or "b2a" where there is a way back.
+            x: images of the source domain.
+            direction: "a2b", or "b2a" where there is a reverse translator.
 
         Raises:
             UserError: the model does not know the direction.
@@ -172,7 +170,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         return self.translate(a, direction)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """direction -> translations of this batch's pictures."""
+        """direction -> translations of this batch's images."""
         return {
             direction: self.translate(batch[DIRECTION_SIDES[direction][0]], direction) for direction in self.directions
         }
@@ -180,7 +178,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
     # Validation
 
     def validation_values(self, batch: Batch) -> Logs:
-        """Cycle and identity, mean |difference| in the unit of [-1, 1]; PSNR in decibels where the truth is known."""
+        """Cycle and identity, mean |difference| in the unit of [-1, 1]; PSNR in decibels where the data are paired."""
         values: Logs = {}
         for direction in self.directions:
             source, target = DIRECTION_SIDES[direction]
@@ -196,7 +194,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
 
 
 def check_pairs(spec: DataSpec, model: str) -> None:
-    """Refuse what is no data of two sides.
+    """Refuse data that do not have two sides.
 
     Raises:
         UserError: that says what is.

@@ -122,13 +122,13 @@ class VAE(GaussianPosteriorMixin, VAEBase):
         log_ratio = self.network("prior").log_prob(z, self.posterior) - gaussian_log_density(z, mean, log_var)
         return ImportanceSamples(z, self.network("likelihood").log_prob(x, out), log_ratio)
 
-    # What it can do
+    # Inference
 
     def output(self, z: Tensor, y: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """z (B, Z) -> the decoder's output (B, *params), as the likelihood reads it.
 
-        An autoregressive decoder predicts each element of x (B, *shape) from those before, and without x from those
-        that it finds the most probable.
+        An autoregressive decoder predicts each element of x (B, *shape) from those before, and without x from its own
+        most probable elements.
         """
         decoder = self.network("decoder")
         return call(decoder, z, self.condition(y), x if is_autoregressive(decoder) else None)

@@ -45,7 +45,7 @@ class ImportanceSamples(NamedTuple):
 
 
 class VAEBase(AutoencoderBase):
-    """q(z|x), p(z) and p(x|z), however they are made.
+    """Base class of VAEs: q(z|x), p(z) and p(x|z), of any form.
 
     Args:
         spec: the data's spec.
@@ -58,7 +58,7 @@ class VAEBase(AutoencoderBase):
     """
 
     ratios: ClassVar[Mapping[str, Ratio]] = {"perplexity": Ratio("elbo", "tokens", lambda nats: perplexity(-nats))}
-    noise_dim: int  # numbers that a draw from the posterior takes
+    noise_dim: int  # size of the noise vector of one draw from the posterior
     kl_per_dimension: Tensor  # of the last validation
 
     def __init__(
@@ -85,7 +85,7 @@ class VAEBase(AutoencoderBase):
                 f"{options['terms']}: other terms need the estimator elbo"
             )
 
-    # What the subclass gives
+    # Abstract methods
 
     @abstractmethod
     def infer(self, x: Tensor, y: Tensor | None, noise: Tensor) -> Step:
@@ -113,7 +113,7 @@ class VAEBase(AutoencoderBase):
         }
 
     def step(self, batch: Batch) -> Step:
-        """What one training step produces."""
+        """The outputs of one training step."""
         x = batch["x"]
         return self.infer(x, condition_of(batch), self.noise((len(x), self.noise_dim)))
 
@@ -121,7 +121,7 @@ class VAEBase(AutoencoderBase):
         """The reconstruction error -log p(x|z) and each term, (B,) in nats."""
         return {"reconstruction": -self.network("likelihood").log_prob(s.x, s.out), **self.term_values(s)}
 
-    # What it can do
+    # Inference
 
     def elbo(self, x: Tensor, y: Tensor | None = None, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats: their difference is the ELBO's draw.
@@ -188,7 +188,7 @@ class VAEBase(AutoencoderBase):
         return {"tokens": torch.full((len(s.x),), float(count))} if self.spec.values == "tokens" else {}
 
     def latent_statistics(self, s: Step) -> Logs:
-        """What tells how much the latents carry, (B, J); ``validation_summary`` takes it out of the means."""
+        """Statistics of what the latents carry, (B, J); ``validation_summary`` takes it out of the means."""
         assert s.kl is not None
         return {"kl_per_dimension": s.kl}
 

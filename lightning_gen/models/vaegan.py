@@ -1,4 +1,4 @@
-"""VAE-GAN: a variational autoencoder whose decoder is a generator, and whose reconstructions a discriminator compares.
+"""VAE-GAN: a VAE whose decoder is a generator, with a reconstruction error in discriminator features.
 
 Larsen et al. 2016, "Autoencoding beyond pixels using a learned similarity metric", https://arxiv.org/abs/1512.09300
 
@@ -114,7 +114,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         return loss, {f"logit_{name}": logits.mean() for name, logits in logs.items()}
 
     def logits(self, x: Tensor, fakes: Tensor, y: Tensor | None) -> list[Tensor]:
-        """The discriminator's for x (B, *shape), for as many reconstructions and for as many samples, each (B,)."""
+        """The discriminator's logits for x (B, *shape), as many reconstructions and as many samples, each (B,)."""
         c = self.condition(y)
         c = None if c is None else torch.cat([c, c, c])
         return list(call(self.network("discriminator"), torch.cat([x, fakes]), c).float().squeeze(1).chunk(3))
@@ -138,7 +138,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         features, c = self.network("discriminator").features, self.condition(y)
         return 0.5 * (call(features, x, c).float() - call(features, rebuilt, c).float()).square().sum(1)
 
-    # What it can do
+    # Inference
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, Z) -> (B, *shape) in the range of the data."""

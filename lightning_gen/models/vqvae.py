@@ -1,4 +1,4 @@
-"""Autoencoders whose code is a row of tokens, and a prior over the rows, which samples and codes them.
+"""Autoencoders whose code is a row of tokens, and an autoregressive prior over the rows.
 
 van den Oord et al. 2017, "Neural Discrete Representation Learning", https://arxiv.org/abs/1711.00937
 Zeghidour et al. 2021, "SoundStream", https://arxiv.org/abs/2107.03312; Lee et al. 2022, https://arxiv.org/abs/2203.01941
@@ -8,7 +8,7 @@ Mentzer et al. 2023, "Finite Scalar Quantization", https://arxiv.org/abs/2309.15
     autoencoder:  sum_i |x_i - out_i|^2 + terms, {"commitment": beta} gives beta |z - sg(q)|^2       (2017, eq. 3)
     prior:        -log p(t | y)                                                                      (2017, section 3.2)
 
-First the autoencoder moves, then the prior, which so learns tokens that no longer change. Values are per example.
+The autoencoder is trained first, then the prior, so that its tokens no longer change. Values are per example.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class VQVAE(AutoencoderBase):
         quantizer: "vector" (learned codebooks), "finite" (rounding), or an import path of a ``Quantizer``.
         quantizer_args: options of the quantiser: {"codes": 256, "dim": 16, "depth": 1}, or {"levels": [8, 8, 4]}.
         prior_args: options of the prior's transformer: {"width": 128, "depth": 4, "heads": 4, "dropout": 0.1}.
-        prior_from: when the prior's turn comes: a share of the run, "60%", or an iteration.
+        prior_from: when training switches to the prior: a share of the run, "60%", or an iteration.
         loss: of the reconstruction: "squared" or "absolute", summed over x, or an import path.
         terms: of the autoencoder: term -> weight, ramp, or {weight, **arguments}: commitment.
         conditional: whether the prior is conditioned on the class or the text, where the data have any.
@@ -118,7 +118,7 @@ class VQVAE(AutoencoderBase):
     # Training
 
     def update_order(self, iteration: int) -> tuple[str, ...]:
-        """The autoencoder before ``prior_from``, the prior after; both where a share of an unknown length is meant."""
+        """The autoencoder before ``prior_from``, the prior after; both for a share of a run of unknown length."""
         if self.turn.relative and not self.total:
             return tuple(self.players)
         return ("prior",) if self.turn(iteration, self.total) else ("autoencoder",)
@@ -143,7 +143,7 @@ class VQVAE(AutoencoderBase):
         return nats, {"bits_per_token": nats / (math.log(2) * self.draw_dim)}
 
     def step(self, batch: Batch) -> Step:
-        """What one pass through the code produces."""
+        """The outputs of one pass through the code."""
         return self._through(batch, self.vectors(batch["x"]))[0]
 
     def _through(self, batch: Batch, z: Tensor) -> tuple[Step, Quantized]:
@@ -161,7 +161,7 @@ class VQVAE(AutoencoderBase):
     # The code
 
     def vectors(self, x: Tensor) -> Tensor:
-        """x (B, *shape) -> what is quantised (B, P, D), a vector for each place."""
+        """x (B, *shape) -> the encoder's output before quantisation (B, P, D), a vector for each place."""
         return self.encoder(x).flatten(2).transpose(1, 2).float()  # (B, D, *places) -> (B, P, D)
 
     def output(self, q: Tensor) -> Tensor:
@@ -186,19 +186,19 @@ class VQVAE(AutoencoderBase):
         return self._in_range(self.output(self.quantizer.lookup(grouped)))
 
     def token_stream(self, n: int, y: Tensor | None = None) -> CachedTokenStream:
-        """The prior of n rows, one token at a time, in classes y (n,); None: without a class. In eval mode.
+        """The prior of n rows, one token at a time, given classes y (n,); None: unconditional. In eval mode.
 
         Raises:
-            UserError: a class out of range, or asked of a model that knows none.
+            UserError: a class out of range, or one for an unconditional model.
         """
         return self.network("prior").stream(n, None if y is None else self.conditions_for_samples(n, y, 0))
 
     def code_length(self, tokens: Tensor, y: Tensor | None = None) -> Tensor:
-        """-log p(tokens | y) of rows (B, L) in nats, (B,); y None: without a class."""
+        """-log p(tokens | y) of rows (B, L) in nats, (B,); y None: unconditional."""
         logits = self.network("prior")(tokens, y)  # (B, L, K)
         return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none").sum(1)
 
-    # What it can do
+    # Inference
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape) -> (B, *shape) by way of its tokens."""
@@ -207,7 +207,7 @@ class VQVAE(AutoencoderBase):
     forward = reconstruct
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Standard normal noise (B, L) -> tokens from the prior, in classes (B,) or none -> (B, *shape)."""
+        """Standard normal noise (B, L) -> tokens from the prior, given classes (B,) or None -> (B, *shape)."""
         return self.from_tokens(sample_tokens(self.token_stream(len(z), y), torch.special.ndtr(z.double())))
 
     def _in_range(self, out: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def _built(table: dict[str, Any], kind: str, name: Any, options: dict[str, Any],
 
 
 def _turn(prior_from: float | str) -> Schedule:
-    """0 before the prior's turn, 1 from then on."""
+    """0 before the prior's training starts, 1 from then on."""
     try:
         turn = schedule(f"0..1@{prior_from}..{prior_from}")
     except UserError:

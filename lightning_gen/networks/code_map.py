@@ -20,7 +20,7 @@ from lightning_gen.networks.mlp import MLPDecoder, MLPEncoder
 
 Size = tuple[int, int]
 HALVINGS = 2  # of the paper: a token for 4x4 pixels
-SMALLEST = 4  # places on the shorter side of a map, unless asked for
+SMALLEST = 4  # places on the shorter side of a map, by default
 
 
 class Residual(nn.Module):

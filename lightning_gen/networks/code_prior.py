@@ -1,4 +1,4 @@
-"""An autoregressive transformer over rows of tokens, and the stream by which they are drawn and coded.
+"""An autoregressive transformer over rows of tokens, and its incremental evaluation for sampling and coding.
 
 Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, with the norms before the branches as Radford et al. 2019 (GPT-2)
 

@@ -1,6 +1,6 @@
 """The one condition of a network: the class of each example, or a text of tokens that describes it.
 
-A batch holds class ids (B,) or rows of tokens (B, L). Models pass them on and never look inside; each network owns a
+A batch holds class ids (B,) or rows of tokens (B, L). Models only pass them on; each network owns a
 ``Condition``, which makes a vector (B, K) of them, for concatenation, norms and projection, and a sequence for those
 that attend.
 """
@@ -48,7 +48,7 @@ class ConditionSpec(NamedTuple):
         return f"the text of each example, a row of {self.length} tokens from 0 to {self.size - 1}"
 
     def check(self, c: Tensor, n: int) -> None:
-        """Refuse what are no conditions of n examples.
+        """Refuse anything but conditions of n examples.
 
         Raises:
             UserError: another number or length of rows, or ids out of range.
@@ -167,12 +167,12 @@ class TextEncoder(nn.Module):
 
 
 def visible(tokens: Tensor) -> Tensor:
-    """Tokens (B, L) -> which places of ``TextEncoder``'s output stand for something, (B, L + 1) bool."""
+    """Tokens (B, L) -> which places of ``TextEncoder``'s output are no padding, (B, L + 1) bool."""
     return F.pad(tokens != PADDING, (1, 0), value=True)
 
 
 class Condition(nn.Module):
-    """Ids (B,) or tokens (B, L) -> a vector (B, K): one-hot of classes, and of texts what an encoder makes of them.
+    """Ids (B,) or tokens (B, L) -> a vector (B, K): one-hot of classes, and for texts the output of an encoder.
 
     Args:
         spec: what the condition is; None for a network without one.

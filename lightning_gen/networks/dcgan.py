@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 
 class DCGAN(nn.Module, ABC):
-    """What encoder and decoder share: their options, the condition, the sizes of the maps and the initial weights.
+    """Base class of encoder and decoder: their options, the condition, the sizes of the maps and the initial weights.
 
     Args:
         spec: what one example looks like.
@@ -91,7 +91,7 @@ class DCGANEncoder(DCGAN):
 class DCGANDecoder(DCGAN):
     """z (B, Z) -> (B, *params): the encoder's mirror, one linear layer and transposed convolutions back to H x W.
 
-    The options are those of ``DCGAN``; params are (C', H, W), as the likelihood wants them.
+    The options are those of ``DCGAN``; params are (C', H, W), as given by the likelihood.
     """
 
     def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:
@@ -118,7 +118,7 @@ def downsampled_sizes(spec: DataSpec, network: str = "dcgan") -> list[tuple[int,
 
     Args:
         spec: what one example looks like.
-        network: who asks, for the error's text.
+        network: its name, for the error's text.
 
     Raises:
         UserError: for what is no image of 8 to 256 pixels.

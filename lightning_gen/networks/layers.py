@@ -1,4 +1,4 @@
-"""Pieces that the networks share: activations and norms by name, conditional norms, attention, weights, sizes."""
+"""Building blocks of networks: activations and norms by name, conditional norms, attention, weights, sizes."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class Projection(nn.Module):
     starts from N(0, 0.01 / F), where the weights of a usual linear layer have a variance of about 1 / F.
 
     Args:
-        encoder: with ``.features(x) -> (B, F)``, ``.num_features`` F and ``.head`` (B, F) -> (B, out), which is told
-            nothing.
+        encoder: with ``.features(x) -> (B, F)``, ``.num_features`` F and ``.head`` (B, F) -> (B, out), itself
+            unconditional.
         condition: what c is.
 
     Raises:

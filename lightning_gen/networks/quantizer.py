@@ -29,12 +29,12 @@ TINY = 1e-6  # vectors that a code has seen, below which their mean is not compu
 
 
 class Quantized(NamedTuple):
-    """What a quantiser makes of z (B, P, D).
+    """A quantiser's output for z (B, P, D).
 
     Args:
         q: (B, P, D) the quantised vectors, with the gradient of z.
         tokens: (B, G, P) int64.
-        parts: what each level of codes was given to quantise, (B P, D) each, without gradients.
+        parts: the residuals, input of each residual level, (B P, D) each, without gradients.
     """
 
     q: Tensor
@@ -43,12 +43,12 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module):
-    """What all have: ``dim``, ``depth``, ``vocab``; those with a codebook of their own also learn it."""
+    """Base class of quantisers, with ``dim``, ``depth`` and ``vocab``; those with a codebook also learn it."""
 
     dim: int
     depth: int
     vocab: int
-    has_codebook: bool = False  # whether there are codes that z can come near to
+    has_codebook: bool = False  # whether there is a learned codebook
 
     def forward(self, z: Tensor) -> Quantized:
         """z (B, P, D) -> the nearest vectors."""
@@ -73,12 +73,12 @@ class Quantizer(nn.Module):
 
 
 class Codebook(nn.Module):
-    """K vectors (K, D), each the moving mean of what it stood for (van den Oord 2017, appendix A.1).
+    """K vectors (K, D), each the moving mean of the encoder outputs assigned to it (van den Oord 2017, appendix A.1).
 
         N_i = decay N_i + (1 - decay) n_i      m_i = decay m_i + (1 - decay) sum_j z_ij      e_i = m_i / N_i
 
-    A code whose N_i is below ``revive`` times the mean is dead, and is laid onto a vector of the batch that was chosen
-    by chance. All sums are over all ranks.
+    A code whose N_i is below ``revive`` times the mean is dead, and is reinitialised to a random vector of the
+    batch. All sums are over all ranks.
     """
 
     vectors: Tensor
@@ -110,7 +110,7 @@ class Codebook(nn.Module):
         self.sums.copy_(self.vectors * self.counts[:, None])
 
     def observe(self, z: Tensor, ids: Tensor, rows: Tensor) -> None:
-        """Add z (N, D) and their codes (N,); rows (K,) of z stand by for dead codes, those elsewhere are of others."""
+        """Add z (N, D) and their codes (N,); rows (K,) of z are candidates for dead codes, those out of range of others."""
         counts, sums = _by_code(z, ids, len(self.vectors))
         here = (rows >= 0) & (rows < len(z))
         spare = torch.where(here[:, None], z[rows.clamp(0, len(z) - 1)], 0.0)
@@ -118,7 +118,7 @@ class Codebook(nn.Module):
         self._seen = seen if self._seen is None else self._seen + seen
 
     def update(self) -> Tensor:
-        """Take over what was observed since the last call; the number of codes revived, ()."""
+        """Update the codebook from the observations since the last call; the number of codes revived, ()."""
         assert self._seen is not None, "observe() comes before update()"
         seen, self._seen = self._seen, None
         if _several_ranks():

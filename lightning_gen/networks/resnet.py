@@ -1,4 +1,4 @@
-"""Residual networks of SNGAN, with self-attention where asked for, for images of 8 to 256 pixels, square or not.
+"""Residual networks of SNGAN, with optional self-attention, for images of 8 to 256 pixels, square or not.
 
 Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", https://arxiv.org/abs/1802.05957,
 appendix B.4

@@ -17,7 +17,7 @@ LARGE = 256  # pixels: from here on nine blocks
 class ResNetTranslator(nn.Module):
     """x (B, C, H, W) -> (B, C', H, W): 7x7 convolutions at both ends, two halvings, residual blocks, two doublings.
 
-    Pictures are continued by reflection, so that their borders are as good as their middle.
+    Images are padded by reflection, to avoid artefacts at their borders.
 
     Args:
         shape: (C, H, W) of a picture; H and W are multiples of 4.

@@ -44,7 +44,7 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """A group of latents: h -> p(z | h) and, told the features of x, q(z | h, x); h + projection of z; Residual.
+    """A group of latents: h -> p(z | h) and, given the features of x, q(z | h, x); h + projection of z; Residual.
 
     q is given by its distance from p, mean_q = mean_p + a and log-variance_q = log-variance_p + b (Vahdat and Kautz
     2020, https://arxiv.org/abs/2007.03898, section 3.2): it follows p, and begins at it.

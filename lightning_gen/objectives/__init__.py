@@ -1,1 +1,1 @@
-"""What is minimised: pure functions of tensors, per example (B,), in nats."""
+"""Loss functions: pure functions of tensors, per example (B,), in nats."""

@@ -1,4 +1,4 @@
-"""Losses of two players, of whom one tells real from fake and the other makes the fake.
+"""Adversarial losses of a discriminator and a generator.
 
 Below, r and f are the discriminator's logits for real and for fake examples, and D = sigmoid(logit).
 """
@@ -15,12 +15,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class AdversarialLosses(NamedTuple):
-    """What both players minimise: functions of the discriminator's logits (B,) for real and for fake -> (B,).
+    """The losses of both players: functions of the discriminator's logits (B,) for real and for fake -> (B,).
 
     Args:
-        discriminator: loss of the player that tells them apart.
-        generator: loss of the player that makes the fake; only the fake logits carry gradients to it.
-        paired: whether the generator's loss looks at the real logits, too, so that they must be computed for it.
+        discriminator: loss of the discriminator.
+        generator: loss of the generator; only the fake logits carry gradients to it.
+        needs_real_logits: whether the generator's loss uses the real logits, too, so that they must be computed for it.
     """
 
     discriminator: Loss
@@ -39,7 +39,7 @@ def _non_saturating(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def _saturating(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """log(1 - D(g)) = -softplus(f), the same game for both players: Goodfellow et al. 2014, equation 1."""
+    """log(1 - D(g)) = -softplus(f), the same value function for both players: Goodfellow et al. 2014, equation 1."""
     return -F.softplus(fake_logits)
 
 
@@ -92,7 +92,7 @@ NEEDS_CONSTRAINT = (ADVERSARIAL["wasserstein"],)
 
 
 def logit_statistics(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
-    """Means of both logits, and the shares that are positive: 1 and 0 where the discriminator is sure of everything."""
+    """Means of both logits, and the shares of positive ones: 1 and 0 where the discriminator makes no mistakes."""
     sides = {"real": real_logits, "fake": fake_logits}
     means = {f"logit_{name}": logits.mean() for name, logits in sides.items()}
     return means | {f"sign_{name}": (logits > 0).float().mean() for name, logits in sides.items()}

@@ -16,7 +16,7 @@ class Categorical(Likelihood):
     Bowman et al. 2016, https://arxiv.org/abs/1511.06349, section 3. An autoregressive decoder sees x_<l at place l.
 
     Args:
-        spec: what one example looks like; its ``vocab`` tells V.
+        spec: what one example looks like; its ``vocab`` gives V.
 
     Raises:
         UserError: no vocabulary.

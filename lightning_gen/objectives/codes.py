@@ -1,4 +1,4 @@
-"""Codes that a generator is to keep legible: InfoGAN, Chen et al. 2016, https://arxiv.org/abs/1606.03657."""
+"""InfoGAN latent codes: Chen et al. 2016, https://arxiv.org/abs/1606.03657."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_gen.datamodules.errors import UserError
 class InfoGANCodes:
     """Part of the latent z: one-hot categories, then continuous codes in [-1, 1], all uniform and independent.
 
-    A network Q reads them off what was generated, and both players minimise -log Q(c | x): equations 5 and 6.
+    An auxiliary network Q predicts them from the generated example; both players minimise -log Q(c | x): equations 5-6.
 
     Args:
         categorical: number of values of each category, each at least 2.
@@ -24,8 +24,8 @@ class InfoGANCodes:
 
     Attributes:
         dim: columns in z.
-        draw_dim: numbers that a draw takes.
-        outputs: numbers that Q gives: a logit per value of each category, the mean of each continuous code.
+        draw_dim: size of the noise vector of one draw.
+        num_outputs: size of Q's output: a logit per value of each category, the mean of each continuous code.
 
     Raises:
         UserError: for impossible sizes.

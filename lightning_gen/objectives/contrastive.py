@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
-    """-log exp(q_i k_i / t) / sum_j exp(q_i k_j / t), mean over the places i of one picture: (B,) in nats.
+    """-log exp(q_i k_i / t) / sum_j exp(q_i k_j / t), mean over the places i of one image: (B,) in nats.
 
-    Park et al. 2020, https://arxiv.org/abs/2007.15651, equations 2 and 4, with the other places of the same picture as
-    negatives. log P is what guessing costs, 0 what a translation costs in which each place is recognised for sure.
+    Park et al. 2020, https://arxiv.org/abs/2007.15651, equations 2 and 4, with the other places of the same image as
+    negatives. log P is the loss at chance level, 0 that of a perfect match at each place.
 
     Args:
         query: (B, P, F) of P places of the translation, of length 1.

@@ -1,4 +1,4 @@
-"""Terms of autoencoders whose code is not random.
+"""Terms of deterministic autoencoders.
 
 van den Oord et al. 2017, "Neural Discrete Representation Learning", https://arxiv.org/abs/1711.00937
 Ghosh et al. 2020, "From Variational to Deterministic Autoencoders", https://arxiv.org/abs/1903.12436
@@ -27,6 +27,6 @@ def decoder(s: Step) -> Tensor:
 def commitment(s: Step) -> Tensor:
     """|z_e - sg(q)|^2, which keeps the encoder near its codes (van den Oord et al. 2017, equation 3), (B,).
 
-    ``mean`` is what the encoder gave, ``z`` what the quantiser made of it.
+    ``mean`` is the encoder's output, ``z`` its quantisation.
     """
     return (s.mean - s.z.detach()).square().flatten(1).sum(1)

@@ -11,8 +11,8 @@ class Estimator(NamedTuple):
     """How K weighted draws become a gradient; the value of the bound is the same for all.
 
     Args:
-        stops: log q(z|x) is differentiated through z only, not through its own parameters.
-        squares: the gradient through z has squared normalised weights, w_k^2 in place of w_k.
+        detach_posterior_params: log q(z|x) is differentiated through z only, not through its own parameters.
+        doubly_reparameterized: the gradient through z has squared normalised weights, w_k^2 in place of w_k.
     """
 
     detach_posterior_params: bool

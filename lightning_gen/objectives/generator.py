@@ -1,4 +1,4 @@
-"""Terms that a generator may pay beside the adversarial loss."""
+"""Auxiliary generator losses, beside the adversarial loss."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lightning_gen.objectives.terms import Term
 
 @dataclass
 class GeneratorStep:
-    """What a generator's move produced.
+    """The outputs of a generator's step, passed to every loss term.
 
     Args:
         real: (B, *shape) examples.
-        fake: (B, *shape) what the generator made, with its graph.
+        fake: (B, *shape) generated examples, with their graph.
         z: (B, Z) its codes.
-        y: (B,) the classes it was asked for, of a conditional model.
+        y: (B,) the requested labels, of a conditional model.
         features: of the discriminator's last hidden layer, (B, *shape) -> (B, F).
     """
 

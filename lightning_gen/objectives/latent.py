@@ -18,7 +18,7 @@ ACTIVE = 0.01  # variance over the data of a posterior mean, above which it is a
 
 @dataclass
 class Step:
-    """What one training step of a model with latents produced: the argument of every term.
+    """The outputs of one training step of a model with latents, passed to every loss term.
 
     Args:
         x: (B, *shape) data, as they reach the model.
@@ -26,13 +26,13 @@ class Step:
         out: (B, *params) the decoder's output, as its likelihood reads it.
         z: (B, Z) latents drawn from q(z | x), or the code of an autoencoder.
         mean: (B, Z) of q(z | x).
-        log_var: (B, Z) of q(z | x), or None where the code is not random.
+        log_var: (B, Z) of q(z | x), or None where the code is deterministic.
         kl: (B, J) nats, KL(q(z | x) || p(z)) by dimension or by level, or one estimate from z where it has no closed
             form; None where there is no such thing.
         size: number of training examples.
         prior: gives (B, Z) draws from the prior, the same at each call.
         decoder: the network that gave ``out``.
-        cache: what several terms need and one of them has computed.
+        cache: values that several terms share.
     """
 
     x: Tensor
@@ -116,7 +116,7 @@ def capacity(s: Step, nats: float = 25.0) -> Tensor:
 
     Args:
         s: the step.
-        nats: C, what the code may carry.
+        nats: C, the target KL (capacity of the code).
 
     Returns:
         (B,) nats.
@@ -128,7 +128,7 @@ def capacity(s: Step, nats: float = 25.0) -> Tensor:
 
 
 def needed(value: Tensor | None, term: str) -> Tensor:
-    """A part of the step that a term cannot do without.
+    """A part of the step that a term requires.
 
     Raises:
         UserError: this model does not have it.

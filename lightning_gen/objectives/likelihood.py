@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z): how a decoder's raw output is read, scored in nats, and turned into data."""
+"""Likelihoods p(x | z) of a decoder's raw output: log p in nats, mean, and draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Bernoulli(Likelihood):
     """log p(x | z) = sum_i t_i log sigma(l_i) + (1 - t_i) log(1 - sigma(l_i)), with t = (x + 1) / 2 and logits l.
 
     Kingma & Welling 2013, appendix C.1, equation 11. On grey values it is the customary cross-entropy: the expected
-    log-likelihood of the randomly binarised picture, comparable between models, but no normalised density of x.
+    log-likelihood of the randomly binarised image, comparable between models, but no normalised density of x.
     """
 
     values = ("binary", "unit", "uint8")

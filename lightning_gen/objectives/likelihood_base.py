@@ -1,4 +1,4 @@
-"""What all likelihoods share: the contract, and the mass of one of 256 levels under a logistic distribution."""
+"""Base class of likelihoods, and the mass of one of 256 levels under a logistic distribution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Likelihood(nn.Module, ABC):
         spec: what one example looks like.
 
     Raises:
-        UserError: where the data's values are not among those it fits.
+        UserError: the data's values are not among those that it supports.
     """
 
     values: ClassVar[tuple[str, ...]]
@@ -60,7 +60,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, out: Tensor) -> Tensor:
-        """(..., *params) -> (..., *shape): the picture to show, in the range of the data."""
+        """(..., *params) -> (..., *shape): the mean of p(x | z), in the range of the data."""
 
     @abstractmethod
     def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -20,13 +20,13 @@ from lightning_gen.names import check_at_least_one
 
 @dataclass
 class DiscriminatorStep:
-    """What one step of the discriminator produced: the argument of every penalty.
+    """The outputs of one step of the discriminator, passed to every penalty.
 
     Args:
         critic: x (B, *shape) -> logits (B,), with the condition bound in it.
         real: (B, *shape) data, augmented and packed as the discriminator sees them.
-        fake: (B, *shape) what the generator made, likewise, detached.
-        noise: (B, 1 + numel of an example) standard normal; (B, 0) where only r1, r2 and lecam play.
+        fake: (B, *shape) generated examples, likewise, detached.
+        noise: (B, 1 + numel of an example) standard normal; (B, 0) where only r1, r2 and lecam are used.
         real_logits: (B,) of this step, with their graph.
         fake_logits: (B,) of this step, with their graph.
         anchors: (2,) moving averages of the mean real logit and of the mean fake logit.
@@ -59,7 +59,7 @@ def dragan(s: DiscriminatorStep, k: float = 1.0, spread: float = 0.5, eager: boo
 
     Args:
         s: the step.
-        k: the norm that the gradient is drawn to.
+        k: target norm of the gradient.
         spread: largest noise in standard deviations of the data.
         eager: as in ``input_gradient``.
 
@@ -87,8 +87,8 @@ def r2(s: DiscriminatorStep, eager: bool = False) -> Tensor:
 def lecam(s: DiscriminatorStep) -> Tensor:
     """max(0, r - a_f)^2 + max(0, a_r - f)^2 for logits r, f and anchors a_r, a_f: Tseng et al. 2021, equations 4-5.
 
-    The paper squares r - a_f and f - a_r; its code, and this, one side of them: real logits are held where they are
-    above the usual fake, fake ones where they are below the usual real.
+    The paper squares r - a_f and f - a_r; its code, and this, one side of them: real logits are penalised
+    where they are above the mean fake logit, fake ones where they are below the mean real logit.
     """
     usual_real, usual_fake = s.anchors.float()
     above, below = s.real_logits.float() - usual_fake, usual_real - s.fake_logits.float()
@@ -98,7 +98,7 @@ def lecam(s: DiscriminatorStep) -> Tensor:
 Penalty = Callable[..., Tensor]
 Judge = Callable[[Tensor], tuple[Tensor, Any]]
 PENALTIES: dict[str, Penalty] = {"gp": gp, "dragan": dragan, "r1": r1, "r2": r2, "lecam": lecam}
-NEEDS_GRADIENT = (gp, dragan, r1, r2)  # of a discriminator that is penalisable
+NEEDS_GRADIENT = (gp, dragan, r1, r2)  # of a discriminator that can be penalised
 
 
 def input_gradient(critic: Callable[[Tensor], Tensor], x: Tensor, eager: bool = False) -> Tensor:
@@ -112,7 +112,7 @@ def input_gradient(critic: Callable[[Tensor], Tensor], x: Tensor, eager: bool = 
 def outputs_and_input_gradient(
     discriminator: Judge, x: Tensor, eager: bool = False
 ) -> tuple[tuple[Tensor, Any], Tensor]:
-    """What a discriminator says of x, and the gradient of its logits at x (B, *shape), from one pass.
+    """A discriminator's outputs for x, and the gradient of its logits at x (B, *shape), from one pass.
 
     In float32, also under autocast: bfloat16 costs 1.4 % of a penalty.
 

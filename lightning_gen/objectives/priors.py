@@ -1,4 +1,4 @@
-"""Priors p(z) of a latent code, scored in nats and drawn from."""
+"""Priors p(z) of a latent code: log-density in nats, and draws."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Prior(nn.Module, ABC):
         latent_dim: Z.
     """
 
-    draw_dim: int  # numbers that one draw takes
+    draw_dim: int  # size of the noise vector of one draw
 
     def __init__(self, spec: DataSpec, latent_dim: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Mixture(Prior):
     def __init__(self, spec: DataSpec, latent_dim: int, components: int = 100) -> None:
         super().__init__(spec, latent_dim)
         check_at_least_one(components=components)
-        self.draw_dim = latent_dim + 1  # one more says which component
+        self.draw_dim = latent_dim + 1  # one more chooses the component
         self.logits = nn.Parameter(torch.zeros(components))
         self.mean = nn.Parameter(torch.randn(components, latent_dim))
         self.log_var = nn.Parameter(torch.zeros(components, latent_dim))
@@ -110,7 +110,7 @@ class Vamp(Mixture):
         check_at_least_one(components=components)
         self.draw_dim = latent_dim + 1
         self.squash = spec.values != "real"
-        dark = -1.5 if self.squash else 0.0  # as the ground of most pictures is: the paper's start, too
+        dark = -1.5 if self.squash else 0.0  # black, as the background of most images; the paper's start, too
         self.inputs = nn.Parameter(dark + 0.1 * torch.randn(components, *spec.shape))
 
     def components(self, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor]:

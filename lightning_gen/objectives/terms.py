@@ -1,4 +1,4 @@
-"""Weighted terms: the mapping that turns one model into its variants, read and checked."""
+"""Weighted loss terms: parses and checks the mapping that turns one model into its variants."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TERMS: dict[str, Term] = {  # of variational autoencoders
     "dip": coupled.dip,
     "mmd": coupled.mmd,
 }
-CODE_TERMS: dict[str, Term] = {  # of autoencoders whose code is not random
+CODE_TERMS: dict[str, Term] = {  # of deterministic autoencoders
     "mmd": coupled.mmd,
     "dip": coupled.dip,
     "code": deterministic.code,
@@ -47,7 +47,7 @@ class WeightedTerm(NamedTuple):
     arguments: dict[str, Any]
 
     def __call__(self, s: Any, now: Callable[[Schedule], float]) -> Tensor:
-        """Its value (B,) for what a step produced; ``now`` says what a ramp is at this iteration."""
+        """Its value (B,) for a step's outputs; ``now`` gives the value of a ramp at this iteration."""
         return self.term(s, **{k: now(v) if isinstance(v, Schedule) else v for k, v in self.arguments.items()})
 
     def schedules(self, name: str, option: str = "terms") -> dict[str, Schedule]:
@@ -57,7 +57,7 @@ class WeightedTerm(NamedTuple):
 
 
 def parse_terms(terms: Mapping[str, Any], table: Mapping[str, Term]) -> dict[str, WeightedTerm]:
-    """Read a mapping of terms: {"kl": 4}, {"kl": "0..1@10000"} or {"kl": {"weight": 1, "free_bits": 0.1}}.
+    """Parse a mapping of terms: {"kl": 4}, {"kl": "0..1@10000"} or {"kl": {"weight": 1, "free_bits": 0.1}}.
 
     A name is one of the table or an import path, "my_losses.edges", which a command line delivers as nested mappings:
     {"my_losses": {"edges": 0.1}}. A function goes in as {"edges": {"weight": 0.1, "function": edges}}. None removes a

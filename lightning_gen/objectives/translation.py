@@ -1,4 +1,4 @@
-"""Terms of translators: what a translation must keep beside looking real."""
+"""Auxiliary losses of translators, beside the adversarial loss."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass
 class TranslationStep:
-    """What a move of the translators produced: the argument of every term. What no term asks for is not computed.
+    """The outputs of a translators' step, passed to every loss term. What no term uses is not computed.
 
     Args:
-        a: (B, *shape) pictures of side a.
-        b: (B, *shape_b) pictures of side b; of one example with ``a`` where the data are paired.
-        ab: (B, *shape_b) translation of a, with its graph.
+        a: (B, *shape) images of side a.
+        b: (B, *shape_b) images of side b; of one example with ``a`` where the data are paired.
+        fake_b: (B, *shape_b) translation of a, with its graph.
         to_b: the translator a -> b.
-        ba: (B, *shape) translation of b, with its graph; None where there is no way back.
+        fake_a: (B, *shape) translation of b, with its graph; None where there is no reverse translator.
         to_a: the translator b -> a, or None.
-        own_a: (B, *shape) what to_a makes of a, where it was computed with ``fake_a`` in one pass.
-        own_b: (B, *shape_b) what to_b makes of b, likewise.
+        own_a: (B, *shape) identity mapping F(a), where it was computed with ``fake_a`` in one pass.
+        own_b: (B, *shape_b) identity mapping G(b), likewise.
     """
 
     a: Tensor
@@ -42,25 +42,25 @@ class TranslationStep:
 
     @cached_property
     def cycled_a(self) -> Tensor:
-        """a -> b -> a."""
+        """Cycle reconstruction F(G(a))."""
         assert self.to_a is not None
         return self.to_a(self.fake_b)
 
     @cached_property
     def cycled_b(self) -> Tensor:
-        """b -> a -> b."""
+        """Cycle reconstruction G(F(b))."""
         assert self.fake_a is not None
         return self.to_b(self.fake_a)
 
     @cached_property
     def identity_a(self) -> Tensor:
-        """b -> a, of a."""
+        """Identity mapping F(a)."""
         assert self.to_a is not None
         return self.to_a(self.a) if self.own_a is None else self.own_a
 
     @cached_property
     def identity_b(self) -> Tensor:
-        """a -> b, of b."""
+        """Identity mapping G(b)."""
         return self.to_b(self.b) if self.own_b is None else self.own_b
 
 
@@ -70,7 +70,7 @@ def l1_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """10 log10(2^2 / mean (x - y)^2), pictures (B, C, H, W) in [-1, 1] -> (B,) decibels."""
+    """10 log10(2^2 / mean (x - y)^2), images (B, C, H, W) in [-1, 1] -> (B,) decibels."""
     return 10 * torch.log10(4 / (x.float() - y.float()).square().flatten(1).mean(1))
 
 
@@ -98,7 +98,7 @@ def check_translation_terms(terms: Mapping[str, WeightedTerm], spec: DataSpec, h
     Args:
         terms: of a translator.
         spec: of its data.
-        way_back: whether there is a translator b -> a.
+        has_reverse_translator: whether there is a translator b -> a.
 
     Raises:
         UserError: that says what the term needs.

@@ -1,1 +1,1 @@
-"""What is shown of a model."""
+"""Views of a model: samples, reconstructions, interpolations, comparisons."""

@@ -27,7 +27,15 @@ from lightning_gen.storage.loaded import provenance, sample_in_batches
 from lightning_gen.storage.runs import TRANSLATIONS
 
 Curves = Mapping[str, Mapping[int, float]]  # of each scalar tag the value at each iteration
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")  # told apart by all eyes
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#333333",
+)  # colour-blind safe
 LOOKS: list[Any] = [{"ls": dashes, "color": colour} for dashes in ("-", "--", ":", "-.") for colour in COLOURS]
 STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.edgecolor": "#888888", "text.parse_math": False}
 STYLE |= {"figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.08}  # inches

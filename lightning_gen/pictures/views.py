@@ -43,7 +43,7 @@ LINES = 8  # rows of drawn codes
 CODE_REACH = 2.0  # continuous codes, of which training sees [-1, 1]: Chen et al. 2016, figure 2
 GAP = 8  # pixels between blocks
 DOTS = 2000  # samples over the density of the data
-FIELD = 96  # places in a row at which the discriminator is asked
+FIELD = 96  # places in a row at which the discriminator is evaluated
 REFERENCES = 512  # examples whose nearest one gives the class of a place
 Log = Callable[[str, Tensor], None]
 ANIMATED_VIEWS = ("density",)  # views that make an animation
@@ -121,7 +121,7 @@ def count_of(n: int, spec: DataSpec) -> int:
 
 
 def classes_of(model: Any) -> int:
-    """Number of classes that are shown, 0 for a model that knows none."""
+    """Number of classes that are shown, 0 for an unconditional model."""
     return min(CLASSES, model.classes) if isinstance(model, SamplesClasses) else 0
 
 

@@ -1,4 +1,4 @@
-"""What a model takes: a spec of a known kind, whose shapes are of that kind, with as many sides as the model has."""
+"""Checks the spec of a model's data: a known kind, shapes of that kind, one or two sides as the model has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context in which a model is looked at: eval mode without gradients."""
+"""Context manager for inference: eval mode without gradients."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 
-AT_ONCE = 1000  # moves after which one should look
+AT_ONCE = 1000  # optimizer steps after which the values are checked
 
 
 class NonFinite(UserError):
@@ -17,18 +17,18 @@ class NonFinite(UserError):
 
 
 class FiniteCheck:
-    """Keeps the losses and terms of the last moves, on the device, and looks at all of them at once."""
+    """Keeps the losses and terms of the last optimizer steps, on the device, and checks all of them at once."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, int, dict[str, Tensor]]] = []
 
     def add(self, player: str, iteration: int, loss: Tensor, logs: dict[str, Tensor]) -> None:
-        """Note a move's loss and terms."""
+        """Record an optimizer step's loss and terms."""
         values = {name: value.detach() for name, value in logs.items()}
         self.seen.append((player, iteration, {**values, "loss": loss}))
 
     def find(self, parameters: Iterable[Tensor] = ()) -> NonFinite | None:
-        """Wait for the device and look: the error for the first noted value or parameter that is not finite."""
+        """Wait for the device and check: the error for the first recorded value or parameter that is not finite."""
         flat = [value for _, _, values in self.seen for value in values.values()]
         finite = iter(torch.stack(flat).isfinite().tolist() if flat else [])
         for player, iteration, values in self.seen:

@@ -1,4 +1,4 @@
-"""GenerativeModule: players take turns. The only training loop of the project."""
+"""GenerativeModule: one optimizer per player, updated alternately. The only training loop of the project."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class GenerativeModule(ExampleMeanValidation):
 
     A family defines ``players``, builds the named submodules in its constructor and writes one
     ``loss_<player>(batch, shared) -> (scalar, dict of scalars)`` per player; ``shared`` is a dict that lives for one
-    iteration, in which a move leaves what a later one can use. The rest (turns, freezing, accumulation, clipping,
-    averages, schedules, counters, noise, the check for NaN) is here.
+    iteration and passes values from one player's step to a later one. The rest (order, freezing, accumulation,
+    clipping, averages, schedules, counters, noise, the check for NaN) is here.
 
     Args:
         spec: the data's spec, or the dict that a checkpoint holds.
@@ -38,7 +38,7 @@ class GenerativeModule(ExampleMeanValidation):
         clip: largest norm of a player's gradient.
         skip: a step whose gradient's norm is more than ``skip`` times the typical one is left out, see skipping.py.
         accumulate: number of chunks in which a batch is computed, to save memory.
-        log_every: iterations between two logged points.
+        log_every: iterations between two log entries.
         seed: seed of the training noise.
     """
 
@@ -72,23 +72,23 @@ class GenerativeModule(ExampleMeanValidation):
         if clip is not None and clip <= 0:
             raise UserError(f"clip {clip}: the largest norm of a gradient must be above 0")
         self.clip, self.accumulate, self.log_every, self.seed = clip, accumulate, log_every, seed
-        self.batch_multiple = accumulate  # what the batch of a device must be a multiple of
+        self.batch_multiple = accumulate  # factor of which the batch of a device must be a multiple
         self.iteration, self.images = 0, 0
         self.total: int | None = None  # iterations of the run
         self.latest: dict[str, float] = {}  # the last logged values
         self.finite = FiniteCheck()
         self.skipping: NoSkipping | Skipping = NoSkipping() if skip is None else Skipping(self.players, skip)
 
-    # What a family may override
+    # Hooks for subclasses
 
     def update_order(self, iteration: int) -> tuple[str, ...]:
-        """Who moves in this iteration, in order."""
+        """The players whose optimizers step in this iteration, in order."""
         return tuple(self.players)
 
     def after_step(self, player: str) -> dict[str, float] | None:
-        """Called after each move of a player: weight clipping, codebooks, augmentation; may return values to log."""
+        """Called after each optimizer step of a player: weight clipping, codebooks, augmentation; may return logs."""
 
-    # What a family uses
+    # Helpers for subclasses
 
     def network(self, name: str) -> Any:
         """A submodule; outside training its moving average where there is one."""
@@ -102,7 +102,7 @@ class GenerativeModule(ExampleMeanValidation):
         return indexed_noise(self.example_indices, shape[1:], self.seed, "validation", stream).to(self.device)
 
     def weight(self, value: Schedule) -> float:
-        """A scheduled value now; validation uses the end of the ramp, so that it compares like with like."""
+        """A scheduled value now; validation uses the end of the ramp, so that its values are comparable."""
         return value(self.iteration, self.total) if self.training else value.end
 
     # The loop
@@ -127,12 +127,12 @@ class GenerativeModule(ExampleMeanValidation):
         self._progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """The iterations of a batch: one, or as many as fit.py asked the data to hand out at once."""
+        """The iterations of a batch: one, or as many as fit.py made the data yield at once."""
         for part in split_batch(batch, self._block):
             self._iterate(part)
 
     def _iterate(self, batch: Batch) -> None:
-        """One iteration: the players of this turn move, then the counters do."""
+        """One iteration: the optimizer step of each player that is due, then the counters."""
         rank, world = self.global_rank, self.trainer.world_size
         seed_default_generators(self.seed, "default", self.iteration, rank)
         parts = list(split_batch(batch, self.accumulate))
@@ -179,7 +179,7 @@ class GenerativeModule(ExampleMeanValidation):
         if taken and self._direct:
             self.on_before_optimizer_step(optimizer)
             optimizer.step()
-        elif taken:  # not through LightningOptimizer.step, which would count each player's move as a step of the run
+        elif taken:  # not LightningOptimizer.step, which would count each player's as a step of the run
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
         return self.skipping.count(player) | ({} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]})
 
@@ -192,7 +192,7 @@ class GenerativeModule(ExampleMeanValidation):
             self.averages.update_parameters(self._networks([player]), decay(images, self.images, half_life))
 
     def check_finite(self, parameters: Iterable[Tensor] = ()) -> None:
-        """Look for NaN, on all ranks together: when one has met it, all stop.
+        """Check for NaN on all ranks: if one has it, all stop.
 
         Raises:
             NonFinite: a loss, a term or one of the parameters is not finite.
@@ -245,6 +245,6 @@ class GenerativeModule(ExampleMeanValidation):
         self.count_from(checkpoint)
 
     def count_from(self, checkpoint: dict[str, Any]) -> None:
-        """Take over a checkpoint's counters."""
+        """Load a checkpoint's counters."""
         counters = checkpoint["lightning_gen"]
         self.iteration, self.images = counters["iteration"], counters["images"]

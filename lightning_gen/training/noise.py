@@ -1,9 +1,9 @@
 """All random numbers of a model, as a function of names and counters instead of a hidden state.
 
-The noise of an iteration depends on (seed, iteration, move, stream) and is drawn for the global batch, of which each
-rank and each accumulation chunk takes its slice: so a run on N devices is the run on one, and a resumed run repeats the
-noise of the uninterrupted one. The noise of a numbered example depends on its number: so picture k of seed s is the
-same for any batch size and number of devices.
+The noise of an iteration depends on (seed, iteration, optimizer step, stream) and is drawn for the global batch, of
+which each rank and each accumulation chunk takes its slice: so a run on N devices is the run on one, and a resumed run
+repeats the noise of the uninterrupted one. The noise of an indexed example depends on its index: sample k of seed s is
+the same for any batch size and number of devices.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def indexed_noise(numbers: Iterable[int], shape: tuple[int, ...], *key: int | st
 class BatchNoise:
     """Standard normal noise of the training iterations, sliced by rank and chunk.
 
-    ``part`` of ``parts`` is the slice of the global batch that is being worked on here.
+    ``shard`` of ``num_shards`` is the slice of the global batch that is computed here.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -44,7 +44,7 @@ class BatchNoise:
         self.generator = torch.Generator(device=device)
 
     def seek(self, iteration: int, move: int, shard: int, num_shards: int) -> None:
-        """Go to a move of an iteration and to a slice of the batch."""
+        """Go to an optimizer step of an iteration and to a slice of the batch."""
         self.iteration, self.move, self.shard, self.num_shards = iteration, move, shard, num_shards
 
     def __call__(self, shape: tuple[int, ...], stream: str) -> Tensor:

@@ -59,7 +59,7 @@ def adamw(parameters: Sequence[nn.Parameter], options: Mapping[str, Any], fused:
 
 
 def freeze_all_but(mover: str, owned: Mapping[str, Sequence[nn.Parameter]]) -> None:
-    """Let gradients reach the mover's parameters only."""
+    """Enable gradients for the parameters of the updated player only."""
     if len(owned) > 1:
         for player, parameters in owned.items():
             for parameter in parameters:

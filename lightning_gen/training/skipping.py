@@ -1,7 +1,7 @@
-"""Leaves out the steps of exceptional gradients, and finds back when the exception has become the rule.
+"""Skips steps with exceptional gradient norms; resets the running norm after MAX_CONSECUTIVE_SKIPS skips in a row.
 
 Child 2021, "Very deep VAEs", https://arxiv.org/abs/2011.10650, skips the updates whose gradient has a norm above a
-fixed threshold. A run whose gradients have grown for good would stand still so; here the threshold follows them.
+fixed threshold. A run whose gradients have grown for good would stop learning; here the threshold follows them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NoSkipping:
     """Leaves out nothing."""
 
     def check(self, scaled: bool) -> None:
-        """Goes with every precision."""
+        """Works with every precision."""
 
     def should_step(self, player: str, parameters: Iterable[Tensor]) -> bool:
         """Always."""
@@ -37,7 +37,7 @@ class NoSkipping:
 
 @dataclass
 class Norms:
-    """What is remembered of the norms of a player's gradient.
+    """Running statistics of a player's gradient norm.
 
     Args:
         log_typical: logarithm of their running geometric mean.
@@ -72,9 +72,9 @@ class Skipping(nn.Module):
     Typical is the running geometric mean of the norms, including those of the steps left out, but none counted as
     further than a factor ``skip`` away. The first ``WARMUP_STEPS`` steps are taken, and so is the one after
     ``MAX_CONSECUTIVE_SKIPS`` left out in a row, at which the mean starts anew. A norm that is zero or not finite is not
-    counted: to find NaN is the work of finite.py.
+    counted: finite.py checks for NaN.
 
-    A module without parameters, so that what it remembers is in the checkpoint; numbers, not tensors, because they
+    A module without parameters, so that its state is in the checkpoint; numbers, not tensors, because they
     decide on the host, and no conversion of the model may round them.
 
     Args:
@@ -93,7 +93,7 @@ class Skipping(nn.Module):
         self.norms = {player: Norms() for player in players}
 
     def check(self, scaled: bool) -> None:
-        """Look whether the norm of a gradient can be known.
+        """Check that gradient norms are available.
 
         Raises:
             UserError: gradients are scaled, as float16 needs it.

@@ -1,4 +1,4 @@
-"""What makes an iteration cheaper without changing what it computes, as measured by benchmarks/overhead.py."""
+"""Reduces the overhead of an iteration without changing its results; benchmarks/overhead.py measures it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class NoProfiler(PassThroughProfiler):
 def choose_iterations_per_batch(spec: DataSpec, batch_size: int, *boundaries: int) -> int:
     """Iterations that the Trainer may count as one batch, which saves its 0.4 ms for each of them.
 
-    The largest number up to 10 that divides every boundary (validation, checkpoint, end), so that nothing but the
-    Trainer notices; 1 where the batches are so large that these costs do not matter.
+    The largest number up to 10 that divides every boundary (validation, checkpoint, end), so that only the
+    Trainer sees it; 1 where the batches are so large that these costs do not matter.
     """
     largest = BLOCK_BYTES // (4 * batch_size * math.prod(spec.shape))
     common = math.gcd(*boundaries)
@@ -40,12 +40,12 @@ def choose_iterations_per_batch(spec: DataSpec, batch_size: int, *boundaries: in
 
 
 def iterations_per_batch(trainer: L.Trainer) -> int:
-    """Iterations in one batch of the Trainer: what the data hand out at once."""
+    """Iterations in one batch of the Trainer: the number that the data yield at once."""
     return getattr(getattr(getattr(trainer, "datamodule", None), "position", None), "batches_per_fetch", 1)
 
 
 def can_bypass_lightning_hooks(model: L.LightningModule) -> bool:
-    """Whether backward pass and step can be called directly: no wrapper, full precision, no user hook around them."""
+    """Whether backward and step can be called directly: no wrapper, full precision, no user override of their hooks."""
     trainer, hooks = model.trainer, ("on_before_backward", "on_after_backward")
     unwrapped = isinstance(trainer.strategy, SingleDeviceStrategy) or hasattr(trainer.strategy, "average_gradients")
     plain = unwrapped and type(trainer.precision_plugin) is Precision
@@ -56,9 +56,9 @@ def can_bypass_lightning_hooks(model: L.LightningModule) -> bool:
 
 
 def disable_sigterm_broadcast(trainer: L.Trainer) -> None:
-    """Without Lightning's question in each batch whether the first rank met SIGTERM.
+    """Disable Lightning's broadcast in each batch of whether the first rank got SIGTERM.
 
-    It is a broadcast and a wait for the device, and hears no other rank; callbacks/checkpoints.py asks all of them.
+    It waits for the device, and covers no other rank; callbacks/checkpoints.py checks all of them.
     """
     assert hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor")
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -66,7 +66,7 @@ def disable_sigterm_broadcast(trainer: L.Trainer) -> None:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """A run without two costs that have nothing to do with it, together 0.3 ms an iteration on a CPU."""
+    """Removes two unrelated costs of a run, together 0.3 ms an iteration on a CPU."""
     if not torch.cuda.is_available():
         # Lightning sets this to 1: each step of an optimizer would look for the driver's library on the disk.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

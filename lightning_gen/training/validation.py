@@ -26,7 +26,7 @@ class Ratio(NamedTuple):
     Args:
         numerator: name of a validation value.
         denominator: name of another one, such as the number of tokens of each example.
-        of: what is made of the quotient.
+        of: function applied to the quotient.
     """
 
     numerator: str
