@@ -257,7 +257,7 @@ def check_no_overwrite(jobs: Sequence[Job], out: Path, sheet: str, force: bool) 
 def _read(
     jobs: Sequence[Job], reader: Reader | Whole, broken: dict[str, str], training: tuple[int, ...] | None
 ) -> Iterator[tuple[Job, Tensor]]:
-    """Each picture (C, H, W) uint8; those that cannot be read are recorded. A size far from that of training is reported."""
+    """Each picture (C, H, W) uint8; unreadable ones are recorded. A size far from that of training is reported."""
     for job in track(jobs, "translating", disable=not sys.stdout.isatty(), transient=True):
         image = try_read(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
         if isinstance(image, str):

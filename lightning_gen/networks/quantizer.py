@@ -110,7 +110,7 @@ class Codebook(nn.Module):
         self.sums.copy_(self.vectors * self.counts[:, None])
 
     def observe(self, z: Tensor, ids: Tensor, rows: Tensor) -> None:
-        """Add z (N, D) and their codes (N,); rows (K,) of z are candidates for dead codes, those out of range of others."""
+        """Add z (N, D) and their codes (N,); rows (K,) of z are candidates for dead codes."""
         counts, sums = _by_code(z, ids, len(self.vectors))
         here = (rows >= 0) & (rows < len(z))
         spare = torch.where(here[:, None], z[rows.clamp(0, len(z) - 1)], 0.0)
