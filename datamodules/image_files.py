@@ -12,6 +12,7 @@ from torch import Tensor
 from .base import DataModule
 from .errors import UserError, unknown
 from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
+from .listing import list_pictures
 from .order import derive_seed
 from .sources import Source, Tensors
 
@@ -26,13 +27,10 @@ def list_images(root: Path) -> list[str]:
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}: expected images ({ACCEPTED}) in it, nested as you like")
-    found = []
-    for folder, _, names in os.walk(root):
-        images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-        found += [(Path(folder) / name).relative_to(root).as_posix() for name in images]
+    found = sorted(list_pictures(root))
     if not found:
         raise UserError(f"no image in {root}: looked for {ACCEPTED} in it and all folders below")
-    return sorted(found)
+    return found
 
 
 def split_by_hash(names: list[str], fraction: float) -> dict[str, list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.images import SUFFIXES, Reader, try_read
+from lightning_gen.datamodules.listing import list_pictures
 from lightning_gen.datamodules.pixels import threshold, to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.images import save_png
@@ -40,7 +40,7 @@ class Image(Kind):
         """A folder of pictures, whose sub-folders are classes, or two sides where they are named so; arrays."""
         if not path.is_dir():
             return arrays(path)
-        folder = [Claim("folder", {"root": str(path)})] if _holds_picture(path) else []
+        folder = [Claim("folder", {"root": str(path)})] if any(True for _ in list_pictures(path)) else []
         if all((path / name).is_dir() for name in ("trainA", "trainB")):
             return [*folder, Claim("unpaired", {"root": str(path)}, two_sides=True)]
         return folder
@@ -121,9 +121,3 @@ class Image(Kind):
         if max(x.shape[2:]) > COARSE:
             x = F.adaptive_avg_pool2d(x, (min(COARSE, x.shape[2]), min(COARSE, x.shape[3])))
         return x.flatten(1)
-
-
-def _holds_picture(root: Path) -> bool:
-    return any(
-        name.lower().endswith(SUFFIXES) and not name.startswith(".") for _, _, names in os.walk(root) for name in names
-    )
