@@ -1,9 +1,15 @@
 """What a folder of pictures holds: links, hidden folders, splits, other files, pages."""
 
+import os
+
 import pytest
 from PIL import Image
 
+from lightning_gen.commands.translate import list_jobs
+from lightning_gen.compression.image_io import files_of
 from lightning_gen.datamodules.folder import Folder
+from lightning_gen.datamodules.paired import Paired
+from lightning_gen.datamodules.unpaired import Unpaired
 
 
 def picture(path, red=0, size=(12, 12)):
@@ -42,3 +48,44 @@ def test_loops_end_and_no_picture_is_listed_twice(root, tmp_path):
     (root / "itself").symlink_to("itself")
     (root / "nowhere").symlink_to(tmp_path / "nothing")
     assert Folder(str(root)).names == names
+
+
+HIDDEN = (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".thumbnails")
+
+
+def test_hidden_folders_are_neither_data_nor_classes(root, tmp_path):
+    names = Folder(str(root)).names
+    for name in HIDDEN:
+        picture(root / name / "0.png")
+        picture(root / "cat" / name / "deep" / "1.png")
+    picture(root / "cat" / "._2.png")
+    data = Folder(str(root))
+    assert data.names == names and data.classes == ["cat", "dog"]
+    assert [path.name for path in files_of([root / "dog"])] == sorted(f"{k}.png" for k in range(0, 20, 2))
+    assert len(list_jobs(str(root), tmp_path / "out")) == len(list_jobs(f"{root}/**/*.png", tmp_path / "out")) == 20
+    (tmp_path / "other").mkdir()
+    picture(tmp_path / "other" / "a.png")
+    for data in (Unpaired(str(root), str(tmp_path / "other")), Paired(root=str(root))):
+        assert sum(len(paths) for paths in data.parts[0].values()) == 20
+    picture(tmp_path / ".cache" / "a.png")
+    assert Folder(str(tmp_path / ".cache")).names == ["a.png"], "a hidden folder that was asked for is one"
+
+
+def test_a_pattern_below_a_folder_with_brackets(tmp_path):
+    picture(tmp_path / "set [v1]" / "a" / "1.png")
+    picture(tmp_path / "set [v1]" / "2.png")
+    jobs = list_jobs(f"{tmp_path}/set [v1]/*.png", tmp_path / "out")
+    assert [job.name for job in jobs] == ["2.png"]
+    jobs = list_jobs(f"{tmp_path}/set [v1]/*/*.p?g", tmp_path / "out")
+    assert [job.name for job in jobs] == ["a/1.png"]
+    assert [job.name for job in list_jobs(f"{tmp_path}/*/[0-9].png", tmp_path / "out")] == ["set [v1]/2.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_only_regular_files_are_listed(root, tmp_path):
+    names = Folder(str(root)).names
+    os.mkfifo(root / "cat" / "pipe.png")
+    (root / "cat" / "folder.png").mkdir()
+    (root / "cat" / "broken.png").symlink_to("nothing")
+    assert Folder(str(root)).names == names
+    assert len(list_jobs(f"{root}/cat/*.png", tmp_path / "out")) == 10

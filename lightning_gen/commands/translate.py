@@ -23,7 +23,8 @@ from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.image_files import ACCEPTED, list_images
-from lightning_gen.datamodules.images import SUFFIXES, Reader, open_image, try_read
+from lightning_gen.datamodules.images import Reader, open_image, try_read
+from lightning_gen.datamodules.listing import is_hidden, is_picture
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.pictures.views import image_row_blocks
@@ -181,12 +182,15 @@ def list_jobs(given: str, out: Path) -> list[Job]:
 def _matching(pattern: str) -> tuple[Path, list[str]]:
     """The folder before the first wildcard, and the pictures that match, relative to it."""
     parts = Path(pattern).parts
-    fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
+    fixed = 0  # of these leading parts each is a folder, whatever its name: "set [v1]" is one, and no pattern
+    while fixed < len(parts) - 1 and (not glob.has_magic(parts[fixed]) or Path(*parts[: fixed + 1]).is_dir()):
+        fixed += 1
     if ".." in parts[fixed:]:
         raise UserError(f"{pattern}: '..' behind a wildcard leads out of the folder whose names are kept")
     root = Path(*parts[:fixed])
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
-    names = {p.relative_to(root).as_posix() for p in found if p.suffix.lower() in SUFFIXES and p.is_file()}
+    found = [root / name for name in glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True)]
+    below = ((path, path.relative_to(root)) for path in found)
+    names = {name.as_posix() for path, name in below if is_picture(path) and not any(map(is_hidden, name.parts))}
     if not names:
         raise UserError(f"no picture matches {pattern}: looked for {ACCEPTED}")
     return root, sorted(names)
