@@ -215,6 +215,10 @@ class DataModule(L.LightningDataModule, ABC):
     def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Callback for examples (name, reason) that could not be read; a data set of files counts them."""
 
+    def notices(self) -> list[str]:
+        """What to say about the data at the start of a run, a line each."""
+        return []
+
     def report(self) -> str | None:
         """What to say about the data at the end of a run, if anything."""
         return None

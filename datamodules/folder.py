@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 from .image_files import ImageFiles, list_images, split_by_hash
 from .sources import Source
 from .spec import DataSpec
+from .split_folders import SPLITS, own_splits, split_paths
 
 
 class Folder(ImageFiles):
     """Your own images, in a folder nested as you like.
 
     Where every image lies in one of at least two subfolders, the subfolders are the classes. The split follows from a
-    hash of each image's path, so it stays when images are added. For what images may be, see ``ImageFiles``.
+    hash of each image's path, so it stays when images are added. Subfolders train, val (or valid, validation) and test
+    are the splits, as in ``Paired``, and the classes lie in them; what has no folder is held out of train by the hash.
+    For what images may be, see ``ImageFiles``.
 
     Args:
         root: the folder.
@@ -26,40 +30,71 @@ class Folder(ImageFiles):
     def __init__(self, root: str, **options: Any) -> None:
         super().__init__(**options)
         self.root = Path(root).expanduser()
-        self._names: list[str] = []
-        self._parts: dict[str, list[int]] = {}
+
+    @cached_property
+    def split_folders(self) -> dict[str, Path]:
+        """Split -> its folder, where the images lie in such."""
+        return own_splits(self.root)
+
+    @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """Split -> relative paths of its images, sorted; listed once."""
+        if self.split_folders:
+            parts = split_paths(self.split_folders, self.val_fraction)
+            return {name: [Path(path).relative_to(self.root).as_posix() for path in parts[name]] for name in SPLITS}
+        names = list_images(self.root)
+        return {name: [names[k] for k in rows] for name, rows in split_by_hash(names, self.val_fraction).items()}
 
     @property
     def names(self) -> list[str]:
-        """Relative paths of all images, sorted; listed once."""
-        if not self._names:
-            self._names = list_images(self.root)
-            self._parts = split_by_hash(self._names, self.val_fraction)
-        return self._names
+        """Relative paths of all images, sorted."""
+        return sorted(name for part in self.parts.values() for name in part)
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
-        """Names of the classes: the subfolders, if every image lies in one of at least two."""
-        tops = {name.partition("/")[0] if "/" in name else "" for name in self.names}
-        return sorted(tops) if len(tops) > 1 and "" not in tops else []
+        """Names of the classes: the subfolders, if every image lies in one of at least two that are trained on."""
+        known = {self._top(name) for name in (self.parts["train"] if self.split_folders else self.names)}
+        complete = len(known) > 1 and "" not in known and all(self._top(name) in known for name in self.names)
+        return sorted(known) if complete else []
+
+    def _top(self, name: str) -> str:
+        """The first subfolder on the way to an image, below the folder of its split."""
+        folder, _, below = name.partition("/")
+        if self.split_folders:
+            folder, _, below = below.partition("/")
+        return folder if below else ""
 
     def describe(self) -> DataSpec:
         """(C, H, W) uint8; ``size`` counts the training files, readable or not."""
-        names = self.names
-        size = len(self._parts["train"]) if names else 0
-        return DataSpec(shape=self.reader.shape, size=size, num_classes=len(self.classes))
+        return DataSpec(shape=self.reader.shape, size=len(self.parts["train"]), num_classes=len(self.classes))
 
     def splits(self) -> dict[str, Source]:
         """Read the images, or prepare to read them batch by batch."""
-        names, number = self.names, {name: k for k, name in enumerate(self.classes)}
-        loaded = self.fits_in_memory(self.reader, len(names))
+        number = {name: k for k, name in enumerate(self.classes)}
+        loaded = self.fits_in_memory(self.reader, sum(map(len, self.parts.values())))
         sources: dict[str, Source] = {}
-        for split, part in self._parts.items():
-            paths = [str(self.root / names[k]) for k in part]
-            y = torch.tensor([number[names[k].partition("/")[0]] for k in part]) if number else None
+        for split, part in self.parts.items():
+            paths = [str(self.root / name) for name in part]
+            y = torch.tensor([number[self._top(name)] for name in part]) if number else None
             sources[split] = self.source(self.reader, paths, split == "train", loaded, y)
         return sources
 
+    def notices(self) -> list[str]:
+        """Which folders are the splits, and what does not fit into them."""
+        lines = super().notices()
+        if not self.split_folders:
+            return lines
+        counts = ", ".join(f"{name} {len(part):,}" for name, part in self.parts.items())
+        folders = ", ".join(path.name for path in self.split_folders.values())
+        held_out = " and ".join(name for name in SPLITS if name not in self.split_folders)
+        more = f"; {held_out} held out of train" if held_out else ""
+        lines.append(f"the folders {folders} are the splits, not classes: {counts} pictures{more}")
+        known = {self._top(name) for name in self.parts["train"]}
+        lost = [name for part in self.parts.values() for name in part if self._top(name) not in known]
+        if lost and len(known) > 1 and "" not in known:
+            lines.append(f"no classes: {len(lost):,} pictures lie in no class of train, the first: {lost[0]}")
+        return lines
+
     def report(self) -> str | None:
         """How many images were skipped, and which."""
-        return self.skipped_summary(f"{len(self.names)} images in {self.root}")
+        return self.skipped_summary(f"{sum(map(len, self.parts.values()))} images in {self.root}")

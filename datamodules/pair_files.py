@@ -8,43 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .image_files import ImageFiles, list_images, split_by_hash
+from .image_files import ImageFiles
 from .images import ImageInfo, read_image_infos, to_size
 from .pair_data import PairData
 from .spec import DataSpec
-
-Parts = dict[str, list[str]]  # split -> paths
-SPLITS = ("train", "val", "test")
-
-
-def split_paths(folders: dict[str, Path], fraction: float) -> Parts:
-    """Paths of the train, val and test images of one side.
-
-    Args:
-        folders: of "train", and of "val" and "test" where there are such.
-        fraction: of a split without a folder this share of the training images is held out, by hash, as in ``Folder``.
-    """
-    names = list_images(folders["train"])
-    parts = {k: [str(folders["train"] / names[n]) for n in rows] for k, rows in split_by_hash(names, fraction).items()}
-    for split in ("val", "test"):
-        if split in folders:
-            parts["train"] += parts[split]
-            parts[split] = [str(folders[split] / name) for name in list_images(folders[split])]
-    parts["train"].sort()
-    return parts
-
-
-def split_folders(folder: Path) -> dict[str, Path]:
-    """Folders train, val and test in a folder; where there are none, the folder itself for training.
-
-    Raises:
-        UserError: val or test without train, of which it is not clear what is to be trained on.
-    """
-    found = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
-    if found and "train" not in found:
-        held_out = " and ".join(found)
-        raise UserError(f"{folder} has a folder {held_out}, but no folder train: put the training pictures into one")
-    return found or {"train": folder}
+from .split_folders import Parts
 
 
 def counted(items: dict[str, int]) -> str:

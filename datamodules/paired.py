@@ -12,8 +12,9 @@ from torch import Tensor
 from .errors import UserError
 from .image_files import list_images
 from .images import ImageInfo, Reader, open_image
-from .pair_files import PairFiles, Parts, look_at, split_folders, split_paths
+from .pair_files import PairFiles, look_at
 from .sources import Batch, Source
+from .split_folders import Parts, split_folders, split_paths
 
 
 class PairReader(NamedTuple):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from .errors import UserError
 from .pair_data import PairSource
-from .pair_files import SPLITS, PairFiles, Parts, look_at, split_folders, split_paths
+from .pair_files import PairFiles, look_at
 from .sources import Source
+from .split_folders import SPLITS, Parts, split_folders, split_paths
 
 
 def side_folders(root: Path, letter: str) -> dict[str, Path]:

@@ -3,10 +3,12 @@
 import os
 
 import pytest
+import torch
 from PIL import Image
 
 from lightning_gen.commands.translate import list_jobs
 from lightning_gen.compression.image_io import files_of
+from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.folder import Folder
 from lightning_gen.datamodules.paired import Paired
 from lightning_gen.datamodules.unpaired import Unpaired
@@ -89,3 +91,53 @@ def test_only_regular_files_are_listed(root, tmp_path):
     (root / "cat" / "broken.png").symlink_to("nothing")
     assert Folder(str(root)).names == names
     assert len(list_jobs(f"{root}/cat/*.png", tmp_path / "out")) == 10
+
+
+def reds(data, split):
+    """The pictures of a split, by their red, with their classes."""
+    batch = data.examples(split, torch.arange(data.size(split)))
+    red = batch["x"][:, 0, 0, 0].mul(127.5).add(127.5).round().int().tolist()
+    return dict(zip(red, batch["y"].tolist(), strict=True))
+
+
+def fill(folder, classes, reds):
+    for k, red in enumerate(reds):
+        picture(folder / classes[k % len(classes)] / f"{red}.png", red)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "Validation"])
+def test_folders_train_val_and_test_are_the_splits(tmp_path, val):
+    for name, part in {"train": range(20), val: range(20, 26), "test": range(26, 32)}.items():
+        fill(tmp_path / name, ["cat", "dog"], part)
+    data = Folder(str(tmp_path), size=8)
+    assert data.spec.num_classes == 2 and data.spec.size == 20 and data.classes == ["cat", "dog"]
+    assert reds(data, "train") == {k: k % 2 for k in range(20)}
+    assert reds(data, "val") == {k: k % 2 for k in range(20, 26)}
+    assert reds(data, "test") == {k: k % 2 for k in range(26, 32)}
+    said = f"the folders train, {val}, test are the splits, not classes: train 20, val 6, test 6 pictures"
+    assert data.notices() == [said]
+
+
+def test_a_split_without_a_folder_is_held_out_of_train(tmp_path):
+    fill(tmp_path / "train", ["cat", "dog"], range(40))
+    fill(tmp_path / "test", ["dog"], range(40, 45))
+    data = Folder(str(tmp_path), size=8)
+    train, val = reds(data, "train"), reds(data, "val")
+    assert sorted([*train, *val]) == list(range(40)) and val
+    assert reds(data, "test") == dict.fromkeys(range(40, 45), 1)
+    assert data.notices()[0].endswith("pictures; val held out of train")
+    fill(tmp_path / "test", ["."], [45])
+    data = Folder(str(tmp_path), size=8)
+    assert data.classes == [] and data.spec.num_classes == 0
+    assert data.notices()[1] == "no classes: 1 pictures lie in no class of train, the first: test/45.png"
+
+
+def test_classes_that_are_called_as_splits(tmp_path):
+    for name in ("bus", "car", "train"):
+        fill(tmp_path / "vehicles", [name], range(5))
+    assert Folder(str(tmp_path / "vehicles")).classes == ["bus", "car", "train"]
+    fill(tmp_path / "answers", ["valid", "invalid"], range(10))
+    assert Folder(str(tmp_path / "answers")).classes == ["invalid", "valid"]
+    fill(tmp_path / "answers", ["test"], range(10))
+    with pytest.raises(UserError, match="has a folder test, but no folder train"):
+        _ = Folder(str(tmp_path / "answers")).spec

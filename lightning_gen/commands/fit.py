@@ -289,6 +289,8 @@ def _announce(
     print(f"{weights:,} weights; run folder {folder}; curves: {BOARD}")
     if notice := kind_of(spec).notice(spec):
         print(notice)
+    for line in data.notices() if isinstance(data, DataModule) else []:
+        print(line)
     for line in getattr(model, "startup_messages", lambda _: [])(batch) if isinstance(batch, int) else []:
         print(line)
     if (watch := _callback(trainer, Watch)) and watch.names:
