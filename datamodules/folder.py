@@ -79,11 +79,15 @@ class Folder(ImageFiles):
             sources[split] = self.source(self.reader, paths, split == "train", loaded, y)
         return sources
 
+    def folders_and_files(self) -> tuple[list[Path], list[str]]:
+        """The folder, and its images."""
+        return [self.root], [str(self.root / name) for name in self.names]
+
     def notices(self) -> list[str]:
         """Which folders are the splits, and what does not fit into them."""
-        lines = super().notices()
+        others, lines = super().notices(), []
         if not self.split_folders:
-            return lines
+            return others
         counts = ", ".join(f"{name} {len(part):,}" for name, part in self.parts.items())
         folders = ", ".join(path.name for path in self.split_folders.values())
         held_out = " and ".join(name for name in SPLITS if name not in self.split_folders)
@@ -93,7 +97,7 @@ class Folder(ImageFiles):
         lost = [name for part in self.parts.values() for name in part if self._top(name) not in known]
         if lost and len(known) > 1 and "" not in known:
             lines.append(f"no classes: {len(lost):,} pictures lie in no class of train, the first: {lost[0]}")
-        return lines
+        return [*lines, *others]
 
     def report(self) -> str | None:
         """How many images were skipped, and which."""

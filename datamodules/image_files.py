@@ -12,11 +12,11 @@ from torch import Tensor
 from .base import DataModule
 from .errors import UserError, unknown
 from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
-from .listing import list_pictures
+from .listing import left_out, list_pictures
 from .order import derive_seed
 from .sources import Source, Tensors
 
-ACCEPTED = ", ".join(SUFFIXES)
+ACCEPTED = f"{', '.join(SUFFIXES)} and whatever else Pillow reads"
 
 
 def list_images(root: Path) -> list[str]:
@@ -29,7 +29,9 @@ def list_images(root: Path) -> list[str]:
         raise UserError(f"no folder {root}: expected images ({ACCEPTED}) in it, nested as you like")
     found = sorted(list_pictures(root))
     if not found:
-        raise UserError(f"no image in {root}: looked for {ACCEPTED} in it and all folders below")
+        others = left_out([root])
+        there = f"; there are {others}" if others else ""
+        raise UserError(f"no image in {root}: looked for {ACCEPTED} in it and all folders below{there}")
     return found
 
 
@@ -96,6 +98,16 @@ class ImageFiles(DataModule):
         self.reader = Reader(*to_size(size), channels, crop)
         self.on_error, self.val_fraction, self.memory = on_error, val_fraction, memory
         self.skipped: dict[str, str] = {}
+
+    def folders_and_files(self) -> tuple[list[Path], list[str]]:
+        """The user's folders, and the paths of the images in them that are data; a set tells its own."""
+        return [], []
+
+    def notices(self) -> list[str]:
+        """Which files of the folders are left out."""
+        roots, taken = self.folders_and_files()
+        others = left_out(roots, set(taken))
+        return [*super().notices(), *([f"left out: {others}"] if others else [])]
 
     def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Warn of each unreadable image once, or stop."""

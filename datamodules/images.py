@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,7 +16,9 @@ from torch import Tensor
 from .errors import UserError
 from .sources import Batch
 
+# Of the most common formats; readable_suffixes() has the others too.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")  # Pillow knows, but needs programs to read
 CROPS = ("center", "stretch")
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes with an alpha channel
 ORIENTATION = 0x0112  # EXIF: from 5 on the image is shown on its side
@@ -70,6 +73,19 @@ class Reader(NamedTuple):
         return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
 
 
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes, in small letters, of all picture files that can be read here; with pillow-heif of HEIC files too."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    known = Image.registered_extensions().items()
+    return frozenset(SUFFIXES) | {end for end, kind in known if kind in Image.OPEN and kind not in NO_PICTURES}
+
+
 def open_image(path: str | Path, least: int = 0) -> Image.Image:
     """The image of a file, upright and with 8 bits per channel.
 
@@ -77,6 +93,7 @@ def open_image(path: str | Path, least: int = 0) -> Image.Image:
         path: the file.
         least: a large JPEG may be decoded at a fraction of its size, of at least this many pixels; 0 forbids it.
     """
+    readable_suffixes()  # in a worker too: it makes all formats known
     with open(path, "rb") as file, Image.open(file) as image:
         if least:
             image.draft(None, (least, least))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from .images import SUFFIXES
+from .images import readable_suffixes
 
 # What systems and archives keep among pictures, often copies of them; what starts with a dot is left out too.
 LEFT_BY_PROGRAMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "Thumbs.db")
+
+SUGGESTED = {".heic": "pip install pillow-heif", ".heif": "pip install pillow-heif", ".avif": "pip install -U pillow"}
+SHOWN = 6  # suffixes of files that are left out
 
 
 def is_hidden(name: str) -> bool:
@@ -18,8 +22,8 @@ def is_hidden(name: str) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is listed as a picture, if no folder above it is hidden: a regular one of a known suffix."""
-    return not is_hidden(path.name) and path.suffix.lower() in SUFFIXES and path.is_file()
+    """Whether a file is listed as a picture, if no folder above it is hidden: a regular one that Pillow reads."""
+    return not is_hidden(path.name) and path.suffix.lower() in readable_suffixes() and path.is_file()
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -65,3 +69,26 @@ def list_pictures(root: Path) -> Iterator[str]:
     for path in walk(root):
         if is_picture(path):
             yield path.relative_to(root).as_posix()
+
+
+def left_out(roots: Collection[Path], taken: Collection[str] | None = None) -> str:
+    """The files of some folders that are no data, such as "37 .heic (pip install pillow-heif), 2 .txt"; may be empty.
+
+    Args:
+        roots: the folders.
+        taken: paths of the pictures that are data; without it all are.
+    """
+    count: Counter[str] = Counter()
+    beside = 0
+    for path in (path for root in roots for path in walk(root)):
+        if is_picture(path):
+            beside += taken is not None and str(path) not in taken
+        else:
+            count[path.suffix.lower() or "without a suffix"] += 1
+    ranked = sorted(count.items(), key=lambda item: (item[0] not in SUGGESTED, -item[1], item[0]))
+    parts = [f"{n:,} {end}" + (f" ({SUGGESTED[end]})" if end in SUGGESTED else "") for end, n in ranked[:SHOWN]]
+    if more := sum(n for _, n in ranked[SHOWN:]):
+        parts.append(f"{more:,} others")
+    if beside:
+        parts.append(f"{beside:,} pictures beside the folders of the splits")
+    return ", ".join(parts)

@@ -72,6 +72,11 @@ class PairFiles(ImageFiles, PairData):
     def parts(self) -> tuple[Parts, Parts]:
         """Paths of the images of side a and of side b as they are on disk; listed once."""
 
+    def folders_and_files(self) -> tuple[list[Path], list[str]]:
+        """The folders of both sides, or the one that holds them, and the images."""
+        roots = [folder for folder in self.folders or (self.root,) if folder is not None]
+        return roots, [path for side in self.parts for paths in side.values() for path in paths]
+
     def describe(self) -> DataSpec:
         """Two sides (C, H, W) uint8; ``size`` counts the training files of the longer one, readable or not."""
         shape = (self.reader.channels, self.height, self.width)

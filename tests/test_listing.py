@@ -141,3 +141,35 @@ def test_classes_that_are_called_as_splits(tmp_path):
     fill(tmp_path / "answers", ["test"], range(10))
     with pytest.raises(UserError, match="has a folder test, but no folder train"):
         _ = Folder(str(tmp_path / "answers")).spec
+
+
+def test_all_that_pillow_reads_is_taken_and_the_rest_is_told(root):
+    for k, suffix in enumerate((".jfif", ".JP2", ".tga", ".pcx", ".Jpe")):
+        picture(root / "cat" / f"more{suffix}", 200 + k)
+    for name in ("a.heic", "b.HEIC", "notes.txt", "labels.csv", "LICENSE", "c.txt", "film.mpg", "drawn.eps", "d.pdf"):
+        (root / "dog" / name).write_bytes(b"nothing")
+    data = Folder(str(root), size=8)
+    assert [name for name in data.names if "more" in name] == sorted(
+        f"cat/more{suffix}" for suffix in (".jfif", ".JP2", ".tga", ".pcx", ".Jpe")
+    )
+    found = {**reds(data, "train"), **reds(data, "val"), **reds(data, "test")}
+    assert len(found) == 25 and data.report() is None
+    heic = "2 .heic (pip install pillow-heif)"
+    assert data.notices() == [f"left out: {heic}, 2 .txt, 1 .csv, 1 .eps, 1 .mpg, 1 .pdf, 1 others"]
+
+
+def test_a_folder_of_other_files_alone_says_what_it_holds(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no image in .*; there are 1 \.heic \(pip install pillow-heif\)$"):
+        _ = Folder(str(tmp_path)).spec
+
+
+def test_pictures_beside_the_splits_are_told(tmp_path):
+    for name, count in (("train", 6), ("test", 3), ("old", 2)):
+        fill(tmp_path / "rows" / name, ["."], range(count))
+    for data in (Folder(str(tmp_path / "rows")), Paired(root=str(tmp_path / "rows"))):
+        assert data.notices()[-1] == "left out: 2 pictures beside the folders of the splits"
+    fill(tmp_path / "a", ["."], range(5))
+    fill(tmp_path / "b", ["."], range(5))
+    (tmp_path / "b" / "x.txt").write_text("")
+    assert Unpaired(str(tmp_path / "a"), str(tmp_path / "b")).notices() == ["left out: 1 .txt"]

@@ -289,8 +289,6 @@ def _announce(
     print(f"{weights:,} weights; run folder {folder}; curves: {BOARD}")
     if notice := kind_of(spec).notice(spec):
         print(notice)
-    for line in data.notices() if isinstance(data, DataModule) else []:
-        print(line)
     for line in getattr(model, "startup_messages", lambda _: [])(batch) if isinstance(batch, int) else []:
         print(line)
     if (watch := _callback(trainer, Watch)) and watch.names:
@@ -301,6 +299,8 @@ def _announce(
         ramps = ", ".join(name for name, ramp in model.schedules.items() if ramp.relative)
         if ramps and counters["total"] not in (None, steps):
             print(f"a length of {steps:,} instead of {counters['total']:,} changes these schedules from here: {ramps}")
+    for line in data.notices() if isinstance(data, DataModule) else []:
+        print(line)
 
 
 def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
