@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .base import DataModule
 from .errors import UserError, unknown
-from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
+from .images import CROPS, SUFFIXES, Files, Reader, Reads, further_pages, read_all, to_size
 from .listing import left_out, list_pictures
 from .order import derive_seed
 from .sources import Source, Tensors
@@ -104,10 +104,10 @@ class ImageFiles(DataModule):
         return [], []
 
     def notices(self) -> list[str]:
-        """Which files of the folders are left out."""
+        """Which files of the folders are left out, and which pages of files."""
         roots, taken = self.folders_and_files()
-        others = left_out(roots, set(taken))
-        return [*super().notices(), *([f"left out: {others}"] if others else [])]
+        others, pages = left_out(roots, set(taken)), further_pages(sorted(set(taken)))
+        return [*super().notices(), *([pages] if pages else []), *([f"left out: {others}"] if others else [])]
 
     def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Warn of each unreadable image once, or stop."""

@@ -19,6 +19,7 @@ from .sources import Batch
 # Of the most common formats; readable_suffixes() has the others too.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")  # Pillow knows, but needs programs to read
+PAGED = (".gif", ".tif", ".tiff", ".webp", ".apng", ".avifs", ".dcx", ".fli", ".flc")  # may hold several pictures
 CROPS = ("center", "stretch")
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes with an alpha channel
 ORIENTATION = 0x0112  # EXIF: from 5 on the image is shown on its side
@@ -152,6 +153,31 @@ def read_image_infos(paths: list[str]) -> list[ImageInfo | None]:
     """Look at all files, in threads."""
     with ThreadPoolExecutor() as pool:
         return list(track(pool.map(read_image_info, paths), "looking at images", len(paths), disable=len(paths) < 5000))
+
+
+def count_pages(path: str) -> int:
+    """How many pages or frames a file holds, without decoding them; 1 where that cannot be told."""
+    try:
+        with open(path, "rb") as file:
+            if path.lower().endswith(".webp") and not file.read(21)[20] & 2:  # the flag of an animation
+                return 1
+            with Image.open(file) as image:
+                return getattr(image, "n_frames", 1)
+    except Exception:  # reading it will tell why
+        return 1
+
+
+def further_pages(paths: list[str]) -> str:
+    """What is not taken of files with several pages or frames, of which the first stands for the file; may be empty."""
+    paths = [path for path in paths if path.lower().endswith(PAGED)]
+    with ThreadPoolExecutor() as pool:
+        counts = pool.map(count_pages, paths)
+        pages = {path: n for path, n in zip(paths, counts, strict=True) if n > 1}
+    if not pages:
+        return ""
+    path, first = next(iter(pages.items()))
+    more, files = sum(pages.values()) - len(pages), f"{len(pages):,} file" + "s" * (len(pages) > 1)
+    return f"of {files} only the first page or frame is taken, {more:,} are not: such as {path}, of {first:,}"
 
 
 def to_size(size: int | list[int]) -> tuple[int, int]:

@@ -173,3 +173,15 @@ def test_pictures_beside_the_splits_are_told(tmp_path):
     fill(tmp_path / "b", ["."], range(5))
     (tmp_path / "b" / "x.txt").write_text("")
     assert Unpaired(str(tmp_path / "a"), str(tmp_path / "b")).notices() == ["left out: 1 .txt"]
+
+
+def test_pages_that_are_not_taken_are_told(root):
+    pages = [Image.new("RGB", (12, 12), (k, 90, 200)) for k in range(10)]
+    pages[0].save(root / "cat" / "scan.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(root / "dog" / "moves.webp", save_all=True, append_images=pages[1:4], lossless=True)
+    pages[0].save(root / "dog" / "moves.gif", save_all=True, append_images=pages[5:7])
+    for name in ("one.tif", "one.webp", "one.gif"):
+        pages[0].save(root / "dog" / name)
+    (root / "dog" / "broken.webp").write_bytes(b"RIFF")
+    said = f"of 3 files only the first page or frame is taken, 14 are not: such as {root}/cat/scan.tif, of 10"
+    assert Folder(str(root)).notices() == [said]
