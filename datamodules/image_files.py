@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ class ImageFiles(DataModule):
         size: height, or [height, width], in pixels.
         crop: "center" cuts the largest centred part of the right proportions, "stretch" takes the whole image.
         channels: 3 for colour, 1 for grey.
-        on_error: "skip" warns of an image that cannot be read and leaves it out, "raise" stops.
+        on_error: "skip" leaves out images that cannot be read, and says so once, "raise" stops.
         val_fraction: share of the images for validation, and the same for test; the rest is for training.
         memory: GiB that the decoded images may take.
         num_workers: processes that read images of folders too large for memory; 0 reads in the main process.
@@ -98,6 +98,7 @@ class ImageFiles(DataModule):
         self.reader = Reader(*to_size(size), channels, crop)
         self.on_error, self.val_fraction, self.memory = on_error, val_fraction, memory
         self.skipped: dict[str, str] = {}
+        self._is_loading = self._has_told = False
 
     def folders_and_files(self) -> tuple[list[Path], list[str]]:
         """The user's folders, and the paths of the images in them that are data; a set tells its own."""
@@ -109,14 +110,32 @@ class ImageFiles(DataModule):
         others, pages = left_out(roots, set(taken)), further_pages(sorted(set(taken)))
         return [*super().notices(), *([pages] if pages else []), *([f"left out: {others}"] if others else [])]
 
+    def setup(self, stage: str | None = None) -> None:
+        """Load all splits, once, and tell of images that could not be read."""
+        self._is_loading = True
+        try:
+            super().setup(stage)
+        finally:
+            self._is_loading = False
+        self._tell_skipped()
+
     def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Warn of each unreadable image once, or stop."""
+        """Count each unreadable image once, or stop."""
         for path, reason in skipped:
             if self.on_error == "raise":
                 raise UserError(f"cannot read {path} ({reason}); --data.on_error skip leaves such images out")
-            if path not in self.skipped:
-                self.skipped[path] = reason
-                warnings.warn(f"skipped {path}: cannot be read ({reason})", stacklevel=2)
+            self.skipped.setdefault(path, reason)
+        if not self._is_loading:  # then all of them are told at once
+            self._tell_skipped()
+
+    def _tell_skipped(self) -> None:
+        """One line, once, and of several processes by the first."""
+        if not self.skipped or self._has_told or (self.trainer is not None and self.trainer.global_rank):
+            return
+        self._has_told = True
+        (path, reason), more = next(iter(self.skipped.items())), len(self.skipped) - 1
+        others = f"; so are {more:,} more" if more else ""
+        print(f"skipped {path}: cannot be read ({reason}){others}", file=sys.stderr)
 
     def skipped_summary(self, what: str) -> str | None:
         """How many of ``what`` were skipped, and which, if any."""

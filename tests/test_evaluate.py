@@ -302,7 +302,6 @@ def test_data_sorted_by_class_are_taken_in_random_order(sorted_folder):
     assert len(y.unique()) > 5 and not torch.equal(y, y.sort().values)
 
 
-@pytest.mark.filterwarnings("ignore:skipped")
 def test_broken_images_are_counted_and_the_neighbours_are_right(sorted_folder):
     for path in sorted(sorted_folder.glob("*/*.png"))[::5]:
         path.write_bytes(b"no picture")

@@ -158,7 +158,6 @@ def test_a_run_without_a_logger(script, tmp_path):
     assert (tmp_path / "tb_logs/vae-digits/version_0/pictures/samples/00000060.png").exists()
 
 
-@pytest.mark.filterwarnings("ignore:skipped")
 def test_own_network_term_data_and_logger(script, tmp_path):
     (tmp_path / "pictures/cats").mkdir(parents=True)
     for k in range(12):
