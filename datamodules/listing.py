@@ -54,7 +54,7 @@ def _walk_folders(place: Path, seen: set[Path], links: list[Path]) -> Iterator[P
         )
     except OSError:  # of no permission to read it
         return
-    for entry in (entry for entry in entries if not is_hidden(entry.name)):
+    for entry in entries:
         path = place / entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from _walk_folders(path, seen, links)
