@@ -21,7 +21,11 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-USUAL = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests", ROOT))), "PYTHONIOENCODING": "utf-8"}
+USUAL = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests", ROOT))),
+    "PYTHONIOENCODING": "utf-8",
+}
 
 
 FIT, MEASURE = ROOT / "scripts/fit.py", ROOT / "tests/measure.py"
