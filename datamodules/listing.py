@@ -21,13 +21,19 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in LEFT_BY_PROGRAMS
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is listed as a picture, if no folder above it is hidden: a regular one that Pillow reads."""
-    return not is_hidden(path.name) and path.suffix.lower() in readable_suffixes() and path.is_file()
+def is_picture(path: Path, is_file: bool | None = None) -> bool:
+    """Whether a file is listed as a picture, if no folder above it is hidden: a regular one that Pillow reads.
+
+    Args:
+        path: the file.
+        is_file: whether it is a regular one, where that is known and need not be asked of the disk.
+    """
+    named = not is_hidden(path.name) and path.suffix.lower() in readable_suffixes()
+    return named and (path.is_file() if is_file is None else is_file)
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """All files below ``root``, but for hidden ones and those in hidden folders.
+def walk(root: Path) -> Iterator[tuple[Path, bool]]:
+    """All files below ``root``, but for hidden ones and those in hidden folders, and whether they are regular ones.
 
     Links to folders are followed. A folder is listed once: by its own place in ``root`` where it has one, else by the
     first link that leads to it, so that loops end and no picture is listed twice. Links to what holds ``root`` are not
@@ -42,16 +48,14 @@ def walk(root: Path) -> Iterator[Path]:
         waiting = sorted(links)
 
 
-def _walk_folders(place: Path, seen: set[Path], links: list[Path]) -> Iterator[Path]:
+def _walk_folders(place: Path, seen: set[Path], links: list[Path]) -> Iterator[tuple[Path, bool]]:
     """Files below a folder, but for what lies behind links, which are noted."""
     real = place.resolve()
     if real in seen:
         return
     seen.add(real)
     try:
-        entries = sorted(
-            (entry for entry in os.scandir(place) if not is_hidden(entry.name)), key=lambda entry: entry.name
-        )
+        entries = sorted(os.scandir(place), key=lambda entry: entry.name)
     except OSError:  # of no permission to read it
         return
     for entry in entries:
@@ -61,13 +65,13 @@ def _walk_folders(place: Path, seen: set[Path], links: list[Path]) -> Iterator[P
         elif entry.is_symlink() and path.is_dir():
             links.append(path)
         else:
-            yield path
+            yield path, entry.is_file(follow_symlinks=False) or (entry.is_symlink() and path.is_file())
 
 
 def list_pictures(root: Path) -> Iterator[str]:
     """Paths of the pictures below ``root``, relative, with forward slashes, in no order."""
-    for path in walk(root):
-        if is_picture(path):
+    for path, is_file in walk(root):
+        if is_picture(path, is_file):
             yield path.relative_to(root).as_posix()
 
 
@@ -80,8 +84,8 @@ def left_out(roots: Collection[Path], taken: Collection[str] | None = None) -> s
     """
     count: Counter[str] = Counter()
     beside = 0
-    for path in (path for root in roots for path in walk(root)):
-        if is_picture(path):
+    for path, is_file in (found for root in roots for found in walk(root)):
+        if is_picture(path, is_file):
             beside += taken is not None and str(path) not in taken
         else:
             count[path.suffix.lower() or "without a suffix"] += 1
