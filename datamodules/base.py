@@ -28,7 +28,8 @@ EVAL_SEED = 20131220  # not the run's: likelihoods of different runs are of the 
 class DataModule(L.LightningDataModule, ABC):
     """A data set in three fixed splits, as batches ``{"x", "index"}`` and, where known, ``y`` and ``factors``.
 
-    ``x`` (B, *shape) travels as stored (images as uint8) and becomes float32 on the device: images in [-1, 1]. Data of
+    ``x`` (B, *shape) stays in its stored dtype (images: uint8) until it is on the device, then float32: images in
+    [-1, 1]. Data of
     two sides have ``a`` (B, *shape) and ``b`` (B, *shape_b) in its place. Images that are stored larger
     than the spec says are cropped, at a random place in training and at the centre otherwise.
 
@@ -197,7 +198,7 @@ class DataModule(L.LightningDataModule, ABC):
         return len(self._splits[split])
 
     def has_own_examples(self, split: str) -> bool:
-        """Whether these are examples of their own, and training examples do not stand in for them."""
+        """Whether these are examples of their own, and not training examples used instead."""
         self.setup()
         return self._splits[split] is not self._splits["train"]
 

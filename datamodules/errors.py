@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line, no stack trace on the command line."""
+"""Errors that the user can correct: one clear line, no stack trace on the command line."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class TrainLoader:
     Args:
         source: the examples.
         order: their order.
-        position: where the stream stands; moved when a batch is handed out, not when it is fetched ahead.
+        position: of the stream; advanced when a batch is yielded, not when it is prefetched.
         rank: this process.
         world: number of processes.
         num_workers: processes that fetch ahead; 0 fetches here.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def derive_seed(*numbers: int | str) -> int:
-    """One seed in [0, 2**56) from several numbers or words; close inputs give unrelated seeds."""
+    """One seed in [0, 2**56) from several numbers or words; hash-based: nearby inputs give independent seeds."""
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")
 
 

@@ -106,7 +106,7 @@ class PairData(DataModule):
         return SideData(self, name)
 
     def swap_for_direction(self, a: Any, b: Any) -> tuple[Any, Any]:
-        """The two as the direction wants them."""
+        """Swap the two sides if the direction is b2a."""
         return (a, b) if self.direction == "a2b" else (b, a)
 
     def _order(self) -> BatchOrder:

@@ -1,1 +1,1 @@
-"""Several processes as one run: who started them, what is checked before, how gradients are shared, what ends them."""
+"""Several processes as one run: launch, preflight checks, gradient averaging, signals, lost ranks."""

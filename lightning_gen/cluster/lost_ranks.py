@@ -94,7 +94,7 @@ def _store() -> Any:
 
 
 def _hang_up() -> None:
-    """Close the connections to the other ranks, so that those who wait for this one notice as well.
+    """Close the connections to the other ranks, so that ranks that wait for this one notice as well.
 
     Taking the process group down does not: gloo keeps them open until the process ends. The store's stays.
     """

@@ -47,7 +47,7 @@ def _is_of(path: Path, job: str, config: Mapping[str, Any]) -> bool:
 
 
 def last_valid_checkpoint(folder: Path) -> tuple[Path | None, str]:
-    """The checkpoint to go on from unasked: the last one, or where it is damaged the one before; and a line about that.
+    """The checkpoint to resume from by default: the last one, or if it is damaged the one before; and a line about it.
 
     Raises:
         UserError: all are damaged.

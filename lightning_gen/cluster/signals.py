@@ -39,7 +39,7 @@ class SignalHandler:
         self._handlers: dict[int, Any] = {}
 
     def install(self, *names: str) -> None:
-        """From now on these are noted; in the main thread only, as the system wants it."""
+        """From now on these are recorded; in the main thread only, as the system requires."""
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in (getattr(signal, name) for name in names if hasattr(signal, name)):

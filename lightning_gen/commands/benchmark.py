@@ -1,4 +1,4 @@
-"""Train and measure models under one budget: what scripts/benchmark.py does."""
+"""Train and measure models under one budget: scripts/benchmark.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure a trained model: what scripts/evaluate.py does."""
+"""Evaluate a trained model: scripts/evaluate.py."""
 
 from __future__ import annotations
 

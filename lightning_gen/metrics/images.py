@@ -1,4 +1,4 @@
-"""How near a reconstruction comes to its image."""
+"""Reconstruction quality of images: PSNR and SSIM."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _embedding(condition: ConditionSpec, width: int) -> nn.Module:
 
 
 class CachedTokenStream:
-    """Logits of the next token given those before, for n rows at once; the keys and values so far are remembered."""
+    """Logits of the next token given those before, for n rows at once; keys and values so far are cached."""
 
     def __init__(self, prior: CodePrior, n: int, c: Tensor | None) -> None:
         assert not prior.training, "a stream needs eval mode: with dropout it would not repeat"

@@ -67,7 +67,7 @@ class MLPDecoder(nn.Module):
     Args:
         spec: what one example looks like.
         latent_dim: Z.
-        params: shape of the output, as the likelihood wants it.
+        params: shape of the output, as given by the likelihood.
         hidden: widths of the encoder's hidden layers, taken in reverse.
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
         norm: none, batch or layer.

@@ -59,7 +59,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def init_codebook(self, z: Tensor, seed: int, chunks: int = 1) -> None:
-        """Called before each training step's forward pass; the first time, codes are laid where z (B, P, D) is.
+        """Called before each training step's forward pass; the first time, codes are initialised from z (B, P, D).
 
         ``chunks``: into which a step's batch is cut; z is the first.
         """
@@ -110,7 +110,7 @@ class Codebook(nn.Module):
         self.sums.copy_(self.vectors * self.counts[:, None])
 
     def observe(self, z: Tensor, ids: Tensor, rows: Tensor) -> None:
-        """Add z (N, D) and their codes (N,); rows (K,) of z are candidates for dead codes."""
+        """Add z (N, D) and their codes (N,); rows (K,) of z are candidates for dead codes, where they are in range."""
         counts, sums = _by_code(z, ids, len(self.vectors))
         here = (rows >= 0) & (rows < len(z))
         spare = torch.where(here[:, None], z[rows.clamp(0, len(z) - 1)], 0.0)
@@ -136,7 +136,7 @@ class Codebook(nn.Module):
 
 
 class VectorQuantizer(Quantizer):
-    """The nearest code of a learned codebook; with depth G > 1, G codebooks, each for what the ones before left over.
+    """The nearest code of a learned codebook; with depth G > 1, G codebooks, each for the residual of the ones before.
 
         r_1 = z      k_g = argmin_i |r_g - e_gi|^2      r_{g+1} = r_g - e_{g k_g}      q = sum_g e_{g k_g}
 

@@ -102,7 +102,7 @@ class R3GANEncoder(R3GAN):
 class R3GANDecoder(R3GAN):
     """z (B, Z) -> (B, *params): a learned map scaled by a linear function of z, blocks at each size, a 1x1 convolution.
 
-    The options are those of ``R3GAN``; params are (C', H, W), as the likelihood wants them.
+    The options are those of ``R3GAN``; params are (C', H, W), as given by the likelihood.
     """
 
     def _build(self, sizes: list[Size], channels: list[int], *ends: Any) -> None:

@@ -94,7 +94,7 @@ class ResNetEncoder(ResNet):
 class ResNetDecoder(ResNet):
     """z (B, Z) -> (B, *params): a linear layer, a block for each doubling, then norm, ReLU and a 3x3 convolution.
 
-    The options are those of ``ResNet``; params are (C', H, W), as the likelihood wants them.
+    The options are those of ``ResNet``; params are (C', H, W), as given by the likelihood.
     """
 
     usual_norm = "batch"

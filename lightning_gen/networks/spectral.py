@@ -28,7 +28,7 @@ def spectral_norm_(network: Net, first_bias: bool = True) -> Net:
     """Divide each weight of a network by its largest singular value, in place: W / sigma(W).
 
     Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", https://arxiv.org/abs/1802.05957,
-    equation 8. sigma is followed by one power iteration in each forward pass in training mode, and stands still in eval
+    equation 8. sigma is followed by one power iteration in each forward pass in training mode, and is constant in eval
     mode. A convolution's weight counts as a matrix, one row for each output channel.
 
     Args:

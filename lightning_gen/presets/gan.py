@@ -7,7 +7,7 @@ from typing import Any
 from lightning_gen.presets.row import ADAM, Preset
 
 GAN = "lightning_gen.models.gan.GAN"
-NOTHING: dict[str, Any] = {"penalties": {}, "terms": {}, "augment": {}, "ema": {}}  # what most classics go without
+NOTHING: dict[str, Any] = {"penalties": {}, "terms": {}, "augment": {}, "ema": {}}  # not used by most classics
 DCGAN: dict[str, Any] = {  # Radford et al. 2016, scaled by the data's size and by the width
     "latent_dim": 64,
     "network": "dcgan",
@@ -60,7 +60,7 @@ ROWS: dict[str, Preset] = {
     ),
     "lsgan": Preset(
         GAN,
-        "least squares in place of the logistic loss",
+        "the least-squares loss in place of the logistic one",
         {**NOTHING, **DCGAN, **CLASSIC, "adversarial": "least_squares"},
         steps=4000,
         paper="Mao et al. 2017, arXiv:1611.04076",
@@ -97,7 +97,7 @@ ROWS: dict[str, Preset] = {
     ),
     "dragan": Preset(
         GAN,
-        "logistic loss with a gradient penalty round the data",
+        "logistic loss with a gradient penalty around the data",
         {
             **NOTHING,
             **DCGAN,
@@ -165,7 +165,7 @@ ROWS: dict[str, Preset] = {
     ),
     "infogan": Preset(
         GAN,
-        "codes that can be read off the samples: classes and styles without labels",
+        "InfoGAN: an auxiliary network predicts latent codes from the samples; classes and styles without labels",
         {
             **NOTHING,
             **DCGAN,
@@ -178,7 +178,7 @@ ROWS: dict[str, Preset] = {
     ),
     "pacgan": Preset(
         GAN,
-        "the discriminator sees two examples at once, which shows it a collapse",
+        "packed discriminator: it sees two examples at once, against mode collapse",
         {**NOTHING, **DCGAN, **CLASSIC, "adversarial": "non_saturating", "pack": 2},
         steps=4000,
         paper="Lin et al. 2018, arXiv:1712.04086",

@@ -17,7 +17,7 @@ CUT = "lightning_gen.models.cut.CUT"
 ROWS: dict[str, Preset] = {
     "cyclegan": Preset(
         "lightning_gen.models.cyclegan.CycleGAN",
-        "translation both ways between two folders of which no two pictures belong together",
+        "translation both ways between two sets of pictures, without pairs",
         {
             **NOTHING,
             **RESNET,
@@ -41,7 +41,7 @@ ROWS: dict[str, Preset] = {
             **NOTHING,
             **PATCHES,
             "network": "unet",
-            "network_args": {"norm": "layer", "dropout": 0.5},  # instance norm forgets what colour a plain picture has
+            "network_args": {"norm": "layer", "dropout": 0.5},  # instance norm removes the colour of a uniform picture
             "adversarial": "non_saturating",
             "adversarial_weight": 1.0,
             "terms": {"l1": 100.0},
@@ -55,7 +55,7 @@ ROWS: dict[str, Preset] = {
     ),
     "cut": Preset(
         CUT,
-        "one-sided translation in which each place of the result is recognised by its source",
+        "one-sided translation with a patchwise contrastive loss between source and result",
         {
             **NOTHING,
             **RESNET,
@@ -75,7 +75,7 @@ ROWS: dict[str, Preset] = {
     ),
     "fastcut": Preset(
         CUT,
-        "cut without the pictures of the target's side, with mirrored sources: faster, and closer to the source",
+        "cut without the identity term of the target's side, with mirrored sources: faster, and closer to the source",
         {
             **NOTHING,
             **RESNET,

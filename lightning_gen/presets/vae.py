@@ -42,7 +42,7 @@ ROWS: dict[str, Preset] = {
     ),
     "sigma-vae": Preset(
         VAE,
-        "Gaussian likelihood whose variance is learned with the weights, so that no weight of the KL is to be chosen",
+        "Gaussian likelihood with a learned variance, so that the weight of the KL need not be chosen",
         {**AUTO, "latent_dim": 16, "likelihood": "gaussian", "scale": "learned", "terms": {"kl": 1.0}},
         steps=3000,
         paper="Rybkin et al. 2021, arXiv:2006.13202",
@@ -56,7 +56,7 @@ ROWS: dict[str, Preset] = {
     ),
     "beta-tcvae": Preset(
         VAE,
-        "the KL in three parts, with a heavier weight on the total correlation alone",
+        "the KL decomposed into three terms, with a heavier weight on the total correlation alone",
         {**AUTO, "latent_dim": 10, "terms": {"mi": 1.0, "tc": 6.0, "dkl": 1.0}},
         steps=3000,
         paper="Chen et al. 2018, arXiv:1802.04942",
@@ -77,7 +77,7 @@ ROWS: dict[str, Preset] = {
     ),
     "infovae": Preset(
         VAE,
-        "a light KL, and the distance of all codes to the prior, which keeps information in the code",
+        "a light KL, and the MMD of aggregate posterior and prior, which keeps information in the code",
         {**AUTO, "latent_dim": 16, "terms": {"kl": 0.1, "mmd": {"weight": 100.0, "kernel": "imq"}}},
         steps=3000,
         paper="Zhao et al. 2019, arXiv:1706.02262",
@@ -119,7 +119,7 @@ ROWS: dict[str, Preset] = {
     ),
     "factor-vae": Preset(
         "lightning_gen.models.factor.FactorVAE",
-        "VAE whose latent dimensions are driven apart by a critic's estimate of their total correlation",
+        "VAE with a penalty on the total correlation of its latent dimensions, estimated by a critic",
         {
             **AUTO,
             "latent_dim": 10,
@@ -133,7 +133,7 @@ ROWS: dict[str, Preset] = {
     ),
     "vae-gan": Preset(
         "lightning_gen.models.vaegan.VAEGAN",
-        "VAE built from an encoder, a generator and a discriminator, which compares in its own features",
+        "VAE with a discriminator, whose features define the reconstruction error",
         {
             "latent_dim": 16,
             "network": "dcgan",
@@ -214,7 +214,7 @@ AUTOENCODERS: dict[str, Preset] = {  # whose code is not random: no likelihood
     ),
     "denoising-ae": Preset(
         AE,
-        "autoencoder that rebuilds clean pictures from noisy ones",
+        "autoencoder that reconstructs clean pictures from noisy ones",
         {**PLAIN, "latent_dim": 16, "prior": "fitted", "corruption": {"mask": 0.25}},
         steps=3000,
         paper="Vincent et al. 2008, doi:10.1145/1390156.1390294",
@@ -235,7 +235,7 @@ AUTOENCODERS: dict[str, Preset] = {  # whose code is not random: no likelihood
     ),
     "aae": Preset(
         "lightning_gen.models.autoencoder.AAE",
-        "adversarial autoencoder: a discriminator draws the codes to the prior",
+        "adversarial autoencoder: a discriminator matches the aggregate posterior to the prior",
         {
             **PLAIN,
             "latent_dim": 8,

@@ -35,7 +35,7 @@ ROWS: dict[str, Preset] = {
     ),
     "rvq-vae": Preset(
         VQVAE,
-        "two tokens at each place: the second quantises what the first left over",
+        "residual quantisation: two tokens at each place, the second quantises the residual of the first",
         {
             **USUAL,
             "quantizer": "vector",
@@ -47,7 +47,7 @@ ROWS: dict[str, Preset] = {
     ),
     "fsq-vae": Preset(
         VQVAE,
-        "each number of a short vector is rounded to one of a few levels: tokens without a learned codebook",
+        "finite scalar quantisation: numbers rounded to a few levels, tokens without a learned codebook",
         {
             **USUAL,
             "quantizer": "finite",

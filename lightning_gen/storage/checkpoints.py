@@ -213,7 +213,7 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
         model: of the same architecture.
         path: of the checkpoint, for the error's text.
         checkpoint: what is in it.
-        memory: also what the model remembers of its run, such as the typical norms of its gradients.
+        memory: also the state of the model's run, such as the typical norms of its gradients.
 
     Raises:
         UserError: they are of another architecture.
