@@ -64,7 +64,7 @@ DATASETS: dict[str, Dataset] = {
 
 
 def resolve_dataset(name: str) -> tuple[str, dict[str, Any]]:
-    """Import path and arguments of the data that a name means; what a user's files are is asked of the kinds of data.
+    """Import path and arguments of the data that a name means; the kinds of data recognise a user's files.
 
     Args:
         name: a row of ``DATASETS``, or the import path of a class.

@@ -1,4 +1,4 @@
-"""DataModule: what all data sets share. A set adds its spec and its three splits."""
+"""DataModule: base class of all data sets. A set adds its spec and its three splits."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ class DataModule(L.LightningDataModule, ABC):
     """A data set in three fixed splits, as batches ``{"x", "index"}`` and, where known, ``y`` and ``factors``.
 
     ``x`` (B, *shape) stays in its stored dtype (images: uint8) until it is on the device, then float32: images in
-    [-1, 1]. Data of
-    two sides have ``a`` (B, *shape) and ``b`` (B, *shape_b) in its place. Images that are stored larger
-    than the spec says are cropped, at a random place in training and at the centre otherwise.
+    [-1, 1]. Data of two sides have ``a`` (B, *shape) and ``b`` (B, *shape_b) in its place. Images that are stored
+    larger than the spec says are cropped, at a random place in training and at the centre otherwise.
 
     ``y`` (B,) int64 class ids, ``text`` (B, L) int64 tokens of a text condition, ``factors`` (B, F) int64, ``index``
     (B,) int64 position in the split. The position in the training stream is the datamodule's state, so a resumed run
@@ -221,7 +220,7 @@ class DataModule(L.LightningDataModule, ABC):
         return []
 
     def report(self) -> str | None:
-        """What to say about the data at the end of a run, if anything."""
+        """A message about the data for the end of a run; None for no message."""
         return None
 
     def _order(self) -> BatchOrder:

@@ -1,4 +1,4 @@
-"""ColouredDigits: coloured digits on black and black digits on colour, a translation whose truth is known."""
+"""ColouredDigits: coloured digits on black and black digits on colour, a translation with known pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digits: the data set that needs no network."""
+"""Digits: the data set that needs no download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What data sets that are downloaded have in common: the error when they cannot be."""
+"""The errors of data sets that are downloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageFiles: what the sets of image files share, from the list of a folder to the count of broken files."""
+"""ImageFiles: base class of data sets of image files, from the list of a folder to the count of broken files."""
 
 from __future__ import annotations
 

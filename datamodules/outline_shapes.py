@@ -1,4 +1,4 @@
-"""OutlineShapes: outlines and filled shapes, a translation whose truth is known."""
+"""OutlineShapes: outlines and filled shapes, a translation with known pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data of two sides, a and b: their sources, what their sets share, and one side alone."""
+"""Data of two sides, a and b: their sources, their base class, and one side alone."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class SideData(DataModule):
         return dict(self._sources)
 
     def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Left to the pair data."""
+        """Done by the pair data."""
         self.data.record_skipped(skipped)
 
     def report(self) -> str | None:

@@ -1,4 +1,4 @@
-"""PairFiles: what the sets of two sides share whose images are files."""
+"""PairFiles: base class of data sets of two sides whose images are files."""
 
 from __future__ import annotations
 

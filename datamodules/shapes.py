@@ -1,4 +1,4 @@
-"""Shapes: dSprites, drawn from its recipe when a batch is asked for, so that it needs neither download nor memory."""
+"""Shapes: dSprites, rendered on demand, batch by batch, so that it needs neither download nor memory."""
 
 from __future__ import annotations
 

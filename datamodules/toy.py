@@ -1,4 +1,4 @@
-"""Toy: points in the plane, where a density can be seen."""
+"""Toy: points in the plane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unpaired: two folders of the user's own images, of which no two belong together."""
+"""Unpaired: two folders of the user's own images, without pairs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def side_folders(root: Path, letter: str) -> dict[str, Path]:
 
 
 class Unpaired(PairFiles):
-    """Your own images of two kinds, such as horses and zebras, of which no two belong together.
+    """Your own images of two kinds, such as horses and zebras, without pairs.
 
     ``--data.a FOLDER --data.b FOLDER``, each with train, val and test in it or not, or ``--data.root FOLDER`` that
     holds trainA, trainB and, where there are, testA, testB, valA, valB. What has no folder is held out of the training
@@ -53,7 +53,9 @@ class Unpaired(PairFiles):
             folders = [side_folders(self.root, letter) for letter in "AB"]
         a, b = (split_paths(found, self.val_fraction) for found in folders)
         for split in ("val", "test"):
-            if not a[split] or not b[split]:  # one side is too small to spare any: then training stands in for both
+            if (
+                not a[split] or not b[split]
+            ):  # one side is too small to spare any: then training examples serve for both
                 for parts in (a, b):
                     parts["train"] = sorted(parts["train"] + parts[split])
                     parts[split] = []

@@ -31,8 +31,8 @@ from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
 
 LOGS = runs.ROOT / "benchmark"
-LOCAL = ("data.root", "data.num_workers")  # where and how the data are read, which moves no result
-OWN_FILES = ("folder", "paired", "unpaired")  # data that are what their root says
+LOCAL = ("data.root", "data.num_workers")  # where and how the data are read, which changes no result
+OWN_FILES = ("folder", "paired", "unpaired")  # data that their root defines
 MEASURE = "evaluate."  # options so named are evaluate.py's
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit status of a script that was told to stop
 KEPT = ("value", "n", "k", "std", "floor", "better", "likelihood")  # of a value of evaluation.json
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a cell, in words."""
+    """The outcome of a cell, in words."""
 
     text: str
     failed: bool = False
@@ -98,7 +98,7 @@ class ProcessRunner:
 
 @dataclass
 class Benchmark:
-    """What the cells of one call share.
+    """The settings shared by the cells of one call.
 
     Args:
         data: name of the data.
@@ -120,7 +120,7 @@ class Benchmark:
 
     @cached_property
     def options(self) -> dict[str, str]:
-        """Those of the arguments that may move results."""
+        """Those of the arguments that may change results."""
         pairs = sorted(option_pairs(self.arguments).items())
         return {name: value for name, value in pairs if name not in LOCAL or self.data in OWN_FILES}
 

@@ -277,7 +277,7 @@ def format_mean_std(values: Iterable[Any]) -> str:
 
 
 def _facts(rows: Mapping[str, Cells]) -> list[str]:
-    """How the values of a section came about."""
+    """How the values of a section were obtained."""
     cells = [cell for own in rows.values() for cell in own]
     if not cells:
         return []

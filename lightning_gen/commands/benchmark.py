@@ -134,7 +134,7 @@ def _benchmark(given: argparse.Namespace, rest: list[str], call: Call) -> tuple[
 
 
 def _check(b: Benchmark, budget: Budget, model: str, seeds: int) -> None:
-    """Whether a model's runs and files can be what is asked for; raises UserError if not."""
+    """Whether a model's runs and files fit the request; raises UserError if not."""
     steps = fixed_iterations(budget, config_from_arguments(b.fit_arguments(Cell(model, 0, 1))))
     config_from_arguments(b.fit_arguments(Cell(model, 0, steps or 1)))
     for seed in range(seeds):

@@ -143,7 +143,7 @@ def _curves(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def chosen_curves(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]:
-    """The tags to plot: those asked for, else train/loss and what the validations of all runs with curves share.
+    """The tags to plot: the requested ones, else train/loss and the validation tags that all runs with curves share.
 
     Raises:
         UserError: no run has logged a tag that was asked for.

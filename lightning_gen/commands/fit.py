@@ -209,7 +209,7 @@ def _stability(config: dict[str, Any], model: GenerativeModule, data: Any, watch
     if isinstance(model, Discriminates) and isinstance(data, DataModule):
         return Stability(data, asked or "warn", watch, config["seed"])
     if asked == "stop":
-        raise UserError(f"--on_collapse stop: {type(model).__name__} has no discriminator that could be asked")
+        raise UserError(f"--on_collapse stop: {type(model).__name__} has no discriminator that scores single examples")
     return None
 
 

@@ -4,7 +4,7 @@
     length = -log p(x|z) - log p(z) + log q(z|x),  on average -ELBO
 
 z lies on a grid of step d in [-8, 8): q and p are the masses of its cells, x is decoded from their centres. The bits
-that choose the first z are the initial bits of the ANS stack; later ones are those of the examples before. The networks
+that choose the first z are the initial bits of the stack; later ones are those of the examples before. The networks
 see the examples in blocks, so several z are popped before the first x is pushed: a block of n takes n times the bits.
 So blocks grow from single examples on, with what is in the stack.
 """

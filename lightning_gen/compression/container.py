@@ -85,9 +85,9 @@ def unpack(content: bytes, name: str) -> tuple[Header, np.ndarray]:
         raise UserError(f"{name} is of format {version}, or damaged: this program reads format {VERSION}")
     expected = LENGTHS.size + header_bytes + payload_bytes + CHECK
     if len(content) < expected:
-        raise UserError(f"{name} is truncated, or damaged: it has {len(content)} bytes and speaks of {expected}")
+        raise UserError(f"{name} is truncated, or damaged: it has {len(content)} bytes, and its header says {expected}")
     if len(content) > expected:
-        raise UserError(f"{name} is damaged: it has {len(content)} bytes and speaks of {expected}")
+        raise UserError(f"{name} is damaged: it has {len(content)} bytes, and its header says {expected}")
     if _checksum(content[:-CHECK]) != content[-CHECK:]:
         raise UserError(f"{name} is damaged: its checksum does not hold")
     start = LENGTHS.size + header_bytes

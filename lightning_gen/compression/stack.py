@@ -1,4 +1,4 @@
-"""An ANS stack, initialised with random bits that are generated on demand and counted."""
+"""A stack coder (asymmetric numeral systems), with initial random bits, generated on demand and counted."""
 
 from __future__ import annotations
 

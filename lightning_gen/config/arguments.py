@@ -1,4 +1,4 @@
-"""The words of a command line and what needs no torch to be said of them: the short options, unknown names."""
+"""Command-line parsing without torch: the short options, and errors for unknown names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ON_COLLAPSE = ("warn", "stop")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our way of failing."""
+    """argparse that raises ``UserError``."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

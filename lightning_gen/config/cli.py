@@ -37,7 +37,7 @@ from lightning_gen.training.module import GenerativeModule
 
 
 class ResolvedConfig(NamedTuple):
-    """What the command line asks for, checked and resolved."""
+    """The run's configuration from the command line, checked and resolved."""
 
     config: dict[str, Any]  # plain values, as in config.yaml
     parsed: Namespace  # for instantiation
@@ -126,7 +126,7 @@ def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_options(ours: dict[str, Any], asked: Mapping[str, Any]) -> None:
-    """Without the preset's options of networks in whose place others are asked for; a critic None is the network."""
+    """Without the preset's options of networks that the command line replaces; a critic None is the network."""
     known = {"network": ours.get("network"), "critic": ours.get("critic") or ours.get("network")}
     changed = [key for key in known if asked.get(key) not in (None, known[key])]
     follows = "network" in changed and "critic" in ours and ours["critic"] is None

@@ -1,4 +1,4 @@
-"""What ``--data`` means: a data set by its name, or the one that takes a user's own file or folder."""
+"""Resolves ``--data``: a data set by its name, or the one that reads a user's own file or folder."""
 
 from __future__ import annotations
 

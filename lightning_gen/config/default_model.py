@@ -23,7 +23,7 @@ def fill_in(given: dict[str, Any], rest: list[str]) -> tuple[dict[str, Any], lis
     """
     if "data" not in given or {"model", "config"} & set(given):
         return given, rest, []
-    find(given["data"], None)  # a path that several data sets take is not left to the model that stands in here
+    find(given["data"], None)  # a path that several data sets read is ambiguous: not resolved with the default model
     own = _of_data(rest)
     data = cli.instantiate_data(cli.resolve_config({"model": "vae", "data": given["data"]}, own))
     if not isinstance(data, DataModule):

@@ -1,4 +1,4 @@
-"""The help of fit: what most people need in some twenty lines, everything on demand."""
+"""The help of fit: the usual options in some twenty lines, everything on demand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLES = (
 
 
 def answer(argv: list[str]) -> bool:
-    """Print what fit is asked for without a run, the list or the help, or refuse unknown names.
+    """Print the list or the help, or refuse unknown names: the requests to fit that need no run.
 
     Only the help of a model, or of all options, imports torch.
 

@@ -57,7 +57,7 @@ def instantiate_run_data(
 
 
 def _saved_data(run: str) -> dict[str, Any]:
-    """What a run's configuration says of its data, and nothing else: a parser imports each class that it names."""
+    """The data's part of a run's configuration alone: a parser imports each class that it names."""
     try:
         config = runs.read_config(run)
     except UserError as error:

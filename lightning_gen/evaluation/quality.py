@@ -128,7 +128,7 @@ def classes(s: EvaluationRun) -> Measured:
     assert requested is not None
     accuracy.update(log_probs, requested)
     result = accuracy.compute()
-    how = "share of samples in which a classifier of real examples sees the class that was asked for"
+    how = "share of samples that a classifier of real examples assigns to the requested class"
     details = {"per_class": result["per_class"]}
     real = ClassAccuracy(total)
     floor = s.extract_features("floor")

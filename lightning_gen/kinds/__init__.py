@@ -1,4 +1,4 @@
-"""Kinds of data: what one example is, how it is read, written, drawn and made. The only room that knows a modality.
+"""Kinds of data: shapes, files, drawing and generation of examples. The only package that depends on a modality.
 
 ``spec.kind`` names a row of ``KINDS``, or is the import path of a ``Kind`` of your own. Everything else asks
 ``kind_of(spec)``: to add a kind is to add one file and one row.

@@ -1,4 +1,4 @@
-"""Kind: the questions that the package asks about a kind of data, with the answers that suit any array of numbers."""
+"""Kind: all that depends on the kind of data, with defaults for any array of numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def arrays(path: Path) -> list[Claim]:
 
 
 class Health(NamedTuple):
-    """What examples look like to a program.
+    """The description of examples for a program.
 
     Args:
         values: numbers of spoiled examples and shares, by name.
@@ -65,9 +65,9 @@ class Kind(ABC):
     draws: ClassVar[bool] = True  # whether there is a ``sheet``
     tiled: ClassVar[bool] = True  # whether a sheet has a place for each example; else all are one picture, a density
     translator: ClassVar[str | None] = None  # preset that translates between two sides of this kind
-    reconstruction_metrics: ClassVar[tuple[str, ...]] = ()  # "psnr", "ssim", where they mean anything
+    reconstruction_metrics: ClassVar[tuple[str, ...]] = ()  # "psnr", "ssim", where they apply
 
-    # What it takes
+    # Specs and files
 
     def check(self, spec: DataSpec) -> None:
         """Refuse a spec whose shapes are not of this kind.
@@ -88,11 +88,11 @@ class Kind(ABC):
         return []
 
     def preset(self, spec: DataSpec) -> str | None:
-        """The model for whoever names none; None where there is none for such data."""
+        """The default model; None where there is none for such data."""
         return self.translator if spec.has_two_sides else "vae"
 
     def notice(self, spec: DataSpec) -> str | None:
-        """What is to be said at the start of a run on such data, in one line, if anything."""
+        """A message for the start of a run on such data, in one line, if any."""
         return None
 
     # Files
@@ -128,7 +128,7 @@ class Kind(ABC):
         """Stored examples (N, *shape) as they reach a model."""
         return x
 
-    # What is shown
+    # Views
 
     @abstractmethod
     def sheet(self, samples: Tensor, spec: DataSpec, columns: int | None = None, extent: float | None = None) -> Tensor:
@@ -164,7 +164,7 @@ class Kind(ABC):
         """Whether an example is a point (2,) of a plane, over which a discriminator can be drawn."""
         return False
 
-    # What adversarial models make and see
+    # Adversarial models
 
     def generated(self, spec: DataSpec) -> tuple[int, ...]:
         """Shape of a generator's output for one example."""
@@ -193,7 +193,7 @@ class Kind(ABC):
         return None
 
     def trains_extractor(self, spec: DataSpec) -> bool:
-        """Whether the classifier of ``train_extractor.py`` can learn to tell the classes of such examples."""
+        """Whether the classifier of ``train_extractor.py`` can learn the classes of such examples."""
         return False
 
     def fits_png(self, spec: DataSpec) -> bool:

@@ -79,25 +79,25 @@ class Image(Kind):
     def restored(self, x: Tensor, spec: DataSpec) -> Tensor:
         return x if spec.values == "real" else x.float() / 127.5 - 1
 
-    # What is shown
+    # Views
 
     def sheet(self, samples: Tensor, spec: DataSpec, columns: int | None = None, extent: float | None = None) -> Tensor:
         """A grid of pictures."""
         return grid(to_uint8(samples), columns or math.ceil(math.sqrt(len(samples))))
 
     def blank(self, n: int, spec: DataSpec) -> Tensor:
-        """White, as the ground of a grid."""
+        """White, as the background of a grid."""
         return torch.ones(n, *spec.shape)
 
     def describe(self, x: Tensor, spec: DataSpec) -> Health:
-        """Also the share of ``saturated`` pixels, at an end of the range: no fault by itself, as much ink is black."""
+        """Also the share of ``saturated`` pixels, at an end of the range: no error by itself, since ink is black."""
         values, problems = super().describe(x, spec)
         if spec.values != "real":
             levels = to_uint8(x)
             values["saturated"] = float(((levels == 0) | (levels == 255)).double().mean())
         return Health(values, problems)
 
-    # What models do with it
+    # Models
 
     def augmentations(self, spec: DataSpec) -> tuple[str, ...]:
         return () if spec.values == "real" else ("color", "translation", "cutout")

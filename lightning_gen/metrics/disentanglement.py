@@ -1,4 +1,4 @@
-"""Disentanglement: how well single latents stand for the known factors of variation.
+"""Disentanglement: how well single latents represent the known factors of variation.
 
 ``factors`` are (N, F) integers, the index of the value of each factor in each of N examples, and codes are posterior
 means (N, Z). A factor with one value in these examples is left out everywhere; lists "per factor" follow the entry

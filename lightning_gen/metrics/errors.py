@@ -1,4 +1,4 @@
-"""What a metric says where it has no meaning."""
+"""The error of a metric that does not apply."""
 
 from __future__ import annotations
 

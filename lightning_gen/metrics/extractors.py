@@ -1,4 +1,4 @@
-"""Feature extractors: frozen networks that say what an example looks like, and the names of numbers made with them.
+"""Feature extractors: frozen networks that map examples to features, and the names of metrics computed with them.
 
 A distance depends on its extractor more than on the model, so a number carries the extractor's name: "fd_mnist_v1".
 Only the published Inception network gives "fid", "kid" and "is".
@@ -110,7 +110,7 @@ class Extractor:
             raise UserError(f"extractor {self.name!r} takes uint8 or floats in [-1, 1], not {x.dtype}")
         if x.is_floating_point() and not x.isfinite().all():
             raise UserError(f"the examples for extractor {self.name!r} hold nan or inf: has the model diverged?")
-        # out of inference mode, so that a network that moves keeps ordinary weights
+        # out of inference mode, so that a network moved to another device keeps ordinary weights
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             self._network.to(x.device).eval()
             parts = [self._pass(part) for part in x.split(self.batch_size)]
@@ -169,7 +169,7 @@ RAW = Extractor(nn.Flatten(), "raw")  # the values themselves
 
 
 class _Inception(nn.Module):
-    """The published network as an extractor's: it wants uint8, and resizes to 299x299 itself.
+    """The published network as an extractor's: it takes uint8, and resizes to 299x299 itself.
 
     Args:
         network: gives (features (B, 2048), logits without bias (B, 1008)).
@@ -215,12 +215,12 @@ def inception() -> Extractor:
 
 
 def inception_path() -> Path:
-    """Where the weights of Inception belong."""
+    """The path of Inception's weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
 
 
 def _missing_inception() -> str:
-    """What Inception lacks here, or nothing."""
+    """The missing dependencies of Inception, or ""."""
     if importlib.util.find_spec("torch_fidelity") is None:
         return 'needs the package torch-fidelity: pip install -e ".[eval]"'
     if not inception_path().is_file():

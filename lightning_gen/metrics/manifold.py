@@ -90,6 +90,6 @@ class DensityCoverage(FeatureMetric):
         return {"density": holding.double().mean() / self.k, "coverage": self.covered.double().mean()}
 
     def reset(self) -> None:
-        """Forget what is covered, and all rows but those that are kept."""
+        """Clear what is covered, and all rows but those that are kept."""
         super().reset()
         self.covered = None

@@ -76,6 +76,6 @@ class Memorisation(FeatureSets):
         }
 
     def reset(self) -> None:
-        """Forget the nearest examples, and all rows but those that are kept."""
+        """Clear the nearest examples, and all rows but those that are kept."""
         super().reset()
         self.nearest_train = None

@@ -1,4 +1,4 @@
-"""How many known modes of the data a sampler reaches, and how evenly."""
+"""Mode coverage: the number of known modes with samples, and the KL of their shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of a segmentation: what a segmenter sees in a picture, against what it should see there."""
+"""Scores of a segmentation against the ground truth: pixel accuracy, class accuracy, IoU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Pixels of each true class that are taken for each class.
+    """Confusion matrix of pixels: true class by predicted class.
 
     Args:
         predicted: (B, H, W) class ids.

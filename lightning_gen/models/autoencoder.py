@@ -105,7 +105,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
         if prior not in PRIORS:
             raise unknown("prior", prior, PRIORS)
         if prior == "fitted" and "mmd" in self.terms:
-            raise UserError("term 'mmd' draws the codes to N(0, I), which prior 'fitted' is not: take prior normal")
+            raise UserError("term 'mmd' matches the codes to N(0, I), which prior 'fitted' is not: take prior normal")
         self.latent_dim = self.draw_dim = latent_dim
         self.fitted = prior == "fitted"
         self.reconstruction_loss = resolve(loss, LOSSES, "loss")
@@ -209,7 +209,7 @@ class AAE(Autoencoder):
     ) -> None:
         super().__init__(spec, **options)
         if self.fitted:
-            raise UserError("an adversarial autoencoder draws the codes to N(0, I): take prior normal, not fitted")
+            raise UserError("an adversarial autoencoder matches the codes to N(0, I): take prior normal, not fitted")
         self.weights["adversarial"] = self.schedules["adversarial"] = schedule(adversarial)
         code = DataSpec(shape=(self.latent_dim,), kind="vector", values="real")
         self.discriminator = networks.encoder("mlp", code, 1, **(critic_args or {}))

@@ -40,7 +40,7 @@ class CUT(TranslationBase):
         temperature: of the contrastive loss.
         features: F of the projectors.
         flip: mirror half of the sources, and compare with the features of the unmirrored (FastCUT's equivariance).
-        **options: of ``Translation``.
+        **options: of ``TranslationBase``.
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {

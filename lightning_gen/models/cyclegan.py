@@ -32,7 +32,7 @@ class CycleGAN(TranslationBase):
     Args:
         spec: the data's spec, of two sides.
         pool: size of the image pool of each domain (earlier translations, for the discriminators), 0 for none.
-        **options: of ``Translation``.
+        **options: of ``TranslationBase``.
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -261,5 +261,5 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
             UserError: the discriminator sees several examples at once.
         """
         if self.pack > 1:
-            raise UserError(f"this discriminator judges {self.pack} examples together, and no single one")
+            raise UserError(f"this discriminator scores {self.pack} examples together, and no single one")
         return self.discriminator_outputs(kind_of(self.spec).relaxed(x, self.spec), y)[0]

@@ -27,7 +27,7 @@ class Pix2Pix(TranslationBase):
 
     Args:
         spec: the data's spec, of two sides, with pairs everywhere.
-        **options: of ``Translation``.
+        **options: of ``TranslationBase``.
 
     Raises:
         UserError: the training data are no pairs.
@@ -43,7 +43,7 @@ class Pix2Pix(TranslationBase):
         super().__init__(spec, **options)
         if self.spec.pairs != "all":
             raise UserError(
-                "Pix2Pix learns from pairs, and in these data no two pictures belong together: take --data paired, or "
+                "Pix2Pix learns from pairs, and these data are unpaired: take --data paired, or "
                 "of the embedded sets --data.paired true; for unpaired pictures take cyclegan or cut"
             )
 

@@ -29,7 +29,7 @@ from lightning_gen.objectives.latent import Step, importance_bound
 from lightning_gen.training.noise import indexed_noise
 from lightning_gen.training.validation import Batch, Logs, Ratio, perplexity
 
-MAX_NOISE_NUMEL = 2**24  # numbers of noise: 64 MiB
+MAX_NOISE_NUMEL = 2**24  # elements of noise: 64 MiB
 MAX_DECODED_NUMEL = (
     2**22
 )  # numbers of the decoder's output in one pass, which bounds the memory of the importance bound
@@ -126,7 +126,7 @@ class VAEBase(AutoencoderBase):
     def elbo(self, x: Tensor, y: Tensor | None = None, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats: their difference is the ELBO's draw.
 
-        ``y`` are the conditions that a conditional model needs, ``numbers`` the examples' numbers, on which their noise
+        ``y`` are the conditions that a conditional model needs, ``numbers`` the examples' indices, on which their noise
         depends; 0 to B - 1 by default. Where the KL has no closed form it is that of the same draw.
         """
         noise = indexed_noise(range(len(x)) if numbers is None else numbers, (self.noise_dim,), self.seed, "elbo")
@@ -143,7 +143,7 @@ class VAEBase(AutoencoderBase):
             x: (B, *shape).
             k: number of draws.
             y: (B, ...) conditions, of a conditional model.
-            numbers: the examples' numbers, on which their noise depends; 0 to B - 1 by default.
+            numbers: the examples' indices, on which their noise depends; 0 to B - 1 by default.
             power: exponent of p(z) / q(z|x), 1 for a bound of log p(x).
         """
         numbers = list(range(len(x))) if numbers is None else numbers

@@ -81,7 +81,7 @@ class DCGANEncoder(DCGAN):
         self.head = nn.Linear(self.num_features, out)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, num_features), what the last layer sees."""
+        """(B, C, H, W) -> (B, num_features), the input of the last layer."""
         return self.body(self.condition.concat(x, c)).flatten(1)  # (B, C', h, w) -> (B, C' h w)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:

@@ -48,7 +48,7 @@ class PatchEncoder(nn.Module):
         normal_(self)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, F, h, w), what the last layer sees."""
+        """(B, C, H, W) -> (B, F, h, w), the input of the last layer."""
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Projection(nn.Module):
         nn.init.normal_(self.embed.weight, std=size)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """(B, *shape) -> (B, F); the condition has no part in them."""
+        """(B, *shape) -> (B, F), unconditional."""
         return self.encoder.features(x)  # type: ignore[operator]
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:

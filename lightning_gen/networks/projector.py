@@ -1,4 +1,4 @@
-"""The head through which a contrastive loss sees a feature map.
+"""The projection head of a contrastive loss on feature maps.
 
 Park et al. 2020, https://arxiv.org/abs/2007.15651, section 3: a two-layer MLP
 """

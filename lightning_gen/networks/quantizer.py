@@ -1,4 +1,4 @@
-"""Quantisers: each vector of a map becomes one of finitely many, whose number is the token.
+"""Quantisers: each vector of a map is replaced by one of finitely many, whose index is the token.
 
 van den Oord et al. 2017, "Neural Discrete Representation Learning", https://arxiv.org/abs/1711.00937
 Zeghidour et al. 2021, "SoundStream", https://arxiv.org/abs/2107.03312, section III-C (residual levels, k-means start,
@@ -65,10 +65,10 @@ class Quantizer(nn.Module):
         """
 
     def observe(self, made: Quantized, part: int, parts: int, *key: int) -> None:
-        """Keep what the codes of this slice of the batch were given: slice ``part`` of ``parts`` over all ranks."""
+        """Record the vectors assigned to codes in this slice of the batch: slice ``part`` of ``parts`` over all ranks."""
 
     def update(self) -> dict[str, Tensor]:
-        """Move the codes after a step, by what all slices observed; values to log."""
+        """Update the codes after a step, by the observations of all slices; values to log."""
         return {}
 
 
@@ -260,7 +260,7 @@ class FiniteScalarQuantizer(Quantizer):
         return Quantized(straight_through(bounded, rounded) / (self.levels // 2), tokens, [])
 
     def standard(self, z: Tensor) -> Tensor:
-        """z (B, P, D) at mean 0 and standard deviation ``spread``: of the batch where z is being learned."""
+        """z (B, P, D) at mean 0 and standard deviation ``spread``: of the batch in training."""
         mean, variance = self.mean, self.variance
         if self.training and z.requires_grad:
             rows = all_gather_with_grad(z.flatten(0, 1))  # (N, D)

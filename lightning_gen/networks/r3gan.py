@@ -33,7 +33,7 @@ LAYERS = 3  # m, convolutions in a branch
 
 
 class R3GAN(nn.Module, ABC):
-    """What encoder and decoder share: their options, the condition, the sizes of the maps and the initial weights.
+    """Base class of encoder and decoder: their options, the condition, the sizes of the maps and the initial weights.
 
     Args:
         spec: what one example looks like.
@@ -92,7 +92,7 @@ class R3GANEncoder(R3GAN):
         self.head = nn.Linear(self.num_features, out)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, num_features), what the last layer sees."""
+        """(B, C, H, W) -> (B, num_features), the input of the last layer."""
         return self.body(self.condition.concat(x, c))  # (B, C', 1, 1) -> (B, C')
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ Size = tuple[int, int]
 
 
 class ResNet(nn.Module, ABC):
-    """What encoder and decoder share: their options, the condition, and the sizes of the maps.
+    """Base class of encoder and decoder: their options, the condition, and the sizes of the maps.
 
     Args:
         spec: what one example looks like.
@@ -84,7 +84,7 @@ class ResNetEncoder(ResNet):
             self.head.weight.mul_(1 / math.prod(sizes[-1]))
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, num_features), what the last layer sees."""
+        """(B, C, H, W) -> (B, num_features), the input of the last layer."""
         return self.body(self.condition.concat(x, c)).sum((2, 3))  # (B, C', h, w) -> (B, C')
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The residual translator of CycleGAN: picture -> picture of the same size.
+"""The residual translator of CycleGAN: image -> image of the same size.
 
 Johnson et al. 2016, https://arxiv.org/abs/1603.08155; Zhu et al. 2017, https://arxiv.org/abs/1703.10593, appendix 7.2:
 c7s1-k, d2k, d4k, R4k, ..., u2k, uk, c7s1-C
@@ -72,7 +72,7 @@ class ResNetTranslator(nn.Module):
         normal_(self)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """x -> the picture itself, both halvings, the first and the middle block: (B, C_l, H_l, W_l) each.
+        """x -> the image itself, both halvings, the first and the middle block: (B, C_l, H_l, W_l) each.
 
         Layers of Park et al. 2020, https://arxiv.org/abs/2007.15651, appendix C.1, after their activations.
         """

@@ -236,7 +236,7 @@ def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
     al. 2016, https://arxiv.org/abs/1606.03657.
 
     Args:
-        model: ``HasCodes``, and has some.
+        model: ``HasInfoGANCodes``, and has some.
         seed: of the draws.
         y: (R,) the rows' classes, of a model that takes them; by default all in turn, in at least 8 rows.
     """
@@ -281,7 +281,7 @@ def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) ->
     Equal examples are seen through an equal window, so that the pictures of a run make an animation.
 
     Args:
-        model: ``Adversarial`` and ``Samples``, of points in the plane.
+        model: ``Discriminates`` and ``Samples``, of points in the plane.
         examples: (B, 2) of the data.
         seed: of the samples.
         y: (B,) their classes: a conditional discriminator scores a place in the class of the example nearest to it.
