@@ -65,7 +65,7 @@ class Quantizer(nn.Module):
         """
 
     def observe(self, made: Quantized, part: int, parts: int, *key: int) -> None:
-        """Record the vectors assigned to codes in this slice of the batch: slice ``part`` of ``parts`` over all ranks."""
+        """Record the vectors assigned to codes in a slice of the batch: slice ``part`` of ``parts`` over all ranks."""
 
     def update(self) -> dict[str, Tensor]:
         """Update the codes after a step, by the observations of all slices; values to log."""

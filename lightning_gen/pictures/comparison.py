@@ -72,7 +72,7 @@ def sample_run(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[
 
 
 def _translations(label: str, path: Path, spec: DataSpec, source: dict[str, Any]) -> RunSamples:
-    """What a translator's run drew at its end."""
+    """The translations at the end of a translator's run."""
     if not path.is_file():
         return RunSamples(label, None, spec, f"no {path.name}: the run has not finished", source)
     with Image.open(path) as opened:

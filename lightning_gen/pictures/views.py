@@ -1,4 +1,4 @@
-"""The pictures that show what a model has learned."""
+"""Views of a model: samples, reconstructions, traversals, interpolations, densities."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_all(
 
 
 def _of_codes(model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:
-    """What lies between codes, and along each of their dimensions."""
+    """Interpolations between codes, and traversals of each dimension."""
     if isinstance(model, Encodes):
         yield "traversals", traversals(model, examples[:1], None if y is None else y[:1])
         if len(examples) > 1:
@@ -192,7 +192,7 @@ def interpolations(model: Any, first: Tensor, second: Tensor, y: Tensor | None =
 
 
 def drawn_interpolations(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
-    """A row for each pair of drawn codes: what the model makes of the way between them.
+    """A row for each pair of drawn codes: decoded interpolations between them.
 
     Gaussian codes lie near a sphere, and a straight line would leave it (White 2016, https://arxiv.org/abs/1609.04468).
     A row keeps what its first code says in ``codes``, and its class.
@@ -221,7 +221,7 @@ def spherical(first: Tensor, second: Tensor, steps: int) -> Tensor:
     """
     share = torch.linspace(0, 1, steps, device=first.device)[None, :, None]
     angle = F.cosine_similarity(first, second, dim=1).clamp(-1, 1).acos()[:, None, None]
-    parallel = angle.sin() < 1e-3  # below it float32 does not know the angle
+    parallel = angle.sin() < 1e-3  # below it float32 does not resolve the angle
     sine = angle.sin().masked_fill(parallel, 1.0)
     a = torch.where(parallel, 1 - share, ((1 - share) * angle).sin() / sine)  # (R, steps, 1)
     b = torch.where(parallel, share, (share * angle).sin() / sine)
@@ -229,7 +229,7 @@ def spherical(first: Tensor, second: Tensor, steps: int) -> Tensor:
 
 
 def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
-    """What each code stands for: a block of pictures for each category, then a row for each continuous code.
+    """Traversals of InfoGAN's codes: a block of pictures for each category, then a row for each continuous code.
 
     The columns of a category's block are its values, and the rows are other draws, which differ in all else. In the row
     of a continuous code it goes from -2 to 2, and all else is that of the first row above, as in figure 2 of Chen et
