@@ -194,7 +194,7 @@ class Custom(DataModule):
     """Any map-style Dataset, for use from Python.
 
     Its items are x, (x, y, ...) or dicts with "x" or "image" and "y" or "label"; x is a PIL image, array or tensor.
-    PIL images and uint8, floats in [0, 1], and floats of any range ("real", taken as they are) are told apart by some
+    PIL images and uint8, floats in [0, 1], and floats of any range ("real", taken as they are) are recognised by some
     examples. Random transforms of the Dataset draw from global generators: such a run does not resume bit-identically.
 
     Args:

@@ -68,7 +68,7 @@ class StackedMNIST(DataModule):
 
     Red, green and blue of a 28x28 image are three digits a, b, c of MNIST, drawn at random from a fixed seed: 128,000
     images of its training digits, 5,000 of its validation and 26,000 of its test digits, put together when a batch is
-    asked for. The digits are downloaded on first use, 12 MB.
+    requested. The digits are downloaded on first use, 12 MB.
 
     Args:
         root: folder of the data; the digits lie in its subfolder MNIST/raw.

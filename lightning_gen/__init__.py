@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a user asks for when it is asked for: torch and Lightning take seconds."""
+    """Import the public names lazily: torch and Lightning take seconds."""
     if name == "__version__":
         return import_module("importlib.metadata").version("lightning-gen")
     if name not in _HOMES:

@@ -2,9 +2,9 @@
 
 The change is part of the discriminator's view, so the gradient of the generator goes through it, and the generator
 learns the distribution whose augmented images look real, not the augmented images. For that a change must leave a trace
-where it loses something: what ``translation`` moves in and what ``cutout`` removes has the value 0, the middle of
-[-1, 1], as in the paper. On digits this gives grey bars, and they are wanted: they say how far a digit was moved. With
-black ones a digit drawn off its place would look like a moved one.
+where it loses something: the border that ``translation`` uncovers and what ``cutout`` removes have the value 0, the
+middle of [-1, 1], as in the paper. On digits this gives grey bars, which are intended: they show how far a digit was
+translated. With black ones a digit generated off-centre would look like a translated one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightning_gen.schedule import Schedule, schedule
 
 FILL = 0.0  # of pixels that are lost, see above
 MAX_TRANSLATION = 0.125  # of a translation: share of the side
-LEAVES = frozenset({"probability", "function"})  # keys by which options are told from an import path
+LEAVES = frozenset({"probability", "function"})  # keys by which options are distinguished from an import path
 CUTOUT_SIZE = 0.5  # side of what is cut out: share of the image's side
 
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +67,7 @@ def _stretch(x: Tensor, dims: tuple[int, ...], factor: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, u: Tensor) -> Tensor:
-    """Move down and right by whole pixels, each uniform in [-side/8, side/8] rounded; what moves in is ``FILL``.
+    """Shift down and right by whole pixels, each uniform in [-side/8, side/8] rounded; the border is ``FILL``.
 
     Args:
         x: (B, C, H, W).

@@ -53,7 +53,7 @@ def call(argv: list[str]) -> None:
     """Run the command that the first argument names, with the others.
 
     Raises:
-        UserError: there is no such command, or it was asked for something impossible.
+        UserError: there is no such command, or its options are impossible.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())

@@ -146,7 +146,7 @@ def chosen_curves(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]
     """The tags to plot: the requested ones, else train/loss and the validation tags that all runs with curves share.
 
     Raises:
-        UserError: no run has logged a tag that was asked for.
+        UserError: no run has logged a requested tag.
     """
     logged = [run.curves for run in runs if run.curves]
     known = _union(logged)

@@ -105,7 +105,7 @@ def _subject(model: Any, data: DataModule, dataset: str, given: Any, fabric: Fab
 
 
 def draw(subject: EvaluationRun, report: Report) -> dict[str, Tensor]:
-    """File -> picture uint8 (3, H, W) of what the model makes."""
+    """File -> picture uint8 (3, H, W) of the model's samples or translations."""
     shown = {}
     try:
         for part in subject.all_runs:

@@ -66,7 +66,7 @@ QUIET = (  # warnings of Lightning that do not apply here
     ".*module.s. in eval mode at the start of training.*",  # the moving averages
     ".*It is recommended to use .*sync_dist.*",  # they are means over all ranks already
     ".*isinstance.treespec, LeafSpec.*",
-    ".*The `srun` command is available.*",  # the preflight knows better
+    ".*The `srun` command is available.*",  # set by the preflight
 )
 
 
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
 
 
 def train(plan: cli.ResolvedConfig, resumed: Path | None = None, checkpoint: Path | None = None) -> Path:
-    """Run a plan, from a checkpoint of a resumed run's folder; returns the run's folder."""
+    """Run a resolved configuration, from a checkpoint of a resumed run's folder; returns the run's folder."""
     _quiet()
     config, launch, signals = plan.config, detect_launch(), SignalHandler()
     options = preflight.resolve_trainer_options(plan.parsed.trainer.as_dict(), launch)

@@ -72,7 +72,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument(
         "--traverse",
         action="store_true",
-        help="also a row for each latent dimension, or what infogan's codes stand for",
+        help="also a row for each latent dimension, or infogan's latent codes",
     )
     add_sampler(parser)
     parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm to other data than the run's")

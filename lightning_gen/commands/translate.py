@@ -114,7 +114,7 @@ def _parse(argv: list[str]) -> Any:
     )
     parser.add_argument("rest", metavar="OUT", nargs="*", help="folder for the results; the same as --out")
     parser.add_argument("--out", type=Path, help="folder for the results, which keep names and sub-folders, as .png")
-    parser.add_argument("--direction", metavar="a2b|b2a", help="default: the first that the model knows")
+    parser.add_argument("--direction", metavar="a2b|b2a", help="default: the model's first")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument(
         "--size",

@@ -25,7 +25,7 @@ from lightning_gen.protocols import Posterior, Samples, SamplesClasses, SamplesT
 from lightning_gen.training.noise import indexed_noise
 
 ORDER_SEED = 20131220  # seed of the order in which real examples are taken
-EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits
+EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size changes results in the last digits
 TRAIN_ROWS, TRAIN_BYTES = 60_000, 500_000_000  # of training examples that samples are compared with
 Track = Callable[[Any, str], Any]  # a progress bar round an iterable, with its title
 
@@ -79,7 +79,7 @@ class EvaluationRun:
         name: of the model, by default that of its class.
         prefix: of the names of its values.
         remark: a remark on its samples beside each value.
-        beside: further subjects that are measured with it, such as the other direction of a translator.
+        other_directions: further runs that are measured with it, those of a translator's other directions.
         reference_data: the data that all of them are compared with, where these are more than ``data``.
     """
 
@@ -250,7 +250,7 @@ class EvaluationRun:
 
     @property
     def float64_device(self) -> torch.device:
-        """The model's, unless it knows no float64."""
+        """The model's, unless it does not support float64."""
         device = self.model.device
         return torch.device("cpu") if device.type == "mps" else device
 

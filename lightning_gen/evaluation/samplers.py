@@ -28,7 +28,7 @@ from lightning_gen.training.noise import indexed_noise
 
 COMPONENTS = 10
 MOST = 10_000  # training examples whose codes are fitted
-EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size moves results in the last digits
+EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size changes results in the last digits
 SEED = 20200426  # of the choice of examples, their binarisation and the start of the fit
 RIDGE = 1e-6  # of the codes' mean variance, added to that of each component
 

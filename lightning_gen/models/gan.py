@@ -137,7 +137,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         self._z_dim = self.latent_dim + (self.codes.dim if self.codes else 0)
 
     def _discriminator(self, network: str, args: dict[str, Any]) -> nn.Module:
-        """Its outputs are the logit, then what tells the classes, then Q's of the codes."""
+        """Its outputs are the logit, then the class logits, then Q's of the codes."""
         named = self.classes if self.condition_by == "classifier" else 0
         self._outputs = [1, named, self.codes.num_outputs if self.codes else 0]
         arguments = self.condition_kwargs if self.condition_by == "concat" else {}

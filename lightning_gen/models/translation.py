@@ -160,7 +160,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
             direction: "a2b", or "b2a" where there is a reverse translator.
 
         Raises:
-            UserError: the model does not know the direction.
+            UserError: the model does not translate in this direction.
         """
         if direction not in self.directions:
             raise unknown(f"direction of {type(self).__name__}", direction, self.directions)

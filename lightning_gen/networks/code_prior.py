@@ -24,7 +24,7 @@ class CodePrior(nn.Module):
         length: L.
         vocab: K.
         groups: equal parts of the row, one behind the other, in which the same token means something else.
-        condition: the ``ConditionSpec``, or None; of classes one more embedding stands for none.
+        condition: the ``ConditionSpec``, or None; of classes one more embedding is for none.
         width: W, of the layers.
         depth: number of layers.
         heads: of the attention, a divisor of the width.
@@ -90,7 +90,7 @@ class CodePrior(nn.Module):
 
 
 def _embedding(condition: ConditionSpec, width: int) -> nn.Module:
-    """Conditions (n, ...) -> (n, width): a table of classes, the last of which stands for none, or a text's vector."""
+    """Conditions (n, ...) -> (n, width): a table of classes, the last of which is for none, or a text's vector."""
     if condition.kind == "class":
         return nn.Embedding(condition.size + 1, width)
     return nn.Sequential(Condition(condition), nn.Linear(condition.dim, width))

@@ -23,7 +23,7 @@ class DiscretizedLogisticMixture(Likelihood):
     """P(x | z) = prod_pixels sum_k pi_k prod_c P(x_c; mu_kc + sum_{j < c} tanh(a_kcj) x_j, s_kc).
 
     Salimans et al. 2017 (PixelCNN++), equations 2 and 3, for any number C of channels: a pixel's channels share the
-    component k, and within it the location of a channel moves with the values of the channels before. For each
+    component k, and within it the location of a channel depends on the values of the channels before. For each
     component the decoder gives a logit of pi, C locations, C scales and C (C - 1) / 2 coefficients a, in this order.
     In a vector (D,) every element is a pixel of one channel.
 

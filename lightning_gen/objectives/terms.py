@@ -13,7 +13,7 @@ from lightning_gen.objectives import coupled, deterministic, latent
 from lightning_gen.schedule import Schedule, schedule
 
 Term = Callable[..., Tensor]
-OPTION_KEYS = frozenset({"weight", "function"})  # keys by which a term's options are told from the path to one
+OPTION_KEYS = frozenset({"weight", "function"})  # keys by which a term's options are distinguished from its path
 
 HIERARCHICAL_TERMS: dict[str, Term] = {"kl": latent.kl, "capacity": latent.capacity}  # of several levels of latents
 TERMS: dict[str, Term] = {  # of variational autoencoders

@@ -165,7 +165,7 @@ ROWS: dict[str, Preset] = {
     ),
     "infogan": Preset(
         GAN,
-        "InfoGAN: an auxiliary network predicts latent codes from the samples; classes and styles without labels",
+        "latent codes predicted from the samples (InfoGAN): classes and styles without labels",
         {
             **NOTHING,
             **DCGAN,

@@ -234,7 +234,7 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
 
 
 def user_modules(model: GenerativeModule) -> list[str]:
-    """Modules of the user's own that a model's checkpoint refers to by name: what ``load`` must be told to trust."""
+    """Modules of the user's own that a model's checkpoint refers to by name: those that ``load`` needs in ``trust``."""
     names: set[str] = {f"{type(model).__module__}.{type(model).__qualname__}"}
 
     def walk(value: Any) -> None:

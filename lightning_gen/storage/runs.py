@@ -111,7 +111,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _processor() -> str:
-    """The CPU's name, where the system tells it."""
+    """The CPU's name, where the system reports it."""
     with contextlib.suppress(OSError):
         if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M):
             return found.group(1)
