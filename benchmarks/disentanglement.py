@@ -22,6 +22,7 @@ import torch
 
 from lightning_gen.commands import fit
 from lightning_gen.config import cli
+from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.shapes import Shapes
 from lightning_gen.metrics.disentanglement import mig_chen
 from lightning_gen.storage.checkpoints import load
@@ -64,7 +65,7 @@ def main() -> None:
         for seed, (name, options) in itertools.product(SEEDS, MODELS.items()):
             before = time.process_time()
             words = f"{COMMON} {options} --seed {seed}".split()
-            folder = fit.train(cli.resolve_config(*cli.parse_short_options(["--model", name, *words])))
+            folder = fit.train(cli.resolve_config(*parse_short_options(["--model", name, *words])))
             seconds[name] += time.process_time() - before
             gaps[name].append(gap(folder))
             print(f"{name}, seed {seed}: MIG {gaps[name][-1]:.3f}", flush=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from lightning_gen import exits
-from lightning_gen.config import cli
+from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.mnist import MNIST
 from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.evaluation import quality
@@ -80,7 +80,7 @@ def cases(data: Parts) -> dict[str, Tensor]:
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.Parser(prog="python benchmarks/metric_table.py", description=__doc__)
+    parser = Parser(prog="python benchmarks/metric_table.py", description=__doc__)
     parser.add_argument("--root", default="data", help="where MNIST is")
     given = parser.parse_args(argv)
     data = Parts(root=given.root)

@@ -10,7 +10,10 @@ from .earlier import current_path
 from .errors import UserError, unknown
 from .spec import DataSpec
 
-__all__ = ["DATASETS", "DataSpec", "Dataset", "UserError", "find"]
+if __name__ == "datamodules":  # from the root of the repository, where its classes would be others than the models know
+    raise ImportError("the data sets are imported as lightning_gen.datamodules")
+
+__all__ = ["DATASETS", "DataSpec", "Dataset", "UserError", "resolve_dataset"]
 
 
 class Dataset(NamedTuple):

@@ -58,7 +58,7 @@ def _walk_folders(place: Path, seen: set[Path], links: list[Path]) -> Iterator[t
         entries = sorted(os.scandir(place), key=lambda entry: entry.name)
     except OSError:  # of no permission to read it
         return
-    for entry in entries:
+    for entry in (entry for entry in entries if not is_hidden(entry.name)):
         path = place / entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from _walk_folders(path, seen, links)

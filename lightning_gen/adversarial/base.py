@@ -47,7 +47,7 @@ class AdversarialMixin:
         """
         self.pair: AdversarialLosses = resolve(adversarial, ADVERSARIAL, "adversarial pair")
         if not isinstance(self.pair, AdversarialLosses):
-            raise UserError(f"adversarial {adversarial!r} is no Pair, see lightning_gen.objectives.adversarial")
+            raise UserError(f"adversarial {adversarial!r} is no AdversarialLosses of objectives/adversarial.py")
         self.penalties = Penalties(penalties or {}, spec.shape)
         self.augment = Augment(augment or {})
         if self.augment.numbers:

@@ -105,7 +105,7 @@ def labelled(name: str, seed: int, options: list[str]) -> DataModule:
             "lightning_gen.datamodules.custom.Custom"
         )
     spec = data.spec
-    if not kind_of(spec).trains_extractor(spec):
+    if spec.has_two_sides or not kind_of(spec).trains_extractor(spec):
         raise UserError(
             f"--data {name} holds {kind_of(spec).plural} of {spec.values!r} values: a classifier is trained on images "
             "of uint8 or of floats in [0, 1]; for other data use --extractor raw"

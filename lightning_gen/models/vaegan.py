@@ -84,9 +84,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         if not callable(getattr(self.discriminator, "features", None)):
             raise UserError(f"critic {critic!r} has no .features(x): reconstructions are compared in its features")
         if not isinstance(self.pair, AdversarialLosses):
-            raise UserError(
-                f"adversarial {adversarial!r} is no Pair of losses, see lightning_gen.objectives.adversarial"
-            )
+            raise UserError(f"adversarial {adversarial!r} is no AdversarialLosses of objectives/adversarial.py")
         self.register_buffer("kl_per_dimension", torch.zeros(latent_dim))  # of the last validation
 
     # Training

@@ -96,7 +96,7 @@ def lecam(s: DiscriminatorStep) -> Tensor:
 
 
 Penalty = Callable[..., Tensor]
-Judge = Callable[[Tensor], tuple[Tensor, Any]]
+DiscriminatorFn = Callable[[Tensor], tuple[Tensor, Any]]
 PENALTIES: dict[str, Penalty] = {"gp": gp, "dragan": dragan, "r1": r1, "r2": r2, "lecam": lecam}
 NEEDS_GRADIENT = (gp, dragan, r1, r2)  # of a discriminator that can be penalised
 
@@ -110,7 +110,7 @@ def input_gradient(critic: Callable[[Tensor], Tensor], x: Tensor, eager: bool = 
 
 
 def outputs_and_input_gradient(
-    discriminator: Judge, x: Tensor, eager: bool = False
+    discriminator: DiscriminatorFn, x: Tensor, eager: bool = False
 ) -> tuple[tuple[Tensor, Any], Tensor]:
     """A discriminator's outputs for x, and the gradient of its logits at x (B, *shape), from one pass.
 
