@@ -16,11 +16,12 @@ from lightning_gen.callbacks.watch import Watch
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, ORDER_SEED, check_finite
+from lightning_gen.evaluation.evaluation_run import check_finite, fixed_permutation
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.networks.condition import condition_of
 from lightning_gen.protocols import SamplesClasses, SamplesTexts
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, sample_in_batches
 from lightning_gen.training.ema import MovingAverages
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.finite import NonFinite
@@ -122,7 +123,7 @@ class Stability(Callback):
         """Validation examples (n, *shape) and, where known, their conditions (n, ...); read once."""
         if not self._real:
             size, dims = self.data.size("val"), math.prod(self.data.spec.shape)
-            order = torch.randperm(size, generator=torch.Generator().manual_seed(ORDER_SEED))
+            order = fixed_permutation(size)
             self._real = self.data.examples("val", order[: max(LEAST, min(EXAMPLES, NUMBERS // dims))])
         return self._real["x"], condition_of(self._real)
 
@@ -144,11 +145,7 @@ def _asked(model: Any, y: Tensor | None, n: int) -> Tensor | None:
 
 def _sampled(model: Any, n: int, y: Tensor | None, seed: int) -> Tensor:
     """Samples number 0 to n - 1 (n, *shape) under these conditions (n, ...), on the CPU."""
-    parts = []
-    for rows in torch.arange(n).split(EVAL_BATCH_SIZE):
-        asked = {} if y is None else {"y": y[rows].to(model.device)}
-        parts.append(model.sample(len(rows), seed=seed, start=int(rows[0]), **asked).float().cpu())
-    samples = torch.cat(parts)
+    samples = sample_in_batches(model, n, seed, y).float()
     check_finite(samples, "samples")
     return samples
 

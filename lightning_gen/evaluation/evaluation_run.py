@@ -22,10 +22,10 @@ from lightning_gen.metrics.extractors import Extractor
 from lightning_gen.networks.condition import condition_of, labels_of
 from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import Posterior, Samples, SamplesClasses, SamplesTexts
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 from lightning_gen.training.noise import indexed_noise
 
 ORDER_SEED = 20131220  # seed of the order in which real examples are taken
-EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size changes results in the last digits
 TRAIN_ROWS, TRAIN_BYTES = 60_000, 500_000_000  # of training examples that samples are compared with
 Track = Callable[[Any, str], Any]  # a progress bar round an iterable, with its title
 

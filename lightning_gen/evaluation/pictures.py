@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_gen.evaluation.evaluation_run import EVAL_BATCH_SIZE, TRAIN_ROWS, EvaluationRun, fixed_permutation
+from lightning_gen.evaluation.evaluation_run import TRAIN_ROWS, EvaluationRun, fixed_permutation
 from lightning_gen.evaluation.quality import gather_rows
 from lightning_gen.evaluation.translation import DirectionModel
 from lightning_gen.kinds import kind_of, sheet
 from lightning_gen.metrics.neighbours import nearest
 from lightning_gen.pictures import views
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 
 SHOWN, PER_CLASS, TRANSLATED = 64, 10, 24
 NEIGHBOURS = 24  # samples that are shown with their nearest training image

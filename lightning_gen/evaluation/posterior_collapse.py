@@ -12,11 +12,11 @@ from lightning_gen.metrics.latents import collapse_report, mutual_information
 from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import HasLatentKL, Posterior
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.noise import indexed_noise
 
 EXAMPLES = 1000  # of the validation set
-EVAL_BATCH_SIZE = 256
 
 
 def report(model: GenerativeModule, data: Any) -> dict[str, Any] | None:

@@ -23,12 +23,12 @@ from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.priors import component
 from lightning_gen.protocols import Encodes, SamplesLatents
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.noise import indexed_noise
 
 COMPONENTS = 10
 MOST = 10_000  # training examples whose codes are fitted
-EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size changes results in the last digits
 SEED = 20200426  # of the choice of examples, their binarisation and the start of the fit
 RIDGE = 1e-6  # of the codes' mean variance, added to that of each component
 

@@ -14,7 +14,7 @@ from lightning_gen.protocols import Samples
 from lightning_gen.storage.checkpoints import load
 from lightning_gen.training.module import GenerativeModule
 
-EVAL_BATCH_SIZE = 256  # examples in one pass
+EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size changes results in the last digits
 
 
 def sample_in_batches(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:
