@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from . import pixels
+from . import pixels, units
 from .errors import UserError, unknown
 from .loader import EvalLoader, Position, TrainLoader
 from .order import BatchOrder, Order, derive_seed, rank_slice
@@ -107,9 +107,7 @@ class DataModule(L.LightningDataModule, ABC):
                 warnings.warn(f"no {name} examples: training examples stand in for them", stacklevel=2)
                 splits[name] = splits["train"]
             if self.binarize == "dynamic":
-                splits[name], skipped = binarize_source(
-                    splits[name], self.stored_spec.values, derive_seed(EVAL_SEED, name)
-                )
+                splits[name], skipped = binarize_source(splits[name], self.stored_spec, derive_seed(EVAL_SEED, name))
                 self.record_skipped(skipped)
         self._splits = splits
 
@@ -174,7 +172,7 @@ class DataModule(L.LightningDataModule, ABC):
             x = pixels.crop(x, height, width, place)
         if training and self.flip:
             x = pixels.flip(x, self._noise("flip" + side, (), x.device) < 0)
-        x = pixels.to_float(x, self.stored_spec.values)
+        x = units.to_model(x, self.stored_spec)
         if training and self.binarize == "dynamic":
             x = pixels.binarize(x, self._noise("binarize", tuple(x.shape[1:]), x.device))
         elif self.binarize == "threshold":

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import pixels
+from . import pixels, units
+from .spec import DataSpec
 
 Batch = dict[str, Any]
 
@@ -68,7 +69,7 @@ def subsets(source: Source, parts: dict[str, Tensor]) -> dict[str, Source]:
     return {name: Subset(source, rows) for name, rows in parts.items()}
 
 
-def binarize_source(source: Source, values: str, seed: int) -> tuple[Tensors, list[tuple[str, str]]]:
+def binarize_source(source: Source, spec: DataSpec, seed: int) -> tuple[Tensors, list[tuple[str, str]]]:
     """A copy of all examples in memory, binarised once by coin flips from a fixed seed.
 
     Returns:
@@ -79,7 +80,7 @@ def binarize_source(source: Source, values: str, seed: int) -> tuple[Tensors, li
     for rows in torch.arange(len(source)).split(1024):
         batch = source.fetch(rows)
         skipped += batch.pop("skipped", [])
-        x = pixels.to_float(batch["x"], values)
+        x = units.to_model(batch["x"], spec)
         x = pixels.binarize(x, torch.empty(x.shape).uniform_(-1, 1, generator=generator))
         batches.append({**batch, "x": (x > 0).to(torch.uint8) * 255})
     names = [name for name in batches[0] if name != "index"] if batches else []

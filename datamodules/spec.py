@@ -19,8 +19,9 @@ class DataSpec(NamedTuple):
     Args:
         shape: shape of one example: (C, H, W) image, (C, T) audio, (C, T, H, W) video, (L,) tokens, (D,) vector.
         kind: what an example is, one of ``KINDS`` or the import path of a ``Kind``; of two sides, what each one is.
-        values: range of the values before they are scaled for the network: "binary" {0, 1}, "unit" [0, 1], "uint8"
-            {0..255} (all three reach the model as floats in [-1, 1]), "real" (as they are), "tokens" (integers).
+        values: range of the values before they are scaled for the network: "binary" {0, 1}, "unit" [0, 1] or ``range``,
+            "uint8" {0..255} (all three reach the model as floats in [-1, 1]), "real" (as they are, or standardized by
+            ``mean`` and ``scale``), "tokens" (integers).
         size: number of training examples.
         num_classes: number of classes, 0 where there are no labels.
         vocab: the tokens as strings, id k at position k; empty where the values are no tokens.
@@ -34,6 +35,10 @@ class DataSpec(NamedTuple):
         condition_shape: (L,) the tokens of a "text" condition.
         condition_vocab: its tokens as strings.
         condition_joiner: what stands between them.
+        class_names: name of each class, at the position of its id; empty where they have none but their number.
+        range: (low, high) of "unit" values as stored, in the user's units; empty: (0, 1).
+        mean: of each column of "real" vectors, in the user's units, which is subtracted; empty: nothing.
+        scale: of each column, by which it is divided after that; empty: nothing.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +56,10 @@ class DataSpec(NamedTuple):
     condition_shape: tuple[int, ...] = ()
     condition_vocab: tuple[str, ...] = ()
     condition_joiner: str = " "
+    class_names: tuple[str, ...] = ()
+    range: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
 
     @property
     def has_two_sides(self) -> bool:

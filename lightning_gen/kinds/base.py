@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_gen.datamodules.custom import read_arrays
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.units import to_model
 
 ARRAYS = (".npy", ".npz")
 
@@ -111,7 +111,7 @@ class Kind(ABC):
         x = x[None] if tuple(x.shape) == spec.shape else x
         if tuple(x.shape[1:]) != spec.shape:
             raise UserError(f"{path} holds an array {tuple(x.shape)}: expected (N, {', '.join(map(str, spec.shape))})")
-        return x if spec.values == "tokens" else to_float(x, spec.values)
+        return x if spec.values == "tokens" else to_model(x, spec)
 
     def write(self, x: Tensor, path: Path, spec: DataSpec, provenance: Mapping[str, object]) -> None:
         """Write an example (*shape), or examples (N, *shape) where files hold many, to a file of ``suffix``.
