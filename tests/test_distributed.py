@@ -10,6 +10,7 @@ from lightning_gen.storage.checkpoints import read_checkpoint
 
 OPTIONS = ["--model", "vae", "--steps", 40, "--seed", 3, "--trainer.accelerator", "cpu", "--model.terms.kl.weight", 1]
 OPTIONS += ["--model.terms.kl.free_bits", 0.05, "--model.ema.vae", 1000, "--val_every", 15]
+OPTIONS += [word for name in ("mi", "tc", "dkl", "dip", "mmd") for word in (f"--model.terms.{name}", 1)]
 DUEL = ["--model", "helpers.Duel", "--data", "toy", "--steps", 20, "--model.clip", 1.0, "--trainer.accelerator", "cpu"]
 UNEVEN = ["--model", "vae", "--data", "points.npy", "--data.batch_size", 100, "--steps", 6, "--val_every", 3]
 UNEVEN += ["--model.terms.kl.free_bits", 0.1, "--trainer.accelerator", "cpu"]

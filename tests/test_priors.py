@@ -70,6 +70,19 @@ def test_the_density_is_that_of_torch_with_its_gradient(prior: Mixture):
 
 
 @torch.no_grad()
+def test_narrow_components_far_away_keep_their_digits_in_float32():
+    """The square, multiplied out in float32, was off by a nat."""
+    prior = Mixture(POINTS, 3, components=2)
+    prior.mean.data, prior.log_var.data = (
+        torch.tensor([[20.0] * 3, [-20.0] * 3]),
+        torch.full((2, 3), 2 * math.log(0.01)),
+    )
+    z = prior.mean + 0.01 * normal(2, 3, seed=4).float()
+    expected = of_torch(prior.double()).log_prob(z.double()).float()
+    torch.testing.assert_close(prior.float().log_prob(z, encoder), expected, rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("prior", [mixture(), vamp()], ids=["mixture", "vamp"])
 def test_draws_have_the_mean_and_the_covariance_of_the_mixture(prior: Mixture):
     assert prior.draw_dim == 4

@@ -165,7 +165,7 @@ def test_k_means_with_fewer_vectors_than_codes():
 
 @pytest.mark.parametrize("levels", [[2], [3], [8, 8, 4], [8, 5, 5, 5], [7, 2]])
 def test_finite_scalars_against_the_paper(levels):
-    """Every digit occurs, no other does, 0 stays 0 where there is such a level, and no gradient is lost."""
+    """Every digit occurs, no other does, 0 stays 0 (but of two levels, which part there), no gradient is lost."""
     made = FiniteScalarQuantizer(levels=levels, spread=0)
     z = torch.linspace(-6, 6, 4001)[None, :, None].repeat(1, 1, len(levels)).requires_grad_()
     out = made(z)
@@ -174,10 +174,23 @@ def test_finite_scalars_against_the_paper(levels):
         wanted = (torch.arange(count) - count // 2) / (count // 2)
         assert torch.allclose(values.unique(), wanted, atol=1e-6)
         assert (out.q[0, :, i].diff() >= -1e-6).all()
-    zeros = made.bound(torch.zeros(len(levels)))
-    assert torch.allclose(zeros, torch.zeros(len(levels)), atol=1e-6)
+    at_zero = torch.tensor([-0.5 if count == 2 else 0.0 for count in levels])
+    assert torch.allclose(made.bound(torch.zeros(len(levels))), at_zero, atol=1e-6)
     out.q.sum().backward()
     assert (z.grad[0, 1000:3000] > 0).all()
+
+
+def test_two_levels_part_at_zero():
+    z = torch.randn(1, 4000, 1, generator=torch.Generator().manual_seed(0))
+    share = FiniteScalarQuantizer(levels=[2], spread=0)(z).tokens.double().mean()
+    assert share == pytest.approx(0.5, abs=0.03)  # one code of two was used by z < -3.8 alone
+
+
+@pytest.mark.parametrize("count", [1000, 1001, 1500, 4095, 65536])
+def test_many_levels_end_at_the_outermost(count):
+    made = FiniteScalarQuantizer(levels=[count], spread=0)
+    tokens = made(torch.tensor([-50.0, 50.0]).view(1, 2, 1)).tokens.flatten().tolist()
+    assert tokens == [0, count - 1]
 
 
 def test_finite_tokens_are_a_bijection():

@@ -17,11 +17,13 @@ from torch import Tensor
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.models.autoencoder import Autoencoder
 from lightning_gen.models.factor import FactorVAE
 from lightning_gen.models.vae import VAE
 from lightning_gen.objectives.coupled import aggregate_densities, dip, dkl, mi, mmd, tc
+from lightning_gen.objectives.groups import GROUP, couples_examples, grouped_steps
 from lightning_gen.objectives.latent import Step, capacity, gaussian_log_density, kl, kl_normal, reparameterise
-from lightning_gen.objectives.terms import TERMS, parse_terms
+from lightning_gen.objectives.terms import CODE_TERMS, TERMS, parse_terms
 from lightning_gen.training.noise import BatchNoise
 
 POINTS = DataSpec((5,), "vector", "real", size=100)
@@ -313,3 +315,44 @@ def test_capacity_in_validation_is_that_of_the_mean(trainer):
     kl_of_all = -values["val/elbo"] - values["val/reconstruction"]
     assert values["val/capacity"] == pytest.approx(abs(kl_of_all - 3.0), abs=1e-4)
     assert values["val/loss"] == pytest.approx(values["val/reconstruction"] + 10 * values["val/capacity"], rel=1e-5)
+
+
+# Validation: no value depends on the batch ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "table"), [(VAE, TERMS), (Autoencoder, CODE_TERMS)])
+def test_validation_of_each_term_is_the_same_for_any_batch(trainer, model, table):
+    """Two devices: tests/test_distributed.py."""
+    torch.manual_seed(0)
+    built = model(Digits().spec, terms=dict.fromkeys(table, 2.0), **SMALL)
+    few, many = (trainer().validate(built, Digits(batch_size=size), verbose=False)[0] for size in (37, 2000))
+    assert {f"val/{name}" for name in table} <= set(many)
+    assert few == pytest.approx(many, rel=1e-5, abs=1e-5)
+    terms = sum(2 * many[f"val/{name}"] for name in table)
+    assert many["val/loss"] == pytest.approx(many["val/reconstruction"] + terms, rel=1e-5)
+    assert built.rows is None  # no codes are kept
+
+
+def test_coupled_terms_see_groups_that_mix_neighbours_and_count_each_example_once():
+    assert {name for name, term in parse_terms(dict.fromkeys(TERMS, 1), TERMS).items() if term.couples_examples} == {
+        *("mi", "tc", "dkl", "dip", "mmd")
+    }
+    z = torch.arange(600.0).unsqueeze(1)
+    groups = list(grouped_steps({"z": z, "mean": z, "prior": -z}, size=9))
+    assert [len(s.z) for s in groups] == [200, 200, 200] and max(len(s.z) for s in groups) <= GROUP
+    assert torch.equal(groups[1].z[:, 0], torch.arange(1.0, 600, 3))
+    assert groups[1].size == 9 and groups[1].log_var is None and torch.equal(groups[1].prior(), -groups[1].z)
+    assert [len(s.z) for s in grouped_steps({"z": z[:257], "mean": z[:257]}, 9)] == [129, 128]
+
+
+def test_a_term_of_ones_own_may_be_marked(trainer):
+    """The variance of the codes in a group; unmarked it would be the mean of those of batches."""
+
+    @couples_examples
+    def spread(s: Step) -> Tensor:
+        return s.mean.var(0, correction=0).sum().expand(len(s.mean))
+
+    torch.manual_seed(0)
+    model = VAE(Digits().spec, terms={"kl": 1, "spread": {"weight": 3, "function": spread}}, **SMALL)
+    few, many = (trainer().validate(model, Digits(batch_size=size), verbose=False)[0] for size in (2, 2000))
+    assert few["val/spread"] == pytest.approx(many["val/spread"], rel=1e-5) and few["val/spread"] > 1e-4

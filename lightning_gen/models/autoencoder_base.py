@@ -11,11 +11,12 @@ from torch import Tensor
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.models.conditional import ConditionalMixin
 from lightning_gen.networks.condition import call, condition_of
+from lightning_gen.objectives.groups import grouped_steps
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import Term, parse_terms
 from lightning_gen.schedule import schedule
 from lightning_gen.training.module import GenerativeModule
-from lightning_gen.training.validation import Batch, Logs
+from lightning_gen.training.validation import Batch, Logs, Rows
 
 
 class AutoencoderBase(ConditionalMixin, GenerativeModule):
@@ -48,8 +49,24 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
     # Terms
 
     def term_values(self, s: Step) -> Logs:
-        """Each term, (B,)."""
-        return {name: term(s, self.weight) for name, term in self.terms.items()}
+        """Each term, (B,); in validation the codes are kept in the place of those that couple examples."""
+        coupled = {name for name, term in self.terms.items() if term.couples_examples}
+        if self.rows is None or not coupled:
+            return {name: term(s, self.weight) for name, term in self.terms.items()}
+        codes = {"z": s.z, "mean": s.mean, "log_var": s.log_var, "prior": s.prior and s.prior()}
+        self.rows.add(self.example_indices, {name: code for name, code in codes.items() if code is not None})
+        return {name: term(s, self.weight) for name, term in self.terms.items() if name not in coupled}
+
+    def values_of_all(self, rows: Rows) -> Logs:
+        """The terms that couple examples, each the mean over groups of examples, weighted by their numbers."""
+        coupled = {name: term for name, term in self.terms.items() if term.couples_examples}
+        if not coupled:
+            return {}
+        codes, sums = rows.gather(self.trainer.world_size), dict.fromkeys(coupled, torch.zeros(()).double())
+        for group in grouped_steps({name: code.to(self.device) for name, code in codes.items()}, self.spec.size):
+            for name, term in coupled.items():
+                sums[name] = sums[name] + term(group, self.weight).double().sum().cpu()
+        return {name: total / len(codes["z"]) for name, total in sums.items()}
 
     def weighted_loss(self, values: Logs) -> tuple[Tensor, Logs]:
         """reconstruction + sum of weight * term, and the means of all, from values (B,)."""
@@ -60,9 +77,23 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
         return loss, means
 
     def validation_loss(self, values: Logs) -> Tensor:
-        """The same sum for each example (B,), with the final weights, and without ``nonstationary_terms``."""
-        comparable = {name: weight for name, weight in self.weights.items() if name not in self.nonstationary_terms}
-        return values["reconstruction"] + sum(weight.end * values[name] for name, weight in comparable.items())
+        """The same sum for each example (B,), with the final weights, and without ``nonstationary_terms``.
+
+        Terms that couple examples join it in ``validation_summary``.
+        """
+        there = {name: self.weights[name].end for name in self.comparable_terms if name in values}
+        return values["reconstruction"] + sum(weight * values[name] for name, weight in there.items())
+
+    @property
+    def comparable_terms(self) -> list[str]:
+        """Those of the loss of validation."""
+        return [name for name in self.weights if name not in self.nonstationary_terms]
+
+    def validation_summary(self, means: Logs) -> dict[str, float]:
+        coupled = [name for name in self.comparable_terms if name in self.terms and self.terms[name].couples_examples]
+        if "loss" in means:
+            means = means | {"loss": means["loss"] + sum(self.weights[name].end * means[name] for name in coupled)}
+        return super().validation_summary(means)
 
 
 class ReconstructionMixin:

@@ -146,7 +146,8 @@ class VAE(GaussianPosteriorMixin, VAEBase):
     def latent_statistics(self, s: Step) -> Logs:
         """The KL by dimension where there is one, and moments of q(z|x) over the data."""
         assert s.log_var is not None and s.kl is not None
-        moments = {"mean": s.mean, "mean_squared": s.mean**2, "variance": s.log_var.exp(), "log_variance": s.log_var}
+        mean = s.mean.detach().cpu().double()  # in float32 the variance of means far from 0 would be rounding
+        moments = {"mean": mean, "mean_squared": mean**2, "variance": s.log_var.exp(), "log_variance": s.log_var}
         return moments | ({"kl_per_dimension": s.kl} if isinstance(self.prior, priors.Normal) else {})
 
     def validation_summary(self, means: Logs) -> dict[str, float]:

@@ -150,7 +150,8 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         s = self.step(batch)
         assert s.kl is not None
         pixels = (s.x - s.out).square().flatten(1).sum(1)
-        code = {"mean": s.mean, "mean_squared": s.mean**2, "kl_per_dimension": s.kl}
+        mean = s.mean.detach().cpu().double()  # in float32 the variance of means far from 0 would be rounding
+        code = {"mean": mean, "mean_squared": mean**2, "kl_per_dimension": s.kl}
         return {**self.per_example_losses(s), "squared_error": pixels, **code}
 
     def validation_summary(self, means: Logs) -> dict[str, float]:

@@ -211,13 +211,18 @@ class VectorQuantizer(Quantizer):
         return {"perplexity": perplexity(shares).mean(), "revived": revived}
 
 
+MARGIN = 0.25  # of a level; from 0.5 on a number would be rounded to a level that is not there
+
+
 class FiniteScalarQuantizer(Quantizer):
     """Each number of a vector is squashed and rounded to one of L_i; the codebook is their product, and not learned.
 
-        f(z) = tanh(z + shift) (L - 1) (1 + eps) / 2 - offset      q = round(f(z)) / floor(L / 2)
+        f(z) = tanh(z + shift) half - offset,   half = (L - 1) / 2 + margin      q = round(f(z)) / floor(L / 2)
 
     with offset 1/2 for even L and 0 for odd, and f(0) = 0. Mentzer 2023, section 3.1 and appendix A.1; the token is
-    sum_i digit_i prod_{j<i} L_j.
+    sum_i digit_i prod_{j<i} L_j. Other than in the listing of appendix A.1: the shift is the atanh that makes f(0) = 0,
+    there tan; the margin is above 0, there below, so that the outermost levels are within reach; two levels have no
+    shift, which would leave one of them to z < -3.8, but part at 0.
 
     Not in the paper: z is first brought to mean 0 and standard deviation ``spread`` over the batch of all ranks, in
     evaluation by moving moments, as a batch norm does: the levels are then used nearly alike by a normal z, while
@@ -229,7 +234,7 @@ class FiniteScalarQuantizer(Quantizer):
         decay: of the moving moments, 0 <= decay < 1.
     """
 
-    eps = 1e-3
+    eps = 1e-3  # of the span of the levels, by which tanh reaches beyond the outermost ones
     levels: Tensor
     basis: Tensor
     mean: Tensor
@@ -270,9 +275,11 @@ class FiniteScalarQuantizer(Quantizer):
 
     def bound(self, z: Tensor) -> Tensor:
         """z (..., D) -> f(z), within the levels."""
-        half = (self.levels - 1) * (1 + self.eps) / 2
+        span = (self.levels - 1) / 2
+        half = span + (self.eps * span).clamp(max=MARGIN)
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
-        return torch.tanh(z + torch.atanh(offset / half)) * half - offset
+        shift = torch.where(self.levels > 2, torch.atanh(offset / half), 0.0)
+        return torch.tanh(z + shift) * half - offset
 
     def lookup(self, tokens: Tensor) -> Tensor:
         half = self.levels // 2

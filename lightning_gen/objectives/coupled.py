@@ -1,8 +1,9 @@
 """Terms that look at all codes of a batch at once, over all ranks: total correlation, moments, distances to the prior.
 
-Every rank sees the codes of all ranks, with gradients: a loss averaged over ranks is then that of the global batch. In
-validation, where there are no gradients and ranks may have uneven shares, a rank looks at its own batch. Under
-``accumulate`` they see the chunk. Each result (B,) carries the batch's value as shares whose mean it is.
+Every rank sees the codes of all ranks, with gradients: a loss averaged over ranks is then that of the global batch.
+Without gradients a term is that of the step that it is given: in validation these are groups of a fixed size, so that
+the value depends on no batch size and no number of devices. Under ``accumulate`` they see the chunk. Each result (B,)
+carries the batch's value as shares whose mean it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.objectives.groups import couples_examples
 from lightning_gen.objectives.latent import Step, gaussian_log_density, needed
 
 
@@ -76,18 +78,21 @@ def _log_shares(rows: int, columns: int, size: int, like: Tensor) -> Tensor:
     return shares.log()
 
 
+@couples_examples
 def mi(s: Step) -> Tensor:
     """log q(z|x) - log q(z): its mean is the mutual information of code and example (Chen et al. 2018, eq. 2), (B,)."""
     own, joint, _ = aggregate_densities(s)
     return own - joint
 
 
+@couples_examples
 def tc(s: Step) -> Tensor:
     """log q(z) - sum_j log q(z_j): its mean is the total correlation (Chen et al. 2018, eq. 2), (B,)."""
     _, joint, product = aggregate_densities(s)
     return joint - product
 
 
+@couples_examples
 def dkl(s: Step) -> Tensor:
     """sum_j log q(z_j) - log p(z_j), p = N(0, 1): the dimension-wise KL (Chen et al. 2018, eq. 2), (B,)."""
     product = aggregate_densities(s)[2]
@@ -95,6 +100,7 @@ def dkl(s: Step) -> Tensor:
     return product - gaussian_log_density(s.z, zeros, zeros)
 
 
+@couples_examples
 def dip(s: Step, kind: int = 1, diagonal: float = 10.0) -> Tensor:
     """sum_{i != j} C_ij^2 + diagonal * sum_i (C_ii - 1)^2, Kumar et al. 2018, equations 6 and 7.
 
@@ -120,6 +126,7 @@ def dip(s: Step, kind: int = 1, diagonal: float = 10.0) -> Tensor:
     return value.expand(len(s.mean))
 
 
+@couples_examples
 def mmd(s: Step, kernel: str = "imq") -> Tensor:
     """Squared maximum mean discrepancy of codes and prior, unbiased (Tolstikhin et al. 2018, algorithm 2; Zhao 2019).
 

@@ -82,9 +82,13 @@ class Mixture(Prior):
 
     def log_prob(self, z: Tensor, posterior: Posterior) -> Tensor:
         log_weights, mean, log_var = self.components(posterior)
-        precision = torch.exp(-log_var)  # (C, Z)
-        with torch.autocast(z.device.type, enabled=False):  # the square is multiplied out: no (..., C, Z) is needed
-            square = z.square() @ precision.T - 2 * z @ (mean * precision).T + (mean.square() * precision).sum(1)
+        # The square is multiplied out, so that no (..., C, Z) is needed. Its parts are far larger than their sum where
+        # components are narrow and far from 0: in float32 that was off by a nat at |m| = 20. MPS has no float64.
+        wide = z.dtype if z.device.type == "mps" else torch.float64
+        with torch.autocast(z.device.type, enabled=False):
+            points, centres, precision = z.to(wide), mean.to(wide), torch.exp(-log_var.to(wide))  # (C, Z)
+            square = points.square() @ precision.T - 2 * points @ (centres * precision).T
+            square = (square + (centres.square() * precision).sum(1)).to(z.dtype)  # (..., C)
         constant = log_weights - 0.5 * (log_var.sum(1) + self.latent_dim * math.log(2 * math.pi))
         return torch.logsumexp(constant - 0.5 * square, -1)
 

@@ -50,6 +50,11 @@ class WeightedTerm(NamedTuple):
         """Its value (B,) for a step's outputs; ``now`` gives the value of a ramp at this iteration."""
         return self.term(s, **{k: now(v) if isinstance(v, Schedule) else v for k, v in self.arguments.items()})
 
+    @property
+    def couples_examples(self) -> bool:
+        """Whether it is a statistic of the whole batch, see ``objectives/groups.py``."""
+        return getattr(self.term, "couples_examples", False)
+
     def schedules(self, name: str, option: str = "terms") -> dict[str, Schedule]:
         """The weight and the ramped arguments by the names of their options."""
         ramps = {f"{option}.{name}.{key}": v for key, v in self.arguments.items() if isinstance(v, Schedule)}

@@ -69,10 +69,36 @@ class Means:
         return {name: sum(sums[name] for sums, _ in parts) / count for name in parts[0][0]} if parts else {}
 
 
+class Rows:
+    """Values of single examples, on the CPU, by the examples' numbers: for what is a statistic of all of them."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.parts: dict[str, list[Tensor]] = {}
+
+    def add(self, numbers: list[int], columns: Mapping[str, Tensor]) -> None:
+        """Columns (B, ...) of a batch."""
+        self.numbers += numbers
+        for name, column in columns.items():
+            self.parts.setdefault(name, []).append(column.detach().cpu())
+
+    def gather(self, world_size: int = 1) -> dict[str, Tensor]:
+        """The columns (N, ...) of all examples of all ranks in the order of their numbers, the same on each rank."""
+        mine = self.numbers, {name: torch.cat(parts) for name, parts in self.parts.items()}
+        ranks: list[Any] = [mine]
+        if world_size > 1:
+            ranks = [None] * world_size
+            torch.distributed.all_gather_object(ranks, mine)
+        ranks = [rank for rank in ranks if rank[0]]
+        order = torch.tensor([number for numbers, _ in ranks for number in numbers]).argsort(stable=True)
+        return {name: torch.cat([part[name] for _, part in ranks])[order] for name in ranks[0][1]} if ranks else {}
+
+
 class ExampleMeanValidation(L.LightningModule):
-    """A LightningModule whose validation and test are means over examples."""
+    """A LightningModule whose validation and test are means over examples, and statistics of all of them."""
 
     iteration: int
+    rows: Rows | None = None  # while a validation or a test runs
     ratios: ClassVar[Mapping[str, Ratio]] = {}  # quotients of two validation values, by name, where both are there
 
     def check_finite(self) -> None:
@@ -80,6 +106,10 @@ class ExampleMeanValidation(L.LightningModule):
 
     def validation_values(self, batch: Batch) -> Logs:
         """Values (B, ...) of each example of a validation batch; their means go to ``validation_summary``."""
+        return {}
+
+    def values_of_all(self, rows: Rows) -> Logs:
+        """Statistics () of all examples, from what ``validation_values`` has added to the rows; called on all ranks."""
         return {}
 
     def validation_summary(self, means: Logs) -> dict[str, float]:
@@ -90,7 +120,7 @@ class ExampleMeanValidation(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.check_finite()
-        self._means = Means()
+        self._means, self.rows = Means(), Rows()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         size = size_of(batch)
@@ -114,7 +144,10 @@ class ExampleMeanValidation(L.LightningModule):
         return self(batch["x"])
 
     def _summarise(self, stage: str) -> None:
-        means = self._means.reduce(self.trainer.world_size)
+        means, rows = self._means.reduce(self.trainer.world_size), self.rows
+        self.rows = None
+        if rows is not None:
+            means |= self.values_of_all(rows)
         values = {f"{stage}/{name}": value for name, value in self.validation_summary(means).items()}
         fitting = self.trainer.state.fn == "fit"
         self.log_dict(values, logger=not fitting)  # for callbacks, and what trainer.validate returns
