@@ -1,5 +1,7 @@
 """The training loop with two players that take several moves, and what belongs to it."""
 
+import io
+
 import lightning as L
 import pytest
 import torch
@@ -316,6 +318,39 @@ def test_time_of_validation_is_no_training_time(trainer, data28, monkeypatch):
     assert bar.seconds == pytest.approx(206)
     assert bar.training_seconds == pytest.approx(6)
     assert bar.images_per_second == pytest.approx(32)
+
+
+def test_a_line_every_ten_seconds_where_there_is_no_terminal(data28, trainer, monkeypatch, capsys):
+    from lightning_gen.callbacks import progress
+
+    class Steady(VAE):
+        def after_step(self, player):
+            clock[0] += 4.0
+
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    data = data28()
+    model = Steady(data.spec, latent_dim=2, network="mlp", log_every=2)
+    options = {"enable_progress_bar": True, "max_epochs": -1, "limit_val_batches": 0}
+    trainer(max_steps=7, callbacks=[progress.RunProgress()], **options).fit(model, data)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["iteration 3 of 7", "iteration 6 of 7"]  # at 12 and 24 s
+    assert lines[0].startswith("iteration 3 of 7: 8 images/s  loss ")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_keeps_iterations_and_time_and_cuts_the_losses(width):
+    from rich.console import Console
+
+    from lightning_gen.callbacks.progress import run_bar
+
+    console = Console(width=width, force_terminal=True, color_system=None, record=True, file=io.StringIO())
+    bar = run_bar(30_000, console)
+    bar.add_task("19,500 images/s  loss_critic 0.6934  loss 1.2345", total=30_000, completed=1_234)
+    console.print(bar.get_renderable())
+    line = console.export_text().strip("\n")
+    assert "1234/30000" in line and "-:--:--" in line and "19,500" in line and "\n" not in line
+    assert ("loss 1.2345" in line) == (width == 120) and ("…" in line) == (width < 120)
 
 
 def test_logged_names_of_several_players(toy, trainer):

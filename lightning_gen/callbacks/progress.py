@@ -8,15 +8,34 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from lightning_gen.training.module import GenerativeModule
 
-LINES = 10  # printed in a run where there is no terminal
+REFRESH = 0.1  # seconds between two changes of the bar
+BAR = 20  # columns of the bar itself
+EVERY = 10.0  # seconds between two lines where there is no terminal
+
+
+def run_bar(total: int | None, console: Console | None = None) -> Progress:
+    """Iterations, bar, time left, speed and losses, in one line, of whose end a narrow terminal cuts what it must."""
+    digits = 2 * len(str(total or 10**6)) + 1
+    return Progress(
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=digits)),
+        BarColumn(bar_width=BAR),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True, min_width=len("0:00:00"))),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        console=console,
+        expand=True,
+    )
 
 
 class RunProgress(ProgressBar):
-    """A bar with loss and images/s on a terminal, ten lines elsewhere; logs ``train/images_per_second``.
+    """A bar with losses and images/s on a terminal, a line every ten seconds elsewhere.
+
+    It logs ``train/images_per_second``.
 
     ``seconds`` is the training time of the whole run, validations and an interruption's resumes included.
     """
@@ -42,27 +61,28 @@ class RunProgress(ProgressBar):
         self._mark = time.perf_counter()
         self._tick = self._mark
         self._images = pl_module.images
-        self._first = pl_module.iteration
         self._points = pl_module.iteration // pl_module.log_every
         self._shown = self._shown and trainer.is_global_zero
+        self._total = trainer.max_steps if trainer.max_steps > 0 else None
+        self._seen = self._mark  # when the bar was last changed, or the last line printed
         if self._shown and sys.stdout.isatty():
-            columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-            self._bar = Progress(*columns, TimeRemainingColumn())
-            self._task = self._bar.add_task("", total=None)
+            self._bar = run_bar(self._total)
+            self._task = self._bar.add_task("", total=self._total, completed=pl_module.iteration)
             self._bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: GenerativeModule, *_: Any) -> None:  # type: ignore[override]
-        points = pl_module.iteration // pl_module.log_every
-        if points == self._points:
-            return
-        self._points = points
         now = time.perf_counter()
-        self.training_seconds += now - self._mark
-        self.images_per_second = (pl_module.images - self._images) / (now - self._mark)
-        self._mark, self._images = now, pl_module.images
-        self._clock(now)
-        pl_module.log_to_loggers({"train/images_per_second": self.images_per_second})
-        self._show(pl_module)
+        points = pl_module.iteration // pl_module.log_every
+        if points != self._points:
+            self._points = points
+            self.training_seconds += now - self._mark
+            self.images_per_second = (pl_module.images - self._images) / (now - self._mark)
+            self._mark, self._images = now, pl_module.images
+            self._clock(now)
+            pl_module.log_to_loggers({"train/images_per_second": self.images_per_second})
+        if self._shown and now - self._seen >= (EVERY if self._bar is None else REFRESH):
+            self._seen = now
+            self._show(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -73,19 +93,22 @@ class RunProgress(ProgressBar):
     def on_validation_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         self._paused = time.perf_counter()
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
+    def on_train_end(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
+        self._close(pl_module)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
+    def on_exception(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: GenerativeModule, exception: BaseException
+    ) -> None:
+        self._close(pl_module)
 
-    def _close(self) -> None:
+    def _close(self, model: GenerativeModule) -> None:
         now = time.perf_counter()
         if self._tick is not None:
             self.training_seconds += now - self._mark
             self._mark = now
         self._clock(now)
         if self._bar is not None:
+            self._show(model)
             self._bar.stop()
             self._bar = None
 
@@ -98,15 +121,14 @@ class RunProgress(ProgressBar):
         losses = (
             f"{name.removeprefix('train/')} {value:.4g}" for name, value in model.latest.items() if "loss" in name
         )
-        text = f"{'  '.join(losses)}  {self.images_per_second:,.0f} images/s"
+        speed = [f"{self.images_per_second:,.0f} images/s"] if self.images_per_second else []
+        text = "  ".join([*speed, *losses])
+        total = model.total or self._total
         if self._bar is not None:
-            self._bar.update(self._task, total=model.total, completed=model.iteration, description=text)
-        elif self._shown and model.total and model.iteration * LINES // model.total > self._lines(model):
-            self._printed = model.iteration * LINES // model.total
-            print(f"iteration {model.iteration:,} of {model.total:,}: {text}", flush=True)
-
-    def _lines(self, model: GenerativeModule) -> int:
-        return getattr(self, "_printed", self._first * LINES // (model.total or 1))
+            self._bar.update(self._task, total=total, completed=model.iteration, description=text)
+        else:
+            of = f" of {total:,}" if total else ""
+            print(f"iteration {model.iteration:,}{of}: {text}".removesuffix(": "), flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "training_seconds": self.training_seconds}

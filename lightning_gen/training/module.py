@@ -166,7 +166,8 @@ class GenerativeModule(ExampleMeanValidation):
             self.latest = {f"train/{name}": float(mean(value, reduce_op="mean")) for name, value in logged.items()}
             self.log_to_loggers(self.latest)
             if not getattr(self.trainer.progress_bar_callback, "reads_model_metrics", False):
-                self.log_dict(self.latest, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
+                losses = {name: value for name, value in self.latest.items() if "loss" in name}
+                self.log_dict(losses, prog_bar=True, logger=False)  # costs time in each iteration, for other bars
 
     def _step(self, player: str) -> dict[str, float]:
         """Clip and step, or skip; returns the learning rate where it is scheduled, and the number of skips if any."""
@@ -198,9 +199,8 @@ class GenerativeModule(ExampleMeanValidation):
             NonFinite: a loss, a term or one of the parameters is not finite.
         """
         trouble = self.finite.find(parameters)
-        if self.trainer.world_size > 1:
-            fine = self.trainer.strategy.reduce_boolean_decision(trouble is None, all=True)
-            trouble = trouble or (None if fine else NonFinite("another rank met a NaN or infinite value"))
+        if self.trainer.world_size > 1 and not self.trainer.strategy.reduce_boolean_decision(trouble is None, all=True):
+            trouble = trouble or NonFinite("another rank met a NaN or infinite value")
         if trouble:
             raise trouble
 
