@@ -178,11 +178,12 @@ def test_sample_of_chosen_classes(there):
     sample.main([CVAE, "-n", "20", "--out", "all", "--interpolate", "--traverse"])
     assert [text(there / f"all/{k:05d}.png")["class"] for k in (0, 9, 10)] == ["0", "9", "0"]
     tile = 8 * 7 + 2
-    assert pixels(there / "all/grid.png").shape[:2] == (2 * tile + 2, 10 * tile + 2)  # a column for each class
+    caption = 24  # one line above the grid
+    assert pixels(there / "all/grid.png").shape[:2] == (caption + 2 * tile + 2, 10 * tile + 2)  # a column a class
     sample.main([CVAE, "-n", "12", "--class", "3", "5"])
     folder = there / CVAE / "samples/seed_0_class_3_5"
     assert [text(folder / f"{k:05d}.png")["class"] for k in range(3)] == ["3", "5", "3"]
-    assert pixels(folder / "grid.png").shape[:2] == (3 * tile + 2, 4 * tile + 2)
+    assert pixels(folder / "grid.png").shape[:2] == (caption + 3 * tile + 2, 300)  # 4 columns, as wide as captions
     assert (pixels(folder / "00002.png") != pixels(there / "all/00002.png")).any()
 
 

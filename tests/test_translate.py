@@ -200,7 +200,7 @@ def test_the_grid_takes_no_name_of_a_picture(place, run):
         picture(place / f"in/{k}.png", 16, 16, seed=k)
     translated(run, "in", "out")
     assert np.array_equal(pixels(place / "out/grid.png"), value)
-    assert pixels(place / "out/grid_2.png").shape == (2 * (2 * 66) + 4, 8 * 66 + 2, 3)  # two lines of 8 pairs
+    assert pixels(place / "out/grid_2.png").shape == (24 + 2 * (2 * 66) + 4, 8 * 66 + 2, 3)  # two lines of 8 pairs
 
 
 def test_files_folders_and_patterns(place, run, capsys):

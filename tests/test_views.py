@@ -5,18 +5,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
+from lightning_gen.callbacks.loggers import give_picture
 from lightning_gen.callbacks.pictures import Pictures, animate
 from lightning_gen.commands import sample
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.toy import grid25, moons
 from lightning_gen.drawing import plane
+from lightning_gen.drawing.captions import captioned, with_row_labels
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.pictures import views
+from lightning_gen.pictures.captions import caption, class_names
 
 TILE, LINE = 56, 2  # pixels of a tile of 8 x 8 images, and of the line between two
 IMAGES = DataSpec(shape=(1, 8, 8))
@@ -104,6 +109,59 @@ def test_samples_have_a_column_for_each_class():
     model = Player(classes=3)
     assert views.samples(model, 0).shape == size(8, 3)
     assert model.decoded[-1][1].tolist() == [0, 1, 2] * 8
+
+
+# Captions
+
+
+def test_a_caption_is_wrapped_to_the_picture_which_stays():
+    picture = torch.randint(0, 255, (3, 50, 400), dtype=torch.uint8)
+    one, two = captioned(picture, "samples"), captioned(picture, "many words " * 12)
+    assert one.shape == (3, 50 + 24, 400) and two.shape[1] > one.shape[1]
+    for whole in (one, two):
+        assert torch.equal(whole[:, -50:], picture)
+        assert whole[:, :-50].amin() < 128 and (whole[:, :-50].float().mean() > 200)  # dark letters on white
+    assert torch.equal(captioned(picture, ""), picture)
+    assert captioned(picture[:, :, :50], "samples").shape[2] == 300
+
+
+def test_labels_stand_beside_their_rows():
+    picture = torch.zeros(3, 120, 50, dtype=torch.uint8)
+    labelled = with_row_labels(picture, ["0: -3.0 to 3.0", "", "17: -3.1 to 2.9"])
+    ink = (labelled[0, :, :-50] < 128).sum(1)
+    assert torch.equal(labelled[:, :, -50:], picture)
+    assert ink[:40].sum() > 20 and ink[40:80].sum() == 0 and ink[80:].sum() > 20
+
+
+def test_every_view_of_every_model_has_a_caption():
+    for model in (Player(), Player(classes=3), Player(codes=((3,), 1)), Player(POINTS)):
+        x = examples()[0] if model.spec == POINTS else torch.zeros(4, 1, 8, 8)
+        assert all(caption(name, model) for name, _ in views.draw_all(model, {"x": x}, 0))
+    assert "class, 0 to 2" in caption("samples", Player(classes=3))
+    named = Player(IMAGES._replace(class_names=("cat", "dog", "owl")), classes=3)
+    assert caption("samples", named).endswith("a column for each class, cat, dog, owl")
+    assert class_names(IMAGES, [3, 5]) == "3, 5" and len(class_names(IMAGES, range(1, 1000))) <= 120
+
+
+def test_tensorboard_shows_the_description_of_a_picture(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    assert give_picture(logger, "samples", torch.zeros(3, 8, 8, dtype=torch.uint8), 7, "what one sees")
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.SummaryMetadata("samples").summary_description == "what one sees"
+
+
+@pytest.mark.parametrize("kind", [WandbLogger, MLFlowLogger, CometLogger])
+def test_other_loggers_are_given_pictures(kind):
+    logger, calls = kind.__new__(kind), []
+    call = SimpleNamespace(log_image=lambda *a, **k: calls.append((a, k)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "experiment", call)
+        patch.setattr(kind, "run_id", "1", raising=False)
+        if kind is WandbLogger:
+            patch.setattr(kind, "log_image", lambda self, *a, **k: calls.append((a, k)))
+        assert give_picture(logger, "samples", torch.zeros(3, 8, 8, dtype=torch.uint8), 7, "text")
+    assert calls[0][1]["step"] == 7
 
 
 # Between drawn codes
@@ -270,7 +328,7 @@ def test_the_gif_has_a_frame_for_each_validation_and_keeps_those_before_a_resume
         for k in range(gif.n_frames):
             gif.seek(k)
             durations.append(gif.info["duration"])
-        assert gif.size == (plane.SIZE, plane.SIZE)
+        assert gif.width == plane.SIZE and gif.height > plane.SIZE  # below its caption
     assert durations == [120, 120, 120, 2000]  # a GIF counts in hundredths of a second
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_gen.callbacks.loggers import give_picture
 from lightning_gen.drawing import plane
+from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.kinds import kind_of
 from lightning_gen.pictures import views
+from lightning_gen.pictures.captions import caption
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.players import size_of
@@ -72,7 +74,7 @@ class Pictures(Callback):
 
         with evaluation_mode(pl_module):
             for name, picture in views.draw_all(pl_module, self.examples, self.seed, log):
-                self.show(trainer, name, picture, step)
+                self.show(trainer, name, picture, step, caption(name, pl_module))
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -81,18 +83,15 @@ class Pictures(Callback):
             if frames:
                 animate(frames, self.folder / f"{name}.gif")
 
-    def show(self, trainer: L.Trainer, name: str, picture: Tensor, iteration: int) -> None:
-        """Give a picture, uint8 (3, H, W), to the loggers that take them; else, and for frames, to the run's folder."""
-        taken = False
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, picture, iteration)
-                taken = True
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(name, [picture.permute(1, 2, 0).numpy()], step=iteration)
-                taken = True
-        if not taken or name in views.ANIMATED_VIEWS:
-            save_png(picture, self.folder / "pictures" / name / f"{iteration:08d}.png")
+    def show(self, trainer: L.Trainer, name: str, picture: Tensor, iteration: int, text: str = "") -> None:
+        """Give a picture, uint8 (3, H, W), with a caption to the loggers that take them.
+
+        Where there is none, and for frames, it goes to the run's folder.
+        """
+        written = captioned(picture, text)
+        taken = [give_picture(logger, name, written, iteration, text) for logger in trainer.loggers]
+        if not any(taken) or name in views.ANIMATED_VIEWS:
+            save_png(written, self.folder / "pictures" / name / f"{iteration:08d}.png")
 
 
 def animate(frames: Sequence[Path], path: Path) -> None:

@@ -27,12 +27,14 @@ from lightning_gen.config import cli, default_model
 from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import posterior_collapse
 from lightning_gen.exits import is_global_zero
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import find_extractor
 from lightning_gen.pictures import views
+from lightning_gen.pictures.captions import caption
 from lightning_gen.protocols import Discriminates, Samples, Translates
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import (
@@ -336,10 +338,7 @@ def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path
         "environment": runs.environment(trainer.strategy.root_device),
     }
     runs.write_summary(folder, summary)
-    hyper = {
-        key: value if isinstance(value, (int, float, str, bool)) else str(value)
-        for key, value in runs.flatten_config(config).items()
-    }
+    hyper = runs.table_row(config)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hyper, final, step=model.iteration)
@@ -353,11 +352,12 @@ def _last_picture(trainer: L.Trainer, model: GenerativeModule, seed: int, folder
     pictures, path = _callback(trainer, Pictures), folder / "samples.png"
     with evaluation_mode(model):
         if isinstance(model, Samples) and kind_of(model.spec).draws:
-            save_png(views.samples(model, seed), path)
+            save_png(captioned(views.samples(model, seed), caption("samples", model)), path)
         elif isinstance(model, Translates) and pictures and pictures.examples:
             path = folder / runs.TRANSLATIONS
             views_of = views.translations(model, pictures.examples["a"], pictures.examples["b"])
-            save_png(views.stack_vertically([picture for name, picture in views_of if name in model.directions]), path)
+            shown = [captioned(picture, caption(name, model)) for name, picture in views_of if name in model.directions]
+            save_png(views.stack_vertically(shown), path)
         else:
             return None
     return path

@@ -9,10 +9,12 @@ import torch
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.kinds import kind_of
 from lightning_gen.kinds.files import read_all, write_all
 from lightning_gen.pictures import views
+from lightning_gen.pictures.captions import reconstructed
 from lightning_gen.protocols import Reconstructs, SamplesClasses, Tokenises
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, load_on, provenance
@@ -50,7 +52,8 @@ def main(argv: list[str]) -> None:
             ]
         )
         if kind.draws:
-            save_png(views.original_and_reconstruction(x, rebuilt, spec), given.out / "grid.png", source)
+            picture = captioned(views.original_and_reconstruction(x, rebuilt, spec), reconstructed("examples", model))
+            save_png(picture, given.out / "grid.png", source)
     sources = [source | {"original": file.name} for file in given.files]
     write_all(rebuilt, given.out, "reconstructions", names, spec, sources)
     shown = "; grid.png shows them beside their originals" if kind.draws else ""

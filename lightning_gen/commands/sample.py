@@ -15,11 +15,13 @@ from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach_sampler, describe_sampler
 from lightning_gen.kinds import kind_of, sheet
 from lightning_gen.kinds.files import write_all
 from lightning_gen.pictures import views
+from lightning_gen.pictures.captions import caption, class_names
 from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.loaded import load_on, provenance, sample_in_batches
@@ -41,7 +43,11 @@ def main(argv: list[str]) -> None:
         samples = sample_in_batches(model, given.n, given.seed, y)
         pictures = _views(model, samples.to(given.device), y, given) if given.interpolate or given.traverse else {}
         if kind.draws:
-            pictures["grid"] = sheet(samples, spec, columns=_columns(y, given.classes, model))
+            columns = _columns(y, given.classes, model)
+            text = ""
+            if y is not None and columns:
+                text = f"columns: classes {class_names(spec, y.unique().tolist())}, in turn"
+            pictures["grid"] = captioned(sheet(samples, spec, columns=columns), text)
     for name, picture in pictures.items():
         save_png(picture, out / f"{name}.png", source)
     asked = [{} if y is None else {"class": int(y[number])} for number in range(given.n)]
@@ -145,9 +151,10 @@ def _views(
         raise UserError(f"{asked}: {type(model).__name__} has no vector of codes: vae and gan have")
     y, made = None if y is None else y.to(samples.device), {}
     if given.traverse:
-        made["traversals"] = _traversals(model, samples, y, given)
+        name = "traversals" if isinstance(model, Encodes) else "code_traversals"
+        made["traversals"] = captioned(_traversals(model, samples, y, given), caption(name, model))
     if given.interpolate:
-        made["interpolations"] = _interpolations(model, samples, y, given)
+        made["interpolations"] = captioned(_interpolations(model, samples, y, given), caption("interpolations", model))
     return made
 
 

@@ -25,6 +25,7 @@ from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.image_files import ACCEPTED, list_images
 from lightning_gen.datamodules.images import Reader, open_image, try_read
 from lightning_gen.datamodules.listing import is_hidden, is_picture
+from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.pictures.views import image_row_blocks
@@ -87,7 +88,10 @@ def main(argv: list[str]) -> None:
     missing, says = f", {len(broken)} could not be read" if broken else "", ""
     if shown:
         tiles = [shown[job.name] for job in jobs if job.name in shown]
-        save_whole(_sheet(tiles, min(TILE, max(shape[1:]))), given.out / sheet, source)
+        picture = captioned(
+            _sheet(tiles, min(TILE, max(shape[1:]))), f"in turn a row of pictures, and of their {direction}"
+        )
+        save_whole(picture, given.out / sheet, source)
         says = f"; {sheet} shows {'some' if len(jobs) > SHOWN else 'each'} below its original"
     done = len(jobs) - len(broken)
     print(f"{done} of {len(jobs)} pictures translated {direction} by {path} in {given.out}{missing}{says}")

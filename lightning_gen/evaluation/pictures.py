@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lightning_gen.drawing.captions import captioned
 from lightning_gen.evaluation.evaluation_run import TRAIN_ROWS, EvaluationRun, fixed_permutation
 from lightning_gen.evaluation.quality import gather_rows
 from lightning_gen.evaluation.translation import DirectionModel
@@ -21,26 +22,35 @@ NEIGHBOURS = 24  # samples that are shown with their nearest training image
 
 
 def draw_all(s: EvaluationRun) -> Iterator[tuple[str, Tensor]]:
-    """(name, picture uint8 (3, H, W)) of each picture that this model and these data allow."""
+    """(name, picture uint8 (3, H, W) with its caption) of each picture that this model and these data allow."""
+    for name, picture, text in _pictures(s):
+        yield name, captioned(picture, text)
+
+
+def _pictures(s: EvaluationRun) -> Iterator[tuple[str, Tensor, str]]:
+    """Name, picture and caption."""
     spec, kind = s.model.spec, kind_of(s.model.spec)
     if not kind.draws:
         return
     if not kind.tiled:
         rows = range(min(views.POINTS, s.n))
-        yield (
-            "density",
-            views.original_and_reconstruction(_real(s, s.split, rows), _samples(s, rows), spec),
-        )  # real on the left
+        both = views.original_and_reconstruction(_real(s, s.split, rows), _samples(s, rows), spec)
+        yield "density", both, f"left: {s.split} examples; right: samples"
         return
     own = _samples(s, range(min(SHOWN, s.n)))
-    yield (
-        ("translations", translations(s.model, s.n))
-        if isinstance(s.model, DirectionModel)
-        else ("samples", sheet(own, spec))
-    )
-    yield "neighbours", neighbours(s, own[:NEIGHBOURS])
+    if isinstance(s.model, DirectionModel):
+        truth = "" if s.model.data.spec.pairs == "none" else "; the truth"
+        yield "translations", translations(s.model, s.n), f"in turn rows of: test pictures; their translations{truth}"
+    else:
+        yield "samples", sheet(own, spec), ""
+    near = neighbours(s, own[:NEIGHBOURS])
+    yield "neighbours", near, "in turn a row of samples, and below it the row of their nearest training examples"
     if not isinstance(s.extractor, str) and (picture := per_class(s)) is not None:
-        yield "classes", picture
+        yield (
+            "classes",
+            picture,
+            "a row for each class: of samples asked for it, or found to be of it by the classifier",
+        )
 
 
 def _samples(s: EvaluationRun, rows: range) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing import plane
+from lightning_gen.drawing.captions import with_row_labels
 from lightning_gen.drawing.render import GROUND, bars, grid, to_uint8
 from lightning_gen.kinds import kind_of, sheet
 from lightning_gen.networks.condition import condition_of
@@ -153,7 +154,7 @@ def original_and_reconstruction(examples: Tensor, rebuilt: Tensor, spec: DataSpe
 def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int = TRAVERSED) -> Tensor:
     """One row for each latent dimension, the most active first, from -3 to 3 standard deviations of drawn codes.
 
-    The model ``Encodes``; example (1, *shape), its class (1,).
+    Each is labelled with its number and its range. The model ``Encodes``; example (1, *shape), its class (1,).
     """
     z = model.encode(example, y)  # (1, Z)
     kl = model.kl_per_dimension if isinstance(model, HasLatentKL) else z.new_zeros(0)
@@ -164,7 +165,11 @@ def traversals(model: Any, example: Tensor, y: Tensor | None = None, rows: int =
     codes = z.repeat(len(order) * STEPS, 1)
     for row, dimension in enumerate(order):
         codes[row * STEPS : (row + 1) * STEPS, dimension] = centre[dimension] + spread[dimension] * line
-    return sheet(model.decode(codes, _repeated(y, len(codes))), model.spec, columns=STEPS)
+    picture = sheet(model.decode(codes, _repeated(y, len(codes))), model.spec, columns=STEPS)
+    ends = [(float(centre[d] - REACH * spread[d]), float(centre[d] + REACH * spread[d])) for d in order]
+    return with_row_labels(
+        picture, [f"{d}: {low:.1f} to {high:.1f}" for d, (low, high) in zip(order, ends, strict=True)]
+    )
 
 
 def _place(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,6 +92,22 @@ def flatten_config(value: Any, key: str = "") -> dict[str, Any]:
     return entries
 
 
+def table_row(config: Mapping[str, Any]) -> dict[str, int | float | str | bool]:
+    """A configuration as a row of TensorBoard's HParams tab: what runs are told apart by first, then all the rest."""
+    arguments = config["model"]["init_args"]
+    rates = {str(options["lr"]) for options in (arguments.get("optimizers") or {}).values() if "lr" in options}
+    first = {
+        "preset": config["preset"],
+        "data": config["dataset"],
+        "learning rate": arguments.get("lr") or ", ".join(sorted(rates)),
+        "batch size": config["data"]["init_args"].get("batch_size"),
+    }
+    row = first | {
+        key: value for key, value in flatten_config(dict(config)).items() if key not in ("preset", "dataset")
+    }
+    return {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in row.items()}
+
+
 def find_run_folder(run: str) -> Path:
     """The folder of a run that is given as a folder or as one of its checkpoints.
 
