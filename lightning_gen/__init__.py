@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_gen.models.gan import GAN
     from lightning_gen.models.vae import VAE
+    from lightning_gen.presets.make import make
     from lightning_gen.storage.checkpoints import load
     from lightning_gen.training.module import GenerativeModule
 
-__all__ = ["GAN", "VAE", "GenerativeModule", "load"]
+__all__ = ["GAN", "VAE", "GenerativeModule", "load", "make"]
 
 _HOMES = {
     "GAN": "models.gan",
     "VAE": "models.vae",
     "GenerativeModule": "training.module",
     "load": "storage.checkpoints",
+    "make": "presets.make",
 }
 
 

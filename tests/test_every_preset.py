@@ -18,6 +18,7 @@ from lightning_gen.protocols import (
     Reconstructs,
     Samples,
     SamplesClasses,
+    Tokenises,
     Translates,
 )
 from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read_checkpoint
@@ -147,6 +148,24 @@ def test_capabilities(model, data):
             assert few.shape == (6,) and many.mean() > few.mean()
         if isinstance(model, SamplesClasses) and model.classes:
             assert not torch.equal(model.sample(6, y=y), model.sample(6, y=(y + 1) % model.classes))
+
+
+def test_gradients_in_the_input(model, data):
+    """Of all but tokens: a code, or a picture, can be optimised through a model."""
+    batch = data.examples("val", torch.arange(6))
+    x, y = batch.get("x"), batch.get("y") if isinstance(model, SamplesClasses) and model.classes else None
+    maps = {}
+    if isinstance(model, Translates):
+        maps["translate"] = (lambda a: model.translate(a, "a2b"), batch["a"])
+    elif not isinstance(model, Tokenises):
+        maps["decode"] = (lambda z: model.decode(model.draw(z), y), torch.randn(6, model.draw_dim))
+    if isinstance(model, Encodes):
+        maps |= {"encode": (lambda x: model.encode(x, y), x), "reconstruct": (lambda x: model.reconstruct(x, y), x)}
+    model.eval()
+    for name, (use, given) in maps.items():
+        seen = given.clone().requires_grad_()
+        slope = torch.autograd.grad(use(seen).square().sum(), seen)[0]
+        assert slope.isfinite().all() and slope.any(), name
 
 
 def test_validation_names_what_it_reports(model, data, trainer):

@@ -7,7 +7,6 @@ from typing import Any
 from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard.summary import image
 
 
 def give_picture(logger: Logger, name: str, picture: Tensor, iteration: int, text: str) -> bool:
@@ -15,6 +14,8 @@ def give_picture(logger: Logger, name: str, picture: Tensor, iteration: int, tex
     pixels = picture.permute(1, 2, 0).numpy()
     experiment: Any = getattr(logger, "experiment", None)
     if isinstance(logger, TensorBoardLogger):
+        from torch.utils.tensorboard.summary import image  # here, because tensorboard takes a second
+
         summary = image(name, picture, dataformats="CHW")  # add_image knows no description
         summary.value[0].metadata.summary_description = text
         experiment._get_file_writer().add_summary(summary, iteration)

@@ -46,6 +46,7 @@ from lightning_gen.storage.checkpoints import (
     set_aside_last,
     user_modules,
 )
+from lightning_gen.training import NOT_OURS
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.speed import (
@@ -60,14 +61,8 @@ BOARD = f"tensorboard --logdir {runs.ROOT}"
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
 MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", "patience")
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
-QUIET = (  # warnings of Lightning that do not apply here
-    ".*does not have many workers.*",
-    ".*The number of training batches.*",
+QUIET = (  # warnings of Lightning that do not apply to runs of this program
     ".*Checkpoint directory .* exists and is not empty.*",
-    ".*ended before the epoch ended and your dataloader is not resumable.*",
-    ".*module.s. in eval mode at the start of training.*",  # the moving averages
-    ".*It is recommended to use .*sync_dist.*",  # they are means over all ranks already
-    ".*isinstance.treespec, LeafSpec.*",
     ".*The `srun` command is available.*",  # set by the preflight
 )
 
@@ -160,7 +155,7 @@ def train(plan: cli.ResolvedConfig, resumed: Path | None = None, checkpoint: Pat
 
 
 def _quiet() -> None:
-    for message in QUIET:
+    for message in (*NOT_OURS, *QUIET):
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -33,6 +33,7 @@ from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.names import expect_class, resolve
 from lightning_gen.presets import preset
+from lightning_gen.presets.layers import drop_network_options, merge
 from lightning_gen.training.module import GenerativeModule
 
 
@@ -93,7 +94,7 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, networks: Mapp
         "steps": row.steps if row else None,
     }
     layer = _over(layer, file)
-    _drop_options(layer["model"]["init_args"], networks)
+    drop_network_options(layer["model"]["init_args"], networks)
     return _checked(layer | _plain_options(given))
 
 
@@ -121,27 +122,8 @@ def _over(layer: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
         if "class_path" in (file.get(section) or {}):
             layer[section] = {"class_path": file[section]["class_path"], "init_args": {}}
     ours, theirs = layer["model"]["init_args"], (file.get("model") or {}).get("init_args") or {}
-    _drop_options(ours, theirs)
+    drop_network_options(ours, theirs)
     return merge(layer, file)
-
-
-def _drop_options(ours: dict[str, Any], asked: Mapping[str, Any]) -> None:
-    """Without the preset's options of networks that the command line replaces; a critic None is the network."""
-    known = {"network": ours.get("network"), "critic": ours.get("critic") or ours.get("network")}
-    changed = [key for key in known if asked.get(key) not in (None, known[key])]
-    follows = "network" in changed and "critic" in ours and ours["critic"] is None
-    ours.update({f"{key}_args": {} for key in (*changed, *(["critic"] if follows else []))})
-
-
-def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """``high`` over ``low``, key by key; arguments of another class are dropped."""
-    if "class_path" in low and high.get("class_path", low["class_path"]) != low["class_path"]:
-        return dict(high)
-    merged = dict(low)
-    for key, value in high.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
 
 
 def read_config(path: str) -> dict[str, Any]:

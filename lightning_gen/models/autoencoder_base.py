@@ -43,6 +43,7 @@ class AutoencoderBase(ConditionalMixin, GenerativeModule):
         for name, term in self.terms.items():
             self.schedules |= term.schedules(name)
 
+    @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:
         return self(batch["x"], condition_of(batch))
 

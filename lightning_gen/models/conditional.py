@@ -75,8 +75,11 @@ class ConditionalMixin:
         """z (B, Z), conditions (B, ...) -> (B, *shape) in the range of the data."""
         raise NotImplementedError
 
+    @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
         """n examples (n, *shape) for codes from the prior or the sampler; sample k of a seed is always the same.
+
+        Without gradients: ``decode(draw(noise))`` has them.
 
         Args:
             n: how many.

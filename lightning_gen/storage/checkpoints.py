@@ -176,15 +176,20 @@ def load(
     *,
     trust: Sequence[str] = (),
     model: type[Model] | None = None,
+    train: bool = False,
     **overrides: Any,
 ) -> GenerativeModule:
     """A trained model, ready to sample: in eval mode, on the CPU, with the averaged weights where there are any.
+
+    Its weights take no gradients, so that its outputs are plain numbers; ``encode``, ``decode``, ``reconstruct`` and
+    ``translate`` can still be differentiated in their input.
 
     Args:
         run: a run folder or a checkpoint.
         which: "best" or "last", for a folder.
         trust: modules of your own that the checkpoint may import by name, for example ["my_nets"].
         model: the class, where it is your own; instead of trusting its name.
+        train: whether its weights are to be trained further: in training mode, with gradients.
         **overrides: arguments of the class that stand over the checkpoint's, for example a network given as an object.
 
     Raises:
@@ -203,7 +208,7 @@ def load(
         loaded = cls(**arguments)
     load_weights(loaded, path, checkpoint)
     loaded.count_from(checkpoint)
-    return loaded.eval()
+    return loaded.train() if train else loaded.eval().requires_grad_(False)
 
 
 def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any], memory: bool = True) -> None:

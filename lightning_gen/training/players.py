@@ -47,7 +47,13 @@ def _is_share(value: Any) -> bool:
 
 
 def adamw(parameters: Sequence[nn.Parameter], options: Mapping[str, Any], fused: bool) -> torch.optim.AdamW:
-    """AdamW with these options; at weight decay 0 it is Adam."""
+    """AdamW with these options; at weight decay 0 it is Adam.
+
+    Raises:
+        UserError: there is nothing to train.
+    """
+    if not parameters:
+        raise UserError("no weight of a player takes gradients: load(..., train=True) gives a model to train further")
     return torch.optim.AdamW(
         parameters,
         lr=float(options["lr"].first),

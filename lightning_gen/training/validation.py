@@ -140,6 +140,7 @@ class ExampleMeanValidation(L.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
+    @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:
         return self(batch["x"])
 
