@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -46,6 +47,6 @@ def _renamed(path: str) -> str:
 
 def _is_the_users() -> bool:
     """Whether the name stands for another folder than ours; nothing of it is imported."""
-    found = PathFinder.find_spec(EARLIER, sys.path)
+    found = PathFinder.find_spec(EARLIER, [*sys.path, os.getcwd()])
     places = (found.submodule_search_locations or [found.origin or ""]) if found else []
     return any(Path(place).resolve() != FOLDER for place in places)

@@ -5,11 +5,14 @@ Nothing here imports torch, which takes seconds: a mistake in a name is answered
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,29 +63,91 @@ def is_global_zero() -> bool:
 
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Call a command's main function; a user's mistake is one line and exit status 2, a signal 128 + its number."""
-    sys.path.insert(0, ".")  # import paths of the user's own
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # where the locale has no arrow, a question mark stands for it
+    status = 0
     try:
+        check_output()
         main(sys.argv[1:])
         destroy_gloo_group()
+        sys.stdout.flush()
     except Stopped as stop:
         if is_global_zero():  # at once: where the job is in the queue again, Slurm ends this attempt
             print(f"{stop}; everything is saved. {stop.resume_hint()}", flush=True)
         destroy_gloo_group()
-        sys.exit(stop.status)
+        status = stop.status
     except RankLost as error:
         _complain(error)
         os._exit(1)  # what is left of the process group may wait for ever when it is taken down
     except UserError as error:
         _complain(error)
-        sys.exit(2)
+        status = 2
     except (KeyboardInterrupt, Interrupted):
-        sys.exit(130)
+        status = 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        _complain(rank_local_error(f"not enough memory: {' '.join(str(error).split())[:200]}"))
+        status = 2
     except OSError as error:  # a full disk, a folder that cannot be written; checkpoints are whole in any case
-        _complain(rank_local_error(f"{error.strerror or error}: {error.filename or 'while writing'}"))
-        sys.exit(2)
-    sys.exit(0)
+        _complain(rank_local_error(_reason(error)))
+        status = 2
+    _end_output()
+    sys.exit(status)
+
+
+def check_output() -> None:
+    """What is printed has a place to go, and a form.
+
+    Raises:
+        UserError: standard output is closed: a file that is opened next would be given its number, and be printed to.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # it is closed; so it is taken by a file that nothing harms
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        raise UserError("standard output is closed: send it to a file, or to /dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where the locale has no arrow, a question mark stands for it
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory has run out, of the processor or of a GPU, for which torch has no common class."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or of_torch
+
+
+def _reason(error: OSError) -> str:
+    """A failure of the system in words."""
+    if error.errno == errno.EPIPE:
+        return "the program that read the output has ended"
+    return f"{error.strerror or error}: {error.filename or 'while writing'}"
+
+
+def _end_output() -> None:
+    """Write out what is still to be printed; where that fails, Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextlib.contextmanager
+def silent_ctrl_c() -> Iterator[None]:
+    """Inside, Ctrl-C ends the process at once with status 130: an import that it breaks off tells of other errors."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def destroy_gloo_group() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib import import_module
+from importlib import import_module, invalidate_caches
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -65,6 +68,7 @@ def _import(path: str) -> Any:
     """The object at a dotted path, importing the modules on the way; every step must be trusted."""
     first, *rest = path.split(".")
     _check_trust(path, path)
+    find_in_working_folder(first)
     value, here = import_module(first), first
     for part in rest:
         here = f"{here}.{part}"
@@ -73,6 +77,20 @@ def _import(path: str) -> Any:
         value = getattr(value, part)
         _check_trust(_home(value, here), path)
     return value
+
+
+def find_in_working_folder(module: str) -> None:
+    """Make a module of the working folder importable where Python finds none of its name; its neighbours are, then.
+
+    The folder is put at the end of the import path, and not before a name asks for it: what lies there must not stand
+    in for a package that the program imports by itself. Processes that a loader starts take over the path.
+    """
+    folder = os.getcwd()
+    invalidate_caches()  # the file may be new
+    if module in sys.modules or folder in sys.path or not PathFinder.find_spec(module, [folder]):
+        return
+    if find_spec(module) is None:
+        sys.path.append(folder)
 
 
 def _home(value: Any, path: str) -> str:
@@ -99,17 +117,32 @@ def check_class_paths(value: Any, texts: bool = False) -> None:
     Raises:
         UserError: for the first such class, or a class path that is no text.
     """
+    for path in named_classes(value, texts, inside=texts):
+        if "." in path:
+            _check_trust(path, path)
+
+
+def named_classes(value: Any, texts: bool = False, inside: bool = False) -> Iterator[str]:
+    """What a configuration names as classes, at any depth; imports nothing.
+
+    Args:
+        value: plain values; a class is named by the entry ``class_path`` of a mapping.
+        texts: whether every text that reads like an import path names one, as in the place of an object.
+        inside: whether that holds of the arguments of such objects too.
+
+    Raises:
+        UserError: a class path is no text.
+    """
     if isinstance(value, Mapping):
-        path = value.get("class_path", "")
-        if not isinstance(path, str):
-            raise UserError(f"class_path {path!r} is no import path")
         for name, entry in value.items():
-            check_class_paths(entry, texts or name == "class_path")
+            if name == "class_path" and not isinstance(entry, str):
+                raise UserError(f"class_path {entry!r} is no import path")
+            yield from named_classes(entry, name == "class_path" or (texts and (inside or name != "init_args")), inside)
     elif isinstance(value, list | tuple):
         for entry in value:
-            check_class_paths(entry, texts)
+            yield from named_classes(entry, texts, inside)
     elif texts and isinstance(value, str) and "." in value:
-        _check_trust(value, value)
+        yield value
 
 
 def join_nested_paths(

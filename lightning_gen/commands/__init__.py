@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from lightning_gen.config.listing import table, terminal_width
 from lightning_gen.datamodules.errors import UserError, program, unknown
-from lightning_gen.exits import run_main
+from lightning_gen.exits import run_main, silent_ctrl_c
 from lightning_gen.names import resolve
 
 
@@ -46,6 +48,8 @@ def start(command: str = "") -> NoReturn:
     Args:
         command: its name, where the script says it; otherwise the first argument does.
     """
+    if command and not sys.flags.safe_path and Path(sys.path[0]) == Path(sys.argv[0]).resolve().parent:
+        del sys.path[0]  # the script's folder, which Python put there
     run_main(lambda argv: call([command, *argv] if command else argv))
 
 
@@ -66,9 +70,11 @@ def call(argv: list[str]) -> None:
         raise UserError(f"{argv[0]}: a command comes first, as in {program('fit')} {' '.join(argv)}")
     if name not in COMMANDS:
         raise unknown("command", argv[0], COMMANDS)
-    if COMMANDS[name].first and resolve(COMMANDS[name].first, {}, "function")(rest):
-        return
-    import_module(f"{__name__}.{name.replace('-', '_')}").main(rest)
+    with silent_ctrl_c():
+        if COMMANDS[name].first and resolve(COMMANDS[name].first, {}, "function")(rest):
+            return
+        module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    module.main(rest)
 
 
 def overview() -> str:

@@ -25,6 +25,7 @@ from lightning_gen.cluster.signals import TIME_LIMIT_SIGNAL, SignalHandler, inte
 from lightning_gen.commands import start
 from lightning_gen.config import cli, default_model
 from lightning_gen.config.arguments import parse_short_options
+from lightning_gen.config.objects import build
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.drawing.captions import captioned
@@ -252,7 +253,7 @@ def build_trainer(
         "default_root_dir": str(folder),
     }
     try:
-        built = {**usual, **cli.build(arguments), **ours}
+        built = {**usual, **build(arguments), **ours}
         built["callbacks"] = [*_listed(built.get("callbacks")), *callbacks]
         plugins = [AtomicCheckpointIO(), *([environment] if environment else [])]
         built["plugins"] = [*_listed(built.get("plugins")), *plugins]

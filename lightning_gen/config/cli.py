@@ -28,6 +28,7 @@ from lightning_gen.config.arguments import (
     SHORT_OPTIONS,
     TOP,
 )
+from lightning_gen.config.objects import build, check_objects, import_classes
 from lightning_gen.config.options import REPLACED_OPTIONS, check_known, options_of, type_error
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError, unknown
@@ -64,7 +65,11 @@ def resolve_config(given: dict[str, Any], rest: list[str], base: Mapping[str, An
         check_known(section, cls, arguments)
         if "seed" in options_of(cls):
             arguments["seed"] = layer["seed"]
+    import_classes(layer, pairs, classes | {"trainer": L.Trainer})
     parsed = _parse(layer, passed, classes)
+    check_objects("trainer", L.Trainer, parsed.trainer.as_dict())
+    for section, cls in classes.items():
+        check_objects(section, cls, parsed[section].init_args.as_dict())
     return ResolvedConfig(_plain_config(layer, parsed), parsed)
 
 
@@ -286,14 +291,3 @@ def instantiate_data(plan: ResolvedConfig) -> Any:
     """The data alone."""
     data = plan.parsed.data
     return resolve(data.class_path, {}, "data set")(**build(data.init_args.as_dict()))
-
-
-def build(value: Any) -> Any:
-    """Make the objects that are written as {class_path, init_args}, at any depth."""
-    if isinstance(value, list):
-        return [build(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    if "class_path" in value:
-        return resolve(value["class_path"], {}, "class")(**build(value.get("init_args") or {}))
-    return {name: build(entry) for name, entry in value.items()}

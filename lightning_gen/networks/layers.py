@@ -61,10 +61,15 @@ def norm_act_block(
     pieces = [layer]
     if norm != "none":
         pieces.append(_layer(norm, NORMS_2D if dims else NORMS, "norm")(channels))
-    pieces.append(_layer(activation, ACTIVATIONS, "activation")())
+    pieces.append(activation_of(activation))
     if dropout:
         pieces.append(nn.Dropout(dropout))
     return nn.Sequential(*pieces)
+
+
+def activation_of(name: LayerName) -> nn.Module:
+    """An activation: of a name of ``ACTIVATIONS``, an import path, or a class."""
+    return _layer(name, ACTIVATIONS, "activation")()
 
 
 def norm_2d(norm: LayerName, channels: int) -> nn.Module:

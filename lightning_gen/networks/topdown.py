@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_gen.names import resolve
-from lightning_gen.networks.layers import ACTIVATIONS, LayerName, initialise
+from lightning_gen.networks.layers import LayerName, activation_of, initialise
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance
 Size = tuple[int, int]
@@ -89,7 +88,7 @@ class BottomUp(nn.Module):
         super().__init__()
         maps, counts = _maps(sizes, blocks)
         self.first = nn.Conv2d(channels, width, 3, padding=1) if len(maps) == len(sizes) else _halve(channels, width)
-        self.downs = nn.ModuleList(nn.Sequential(_activation(activation), _halve(width, width)) for _ in maps[1:])
+        self.downs = nn.ModuleList(nn.Sequential(activation_of(activation), _halve(width, width)) for _ in maps[1:])
         self.stages = nn.ModuleList(nn.Sequential(*[Residual(width, activation) for _ in range(n)]) for n in counts)
         self.with_latents = len(blocks)
         initialise(self, norm="none")
@@ -132,13 +131,13 @@ class TopDown(nn.Module):
         self.dims = [math.prod(shape) for shape in self.shapes]  # numbers of latents in each group
         self.start = nn.Parameter(torch.randn(width, *sizes[0]))
         self.ups = nn.ModuleList(
-            nn.Sequential(_activation(activation), _double(width, width, *pair)) for pair in pairwise(maps)
+            nn.Sequential(activation_of(activation), _double(width, width, *pair)) for pair in pairwise(maps)
         )
         self.stages = nn.ModuleList(
             nn.ModuleList(Block(width, latent_channels, activation) for _ in range(n)) for n in counts
         )
         last = nn.Conv2d(width, out, 3, padding=1) if len(maps) == len(sizes) else _double(width, out, *sizes[-2:])
-        self.last = nn.Sequential(_activation(activation), last)
+        self.last = nn.Sequential(activation_of(activation), last)
         initialise(self, norm="none")
         nn.init.normal_(last.weight, std=0.1 / math.sqrt(width))  # PyTorch's would grow with the width in a doubling
         _temper(self)
@@ -162,9 +161,9 @@ class TopDown(nn.Module):
 def branch(a: int, inner: int, b: int, activation: LayerName) -> nn.Sequential:
     """(N, a, h, w) -> (N, b, h, w), activations first: a 3x3 convolution to ``inner`` channels, then a 1x1 one."""
     return nn.Sequential(
-        _activation(activation),
+        activation_of(activation),
         nn.Conv2d(a, inner, 3, padding=1),
-        _activation(activation),
+        activation_of(activation),
         nn.Conv2d(inner, b, 1),
     )
 
@@ -210,7 +209,3 @@ def _maps(sizes: Sequence[Size], blocks: Sequence[int]) -> tuple[Sequence[Size],
     """
     maps = sizes if len(blocks) == len(sizes) else sizes[:-1]
     return maps, [*blocks, *[0] * (len(maps) - len(blocks))]
-
-
-def _activation(name: LayerName) -> nn.Module:
-    return resolve(name, ACTIVATIONS, "activation")()
