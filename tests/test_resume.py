@@ -210,14 +210,16 @@ def test_a_missing_run(tmp_path):
 def test_a_checkpoint_runs_nothing(tmp_path):
     """Neither a class that is no model, nor a trusted function that would open another file, is called."""
     ran = tmp_path / "ran"
-    entries = {"format": 1, "iteration": 0, "images": 0}
+    entries, weights = {"format": 1, "iteration": 0, "images": 0}, {"state_dict": {}}
     inner, outer = tmp_path / "inner.ckpt", tmp_path / "outer.ckpt"
     torch.save(
-        {"lightning_gen": {**entries, "model": "os.system"}, "hyper_parameters": {"command": f"touch {ran}"}}, inner
+        weights | {"lightning_gen": {**entries, "model": "os.system"}, "hyper_parameters": {"command": f"touch {ran}"}},
+        inner,
     )
     arguments = {"run": str(inner), "trust": ["os", "posix"]}
     torch.save(
-        {
+        weights
+        | {
             "lightning_gen": {**entries, "model": "lightning_gen.storage.checkpoints.load"},
             "hyper_parameters": arguments,
         },

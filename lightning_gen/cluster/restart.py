@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,26 @@ def last_valid_checkpoint(folder: Path) -> tuple[Path | None, str]:
     if complaint:
         raise UserError(f"{complaint}, and no other is good: start a new run")
     return None, ""
+
+
+@contextlib.contextmanager
+def restoring(checkpoint: Path | None) -> Iterator[None]:
+    """Inside, the Trainer restores a run from a checkpoint, whose content may be anything.
+
+    Raises:
+        UserError: it does not belong to the run.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if checkpoint is None or isinstance(error, UserError) or not _is_of_restoring(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{checkpoint} does not fit this run: {type(error).__name__}: {reason}") from error
+
+
+def _is_of_restoring(error: Exception) -> bool:
+    """Whether an error arose while the Trainer restored a checkpoint, and not in what it did afterwards."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [frame.name.lstrip("_") for frame in frames if frame.filename.endswith("checkpoint_connector.py")]
+    return any(name.startswith(("restore", "resume")) for name in here)

@@ -145,7 +145,7 @@ def train(plan: cli.ResolvedConfig, resumed: Path | None = None, checkpoint: Pat
     if trainer.is_global_zero:
         runs.write_config(config, folder)
         restart.write_job_file(folder, launch)
-    with without_garbage_collection(), report_lost_ranks(trainer), interruptible():
+    with without_garbage_collection(), report_lost_ranks(trainer), interruptible(), restart.restoring(checkpoint):
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         _finish(trainer, model, data, folder, config)

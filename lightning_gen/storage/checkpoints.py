@@ -9,7 +9,7 @@ import pickle
 import shutil
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +17,13 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.files import check_regular
 from lightning_gen.names import expect_class, resolve, trusted_imports
 from lightning_gen.training.module import GenerativeModule
 
 Model = TypeVar("Model", bound=GenerativeModule)
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+SLACK = 2**24  # bytes that a model may have beyond its weights in a checkpoint, such as averages
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -69,13 +71,15 @@ def write_atomically(path: Path, content: bytes | memoryview = b"", copy_of: Pat
 
 def write_part(path: Path, content: bytes | memoryview) -> Path:
     """Write what is to become a file beside it, to the disk; nothing is left of it where that fails."""
+    check_regular(path)
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except OSError as error:
+        error.filename = str(path)  # a write tells of none
         part.unlink(missing_ok=True)
         raise
     return part
@@ -111,6 +115,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    check_regular(path)
     try:
         whole = _is_whole(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -126,14 +131,32 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: its checksum does not hold")
     if not isinstance(checkpoint, dict) or "lightning_gen" not in checkpoint:
         raise UserError(f"{path} was not written by this program")
+    if missing := _wrong_entry(checkpoint):
+        raise UserError(f"{path} is damaged, or was changed: {missing}")
     return checkpoint
 
 
+def _wrong_entry(checkpoint: Mapping[str, Any]) -> str:
+    """What a checkpoint lacks of that which makes a model of it, or holds in another form; empty where nothing."""
+    counters = checkpoint["lightning_gen"]
+    if not isinstance(counters, dict) or not isinstance(counters.get("model"), str):
+        return "it names no model"
+    for name in ("iteration", "images"):
+        if type(counters.get(name)) is not int or counters[name] < 0:
+            return f"{name} {counters.get(name)!r} is no count"
+    for name in ("hyper_parameters", "state_dict"):
+        entries = checkpoint.get(name)
+        if not isinstance(entries, dict) or not all(isinstance(key, str) for key in entries):
+            return f"it has no {name}"
+    return ""
+
+
 def _is_whole(path: Path) -> bool:
-    """Whether the checksums in the file hold, at which torch.load does not look."""
+    """Whether the checksums in the file hold, at which torch.load does not look, and nothing in it is compressed."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            return stored and archive.testzip() is None
     except FileNotFoundError:
         raise
     except Exception:  # damage breaks a reader anywhere, in many ways
@@ -205,10 +228,46 @@ def load(
         name = checkpoint["lightning_gen"]["model"]
         cls = model or resolve(name, {}, "model class")
         expect_class(cls, GenerativeModule, f"{path}: {name}")
-        loaded = cls(**arguments)
+        loaded = _make(cls, arguments, path, checkpoint["state_dict"])
     load_weights(loaded, path, checkpoint)
     loaded.count_from(checkpoint)
     return loaded.train() if train else loaded.eval().requires_grad_(False)
+
+
+def _make(cls: type[Model], arguments: Mapping[str, Any], path: Path, state: Mapping[str, Any]) -> Model:
+    """A model of a checkpoint's hyper-parameters, which may be anything; it is no larger than its weights there.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if (needed := _bytes_needed(cls, arguments)) > 2 * _bytes_of(state) + SLACK:
+        raise UserError(f"{path} holds the weights of another architecture: {needed:,} bytes would be needed")
+    try:
+        return cls(**arguments)
+    except UserError:
+        raise
+    except Exception as error:  # of a constructor that was given what no signature allows
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{path}: no {cls.__name__} can be made of its hyper-parameters: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _bytes_needed(cls: type[GenerativeModule], arguments: Mapping[str, Any]) -> int:
+    """Bytes of the weights of one of our models, of which nothing is allocated; 0 where it takes values to make it."""
+    if not cls.__module__.startswith("lightning_gen."):
+        return 0
+    try:
+        with torch.device("meta"):
+            return sum(value.nbytes for value in cls(**arguments).state_dict().values())
+    except Exception:  # it is made once more, with values
+        return 0
+
+
+def _bytes_of(state: Mapping[str, Any]) -> int:
+    """Bytes of the weights, of which a file may hold one and repeat it."""
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    return sum(min(value.nbytes, value.untyped_storage().nbytes()) for value in tensors)
 
 
 def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any], memory: bool = True) -> None:
@@ -233,8 +292,8 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
         }
     try:
         model.load_state_dict({**own, **averaged})
-    except RuntimeError as error:
-        reason = str(error).split("\n\t")[1:3]
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).split("\n\t")[1:3] or [str(error)]
         raise UserError(f"{path} holds the weights of another architecture: {' '.join(reason)}") from None
 
 
