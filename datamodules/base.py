@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from . import pixels, units
+from . import identity, pixels, units
 from .errors import UserError, unknown
 from .loader import EvalLoader, Position, TrainLoader
 from .order import BatchOrder, Order, derive_seed, rank_slice
@@ -63,6 +63,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.binarize, self.flip = binarize, flip
         self.position = Position()
         self._splits: dict[str, Source] = {}
+        self._is_unknown = False  # whether a run goes on that did not note its data
         # Weak: workers must stop when their loader is dropped, not when the garbage collector finds a cycle.
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
         self._generators: dict[torch.device, torch.Generator] = {}
@@ -137,12 +138,38 @@ class DataModule(L.LightningDataModule, ABC):
         for loader in list(self._loaders):
             loader.close()
 
+    def files(self) -> dict[str, str]:
+        """Name -> path of the files that the examples are read from, of a set of many; names hold in any place."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the data are, see ``identity.py``: known without ``setup``, and cheap beside it."""
+        files = self.files()
+        return identity.of_spec(self.stored_spec) | ({"files": identity.of_files(files)} if files else {})
+
+    @cached_property
+    def digest(self) -> dict[str, Any]:
+        """``identity``, taken once."""
+        return self.identity()
+
     def state_dict(self) -> dict[str, Any]:
-        """The position of the training stream."""
-        return {"batches": self.position.batches}
+        """The position of the training stream; and, of the process that writes checkpoints, what the data are."""
+        first = self._rank_and_world()[0] == 0
+        return {"batches": self.position.batches} | ({"identity": self.digest} if first else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved position."""
+        """Go on from a saved position.
+
+        Raises:
+            UserError: these are not the data that were trained on.
+        """
+        before = state_dict.get("identity")
+        self._is_unknown = before is None
+        if before is not None and (changed := identity.changes(before, self.digest, self.files())):
+            raise UserError(
+                f"the data have changed since the checkpoint was written: {'; '.join(changed)}. A run goes on with the "
+                "same data alone: put them back, or start a new run from its weights, with --init RUN"
+            )
         self.position.batches = int(state_dict["batches"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -215,7 +242,8 @@ class DataModule(L.LightningDataModule, ABC):
 
     def notices(self) -> list[str]:
         """What to say about the data at the start of a run, a line each."""
-        return []
+        line = "the checkpoint does not say what its data were: whether they are the same is not known"
+        return [line] if self._is_unknown else []
 
     def report(self) -> str | None:
         """A message about the data for the end of a run; None for no message."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import identity
 from .base import DataModule
 from .errors import UserError
 from .order import fixed_split
@@ -19,6 +22,18 @@ from .spec import DataSpec
 
 FORMS = "images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in [0, 1], or vectors (N, D)"
 X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")
+
+
+@contextlib.contextmanager
+def random_state() -> Iterator[None]:
+    """Give Python's, NumPy's and torch's generators back as they were: a Dataset may draw from them."""
+    python, array = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
 
 
 class MapDataset(Protocol):
@@ -106,6 +121,10 @@ class Arrays(DataModule):
         source, _ = self._load()
         tenth = _tenth(len(source))
         return subsets(source, fixed_split(len(source), tenth, tenth))
+
+    def identity(self) -> dict[str, Any]:
+        """With the number of rows, and a hash of the file."""
+        return {**super().identity(), "rows": len(self._load()[0]), "contents": identity.of_file(self.path)}
 
     def _load(self) -> tuple[Tensors, DataSpec]:
         if self._loaded is None:
@@ -238,6 +257,18 @@ class Custom(DataModule):
         size = len(self.parts["train"])
         classes = self.num_classes if pairs[0][1] is not None else 0
         return DataSpec(tuple(some[0].shape), kind, values, size, num_classes=classes)
+
+    def identity(self) -> dict[str, Any]:
+        """With the lengths of the Datasets, and some examples of the first, unless these are drawn at random."""
+        given = [part for part in (self.train_examples, self.val_examples, self.test_examples) if part is not None]
+
+        def read(k: int) -> tuple[Tensor, Any]:
+            x, y = take_apart(self.train_examples[k])
+            return to_tensor(x), y if self.num_classes else None
+
+        with random_state():
+            some = identity.of_examples(read, len(self.train_examples))
+        return {**super().identity(), "lengths": [len(part) for part in given], "examples": some}
 
     def splits(self) -> dict[str, Source]:
         """The given Datasets, or fixed parts of the training set."""

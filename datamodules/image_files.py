@@ -104,6 +104,13 @@ class ImageFiles(DataModule):
         """The user's folders, and the paths of the images in them that are data; a set tells its own."""
         return [], []
 
+    def files(self) -> dict[str, str]:
+        """The images, each named by its folder's number and its way from there."""
+        roots, paths = self.folders_and_files()
+        places = [(str(k), os.path.join(os.fspath(root), "")) for k, root in enumerate(roots)]
+        named = {path: next(((k, root) for k, root in places if path.startswith(root)), ("", "")) for path in paths}
+        return {f"{k}/{path.removeprefix(root)}": path for path, (k, root) in named.items()}
+
     def notices(self) -> list[str]:
         """Which files of the folders are left out, and which pages of files."""
         roots, taken = self.folders_and_files()

@@ -32,6 +32,18 @@ class CtrlC(L.Callback):
         setattr(self, hook, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
+class NoRoom(L.Callback):
+    """From the start of training on, files longer than so many bytes cannot be written."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def on_train_start(self, trainer, pl_module):
+        import resource  # which Windows has not
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
 class NaNAt(L.Callback):
     """Breaks a weight in the middle of a run."""
 

@@ -13,7 +13,7 @@ FLOORS = (  # each imports from those after it alone
     *("commands", "benchmarking", "config", "callbacks", "cluster", "evaluation", "compression", "pictures", "presets"),
     *("models", "metrics", "adversarial", "networks", "storage", "training", "kinds", "drawing", "objectives"),
 )
-BELOW = {"names", "schedule", "protocols", "exits"}  # files at the top of the package, which the rooms build on
+BELOW = {"names", "schedule", "protocols", "exits", "atomic"}  # files at the top, on which the rooms build
 ENTRANCES = {"__init__", "__main__"}
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from processes import FIT
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
@@ -18,7 +19,6 @@ from lightning_gen.storage.checkpoints import (
     load,
     read_checkpoint,
     set_aside_last,
-    write_atomically,
 )
 
 STEPS = 30  # of 10 batches an epoch
@@ -160,16 +160,32 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_disk_full_while_saving(tmp_path, trainer, monkeypatch):
-    """A device without room: one line that says what to do, and the old checkpoint loads."""
+@pytest.fixture
+def no_room():
+    """From its call on, files longer than so many bytes cannot be written: the kernel itself refuses."""
+    resource = pytest.importorskip("resource", reason="POSIX limits")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_disk_full_while_saving(tmp_path, trainer, no_room):
+    """A device without room: one line that says what to do, the old checkpoint loads, and nothing half-written stays."""
     with pytest.raises(Stopped):
         run(tmp_path / "run", trainer, at=6)
     before = (tmp_path / "run" / "last.ckpt").read_bytes()
-    (tmp_path / "run" / ".last.ckpt.part").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"could not save .*No space left.*--resume"):
+    no_room(len(before) // 2)
+    with pytest.raises(UserError, match=r"could not save .*too large. The checkpoint before it is whole.*--resume"):
         run(tmp_path / "run", trainer, resume=True)
     assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"last.ckpt", "previous.ckpt"}
+
+
+def test_disk_full_at_the_first_checkpoint(tmp_path, trainer, no_room):
+    """No checkpoint is promised where there is none."""
+    no_room(1000)
+    with pytest.raises(UserError, match=r"could not save .*There is no checkpoint before it: make room, then start"):
+        run(tmp_path / "run", trainer)
 
 
 def damaged(path, how):
@@ -259,8 +275,7 @@ def test_all_checkpoints_damaged(tmp_path):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_damaged_last_checkpoint_never_replaces_the_good_one_before(tmp_path, trainer):
+def test_a_damaged_last_checkpoint_never_replaces_the_good_one_before(tmp_path, trainer, no_room):
     """A run goes on from previous.ckpt, and its first save fails: what it went on from is still there."""
     with pytest.raises(Stopped):
         run(tmp_path / "run", trainer, at=16)
@@ -269,7 +284,7 @@ def test_a_damaged_last_checkpoint_never_replaces_the_good_one_before(tmp_path, 
     set_aside_last(tmp_path / "run" / "previous.ckpt")
     assert not (tmp_path / "run" / "last.ckpt").exists() and (tmp_path / "run" / "last.ckpt.aside").exists()
     (tmp_path / "run" / "last.ckpt").write_bytes(b"half")  # as if it had not been set aside
-    (tmp_path / "run" / ".last.ckpt.part").symlink_to("/dev/full")
+    no_room(100)
     with pytest.raises(UserError, match="could not save"):
         AtomicCheckpointIO().save_checkpoint({"lightning_gen": {}}, tmp_path / "run" / "last.ckpt")
     assert (tmp_path / "run" / "previous.ckpt").read_bytes() == good

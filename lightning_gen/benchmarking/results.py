@@ -17,11 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.evaluation.ranking import best_of
 from lightning_gen.evaluation.values import UNTRANSLATED
 from lightning_gen.presets import PRESETS
-from lightning_gen.storage.checkpoints import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository, or what a wheel is installed in
 FOLDER, PAGE = Path("benchmarks/results"), Path("RESULTS.md")

@@ -19,7 +19,7 @@ from lightning_gen.cluster.signals import STOP_SIGNALS, TIME_LIMIT_SIGNAL, Signa
 from lightning_gen.cluster.slurm import is_preempted, requeue
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.exits import Stopped
-from lightning_gen.storage.checkpoints import BEST, LAST
+from lightning_gen.storage.checkpoints import BEST, CONFIG, LAST
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.speed import iterations_per_batch
 
@@ -40,7 +40,8 @@ class Checkpoints(Checkpoint):
             is no ``best.ckpt``. The best is the lowest, of "max:val/NAME" and of those in ``HIGHER`` the highest.
         monitor_required: raise if the monitored value is not logged.
         watch: whose values come after those of ``monitor``; their names may be known only when the data are.
-        signals: the handler that is installed already.
+        signals: the handler that is installed already, and that its owner restores.
+        config: of the run, as plain values, which each checkpoint holds so that a resumed run is the same experiment.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Checkpoints(Checkpoint):
         monitor_required: bool = False,
         watch: Watch | None = None,
         signals: SignalHandler | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.every, self.monitor_required, self.watch = folder, every, monitor_required, watch
         self.candidates = [name.removeprefix("max:") for name in monitor]
@@ -58,8 +60,10 @@ class Checkpoints(Checkpoint):
         self.monitor = self.candidates[0]
         self.best: float | None = None
         self.best_iteration = 0
+        self.final: dict[str, float] = {}  # values of the last validation
+        self.config = config
         self.saved = -1
-        self.signals = signals or SignalHandler()
+        self.signals, self._owns_signals = signals or SignalHandler(), signals is None
         self._next_question, self._last = 0, (0, 0.0)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -79,6 +83,7 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         known = trainer.callback_metrics
+        self.final = {name: float(value) for name, value in known.items() if name.startswith("val/")}
         if self.monitor_required and self.monitor not in known:
             raise unknown("value to choose best.ckpt by", self.monitor, [name for name in known if "val/" in name])
         candidates = [*self.candidates, *(self.watch.names if self.watch else ())]
@@ -130,7 +135,8 @@ class Checkpoints(Checkpoint):
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.signals.restore()
+        if self._owns_signals:
+            self.signals.restore()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, Stopped):  # which a second signal must not turn into another end
@@ -169,7 +175,16 @@ class Checkpoints(Checkpoint):
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_iteration": self.best_iteration}
+        chosen = {"best": self.best, "best_iteration": self.best_iteration, "monitor": self.monitor}
+        return {**chosen, "final": self.final}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_iteration = state_dict["best"], state_dict["best_iteration"]
+        self.monitor = state_dict.get("monitor", self.monitor)  # which checkpoints of 0.1 lack, as they do the next
+        self.final = dict(state_dict.get("final", {}))
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:  # no part of the callback's state, which would be compared where only the experiment's name differs
+        if self.config is not None:
+            checkpoint[CONFIG] = self.config

@@ -12,7 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_gen.atomic import atomic_file
 from lightning_gen.callbacks.loggers import give_picture
+from lightning_gen.datamodules.base import DataModule
 from lightning_gen.drawing import plane
 from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
@@ -78,6 +80,17 @@ class Pictures(Callback):
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.animate_views()
+
+    def take_examples(self, model: GenerativeModule, data: DataModule) -> None:
+        """Those that validations have shown; of a run that makes none any more, the first of the validation split."""
+        if not self.examples and isinstance(data, DataModule):
+            count = min(views.count_of(views.EXAMPLES, model.spec), data.size("val"))
+            batch = data.examples("val", torch.arange(count))
+            self.examples = {name: batch[name].to(model.device) for name in COLUMNS if name in batch}
+
+    def animate_views(self) -> None:
+        """The frames in the run's folder as animations."""
         for name in views.ANIMATED_VIEWS:  # of the folder, because a resumed run has drawn only the last ones itself
             frames = sorted((self.folder / "pictures" / name).glob("*.png"), key=lambda path: int(path.stem))
             if frames:
@@ -105,9 +118,9 @@ def animate(frames: Sequence[Path], path: Path) -> None:
     colours.putpalette(plane.palette().flatten().tolist())  # the same for all: nothing flickers, and the file is small
     drawn = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in shown]
     durations = [FRAME_MS] * (len(drawn) - 1) + [LAST_MS]
-    drawn[0].save(
-        path, save_all=True, append_images=drawn[1:], duration=durations, loop=0, disposal=2
-    )  # disposal 2: whole pictures, which take less space than their differences
+    options = {"append_images": drawn[1:], "duration": durations, "loop": 0}
+    with atomic_file(path, durable=False) as file:  # disposal 2: whole pictures, which take less space than differences
+        drawn[0].save(file, "GIF", save_all=True, disposal=2, **options)
 
 
 def _frame(path: Path) -> Image.Image:

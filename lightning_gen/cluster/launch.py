@@ -59,6 +59,19 @@ def status_after(signum: int, launch: Launch, first_rank: bool) -> int:
     return 0 if launch.kind == "torchrun" or (launch.kind == "child" and not first_rank) else 128 + signum
 
 
+def attempt_of(environ: Mapping[str, str] = os.environ) -> str:
+    """What all ranks that were started together have in common, and no earlier start has; "" where there is no such.
+
+    torchrun chooses a port for each start, unless it was told one: then an earlier attempt has the same name.
+    """
+    kind = detect_launch(environ).kind
+    if kind == "torchrun":
+        return " ".join(environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+    if kind == "slurm":
+        return " ".join(environ.get(key, "") for key in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+    return ""
+
+
 def _slurm_job(environ: Mapping[str, str]) -> tuple[str, bool]:
     if "SLURM_JOB_ID" not in environ:
         return "", False

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import traceback
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lightning_gen.cluster.launch import Launch
+from lightning_gen.atomic import write_atomically
+from lightning_gen.cluster.launch import Launch, attempt_of
+from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.exits import is_global_zero
 from lightning_gen.storage import runs
-from lightning_gen.storage.checkpoints import LAST, PREVIOUS, read_checkpoint, write_atomically
+from lightning_gen.storage.checkpoints import CONFIG as ENTRY
+from lightning_gen.storage.checkpoints import LAST, PREVIOUS, read_checkpoint, set_aside_last
+from lightning_gen.storage.lock import RunLock, follow
 
 JOB = "job.json"
+WAIT = 60.0  # seconds that a job that was started again gives its earlier attempt to end
+MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", "patience")  # of an experiment
+MOST = 6  # options of which a line says how they differ
 PLACE = tuple(f"data.init_args.{name}" for name in ("root", "a", "b", "num_workers"))  # where a run finds its data
 
 
@@ -24,6 +34,125 @@ def config_changes(before: Mapping[str, Any], after: Mapping[str, Any], free: Co
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     bound = [key for key in changed if key not in (*PLACE, *free) and not key.startswith("trainer.")]
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in bound]
+
+
+class Attempt(NamedTuple):
+    """What an earlier start of a run has left; without a folder there was none.
+
+    Args:
+        folder: of the run, which the first rank holds.
+        checkpoint: to go on from; None where nothing was saved.
+        state: what is in it.
+    """
+
+    folder: Path | None = None
+    checkpoint: Path | None = None
+    state: dict[str, Any] | None = None
+
+    @property
+    def done(self) -> int:
+        """Iterations."""
+        return self.state["lightning_gen"]["iteration"] if self.state else 0
+
+    def check_data(self, data: Any) -> None:
+        """Refuse other data than those of the checkpoint.
+
+        Raises:
+            UserError: that says what has changed.
+        """
+        saved = (self.state or {}).get(type(data).__qualname__)
+        if isinstance(data, DataModule) and saved is not None:
+            data.load_state_dict(saved)
+
+
+def hold(lock: RunLock, folder: Path, launch: Launch) -> None:
+    """The first rank takes a run's folder, and says so where it cannot be locked; another one waits until it has.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    wait = WAIT if launch.may_be_restart else 0.0
+    first_node = launch.kind != "alone" or not int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or 0)
+    if not (is_global_zero() and first_node):
+        follow(folder, attempt_of(), wait)
+    elif note := lock.take(folder, attempt_of(), wait):
+        print(note)
+
+
+def take_up(lock: RunLock, folder: Path, launch: Launch, checkpoint: Path | None = None) -> Attempt:
+    """Hold a run's folder, then read its checkpoint: the given one, else the last good one.
+
+    Raises:
+        UserError: another process writes to the folder, or no checkpoint is good.
+    """
+    hold(lock, folder, launch)
+    complaint = ""
+    if checkpoint is None:
+        checkpoint, complaint = last_valid_checkpoint(folder)
+        if is_global_zero():
+            print(f"job started again: {complaint or f'going on with {folder}'}")
+    if checkpoint and is_global_zero():
+        set_aside_last(checkpoint)
+    return Attempt(folder, checkpoint, read_checkpoint(checkpoint) if checkpoint else None)
+
+
+def previous_attempt(lock: RunLock, config: Mapping[str, Any], launch: Launch) -> Attempt | None:
+    """What this job's earlier attempt at the same experiment has left, if the job was started again."""
+    folder = find_previous_attempt(config, launch)
+    if folder is None:
+        return None
+    attempt = take_up(lock, folder, launch)
+    check_config(attempt, runs.read_config(folder))
+    return attempt
+
+
+def check_config(attempt: Attempt, saved: Mapping[str, Any]) -> None:
+    """Compare a run's configuration file with the one that its checkpoint holds.
+
+    What an experiment may change is said and accepted, since the file of a run that is extended is written at once.
+
+    Raises:
+        UserError: the file was edited.
+    """
+    if attempt.state is None:
+        return
+    if (before := attempt.state.get(ENTRY)) is None:
+        if is_global_zero():
+            print(f"{attempt.checkpoint} holds no configuration: whether {runs.CONFIG} was edited is not known")
+        return
+    before = current(before)
+    if changed := config_changes(before, saved, MAY_CHANGE):
+        more = f", and {len(changed) - MOST} more" if len(changed) > MOST else ""
+        raise UserError(
+            f"{attempt.folder}/{runs.CONFIG} was edited since {attempt.checkpoint} was written: "
+            f"{', '.join(changed[:MOST])}{more}. --resume goes on with the same experiment: undo this, or start a new "
+            f"run from its weights, with --init {attempt.folder}"
+        )
+    old, new = runs.flatten_config(dict(before)), runs.flatten_config(dict(saved))
+    allowed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if allowed and is_global_zero():
+        shown = ", ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in allowed)
+        print(f"{runs.CONFIG} differs from the checkpoint in what may change: {shown}")
+
+
+def is_finished(attempt: Attempt, steps: int, launch: Launch) -> bool:
+    """Whether nothing of a run of so many iterations is left to do: the restarted job ends, and so says it.
+
+    Raises:
+        UserError: a person asked for more of it, and did not say how much.
+    """
+    if attempt.folder is None or attempt.done < steps:
+        return False
+    if not runs.has_summary(attempt.folder, attempt.done):
+        if is_global_zero():
+            print(f"{attempt.folder} has all of its iterations, but no {runs.SUMMARY} of them: finishing it")
+        return False
+    complete = f"{attempt.done} of {steps} iterations"
+    if not launch.may_be_restart:
+        raise UserError(f"{attempt.folder} is complete: {complete}; extend it with a larger --steps")
+    if is_global_zero():
+        print(f"{attempt.folder} of this job is complete: {complete}")
+    return True
 
 
 def write_job_file(folder: Path, launch: Launch) -> None:

@@ -7,9 +7,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from lightning_gen.exits import Interrupted, is_global_zero
+from lightning_gen.cluster.launch import detect_launch, status_after
+from lightning_gen.exits import Interrupted, Stopped, is_global_zero
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM")  # noted in training; before it they end the process: there is nothing to save
 TIME_LIMIT_SIGNAL = "SIGUSR1"  # of a scheduler: the time is nearly up
@@ -30,6 +32,11 @@ def interruptible() -> Iterator[None]:
         raise
 
 
+def stop_numbers() -> list[int]:
+    """The numbers of ``STOP_SIGNALS``."""
+    return [getattr(signal, name) for name in STOP_SIGNALS]
+
+
 class SignalHandler:
     """Records the signals that request a stop."""
 
@@ -37,6 +44,7 @@ class SignalHandler:
         self.pending = 0
         self._impatient = False  # Ctrl-C once
         self._handlers: dict[int, Any] = {}
+        self._finishing: Path | None = None  # folder of a run whose last iteration is done
 
     def install(self, *names: str) -> None:
         """From now on these are recorded; in the main thread only, as the system requires."""
@@ -49,14 +57,43 @@ class SignalHandler:
     def restore(self) -> None:
         """As it was before; but a warning that comes while a run is being finished does not end it."""
         for signum, handler in self._handlers.items():
-            late = signum == getattr(signal, TIME_LIMIT_SIGNAL, 0) and "SLURM_JOB_ID" in os.environ
-            signal.signal(signum, signal.SIG_IGN if late else handler)
+            if signum == getattr(signal, TIME_LIMIT_SIGNAL, 0) and "SLURM_JOB_ID" in os.environ:
+                signal.signal(signum, signal.SIG_IGN)
+            elif signal.getsignal(signum) == self._note:  # else the Trainer has put back what was there before its own
+                signal.signal(signum, handler)
         self._handlers = {}
+
+    @contextlib.contextmanager
+    def finishing(self, folder: Path) -> Iterator[None]:
+        """After the last iteration: a stop that was requested since the last boundary, or now, ends the run at once.
+
+        What is missing then, such as summary.json, is made when the run is resumed.
+
+        Raises:
+            Stopped: one was requested.
+        """
+        self.restore()
+        self._finishing = folder
+        self.install(*STOP_SIGNALS)
+        try:
+            if self.pending in stop_numbers():
+                self._stop(self.pending)
+            yield
+        finally:
+            self._finishing = None
+            self.restore()
+
+    def _stop(self, signum: int) -> NoReturn:
+        assert self._finishing is not None
+        status = status_after(signum, detect_launch(), is_global_zero())
+        raise Stopped(signum, self._finishing, status=status)
 
     def _note(self, signum: int, _: Any) -> None:
         if signum == signal.SIGINT and self._impatient:  # a person for the second time: at once
             self.restore()
             raise Interrupted
+        if self._finishing is not None:
+            self._stop(signum)
         self._impatient = self._impatient or signum == signal.SIGINT
         if not self.pending and is_global_zero():
             # written, not printed: the signal may have interrupted a print

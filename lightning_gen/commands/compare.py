@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
@@ -22,7 +23,7 @@ from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import report
 from lightning_gen.evaluation.ranking import best_of, format_number
 from lightning_gen.pictures.comparison import figure, sample_run
-from lightning_gen.storage.checkpoints import find_checkpoint, write_atomically
+from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.runs import ROOT, SUMMARY, find_run_folder, flatten_config, read_config
 
 PAGE, PICTURE = "comparison.md", "comparison.png"

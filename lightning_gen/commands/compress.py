@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.commands import start
 from lightning_gen.compression import codec, container, image_io, report
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.errors import UserError, program, unknown
-from lightning_gen.storage.checkpoints import find_checkpoint, load, write_atomically
+from lightning_gen.storage.checkpoints import find_checkpoint, load
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 
 SPLITS = ("train", "val", "test")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_gen.adversarial.stability import summary_line
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.pictures import Pictures
 from lightning_gen.callbacks.progress import RunProgress
 from lightning_gen.callbacks.stability import Stability
+from lightning_gen.callbacks.summary import BOARD, find_callback, summarise
 from lightning_gen.callbacks.watch import Watch, trained_extractor
 from lightning_gen.cluster import preflight, restart, strategies
 from lightning_gen.cluster.launch import detect_launch
@@ -28,15 +28,10 @@ from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.config.objects import build
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
-from lightning_gen.drawing.captions import captioned
-from lightning_gen.drawing.images import save_png
-from lightning_gen.evaluation import posterior_collapse
 from lightning_gen.exits import is_global_zero
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import find_extractor
-from lightning_gen.pictures import views
-from lightning_gen.pictures.captions import caption
-from lightning_gen.protocols import Discriminates, Samples, Translates
+from lightning_gen.protocols import Discriminates
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import (
     LAST,
@@ -44,11 +39,9 @@ from lightning_gen.storage.checkpoints import (
     find_checkpoint,
     load_weights,
     read_checkpoint,
-    set_aside_last,
-    user_modules,
 )
+from lightning_gen.storage.lock import RunLock
 from lightning_gen.training import NOT_OURS
-from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.speed import (
     NoProfiler,
@@ -57,10 +50,7 @@ from lightning_gen.training.speed import (
     without_garbage_collection,
 )
 
-C = TypeVar("C", bound=L.Callback)
-BOARD = f"tensorboard --logdir {runs.ROOT}"
 VALIDATIONS = 20  # in a run, unless --val_every says otherwise
-MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", "patience")
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
 QUIET = (  # warnings of Lightning that do not apply to runs of this program
     ".*Checkpoint directory .* exists and is not empty.*",
@@ -71,58 +61,74 @@ QUIET = (  # warnings of Lightning that do not apply to runs of this program
 def main(argv: list[str]) -> None:
     """Parse, train, summarise; ``config/help.py`` has answered what needs no run."""
     given, rest = parse_short_options(argv)
-    resume = given.pop("resume", None)
-    folder = checkpoint = None
-    if resume:
-        if "config" in given:
-            raise UserError("--resume takes the configuration of its run: drop --config")
-        folder, checkpoint = runs.find_run_folder(resume), find_checkpoint(resume, "last")
+    if resume := given.pop("resume", None):
+        _resume(resume, given, rest)
+        return
+    given, rest, notes = default_model.fill_in(given, rest)
+    plan = cli.resolve_config(given, rest)
+    if given.get("print_config"):
+        print(runs.dump(plan.config), end="")
+        return
+    if notes and is_global_zero():
+        print("\n".join(notes))
+    train(plan)
+
+
+def _resume(run: str, given: dict[str, Any], rest: list[str]) -> None:
+    """Go on with a run: with its own configuration, data and checkpoint."""
+    if "config" in given:
+        raise UserError("--resume takes the configuration of its run: drop --config")
+    folder = runs.find_run_folder(run)
+    with RunLock() as lock:
+        attempt = None
+        if not given.get("print_config"):
+            attempt = restart.take_up(lock, folder, detect_launch(), find_checkpoint(run, "last"))
         saved = runs.read_config(folder)
+        cli.check_shape(str(folder / runs.CONFIG), saved)
+        if attempt:
+            restart.check_config(attempt, saved)
         plan = cli.resolve_config(given, rest, base=saved)
-        if changed := restart.config_changes(saved, plan.config, MAY_CHANGE):
+        if changed := restart.config_changes(saved, plan.config, restart.MAY_CHANGE):
             raise UserError(
                 "--resume goes on with the same experiment, but these differ: "
                 f"{', '.join(changed)}. Start a new run, with --init"
             )
-    else:
-        given, rest, notes = default_model.fill_in(given, rest)
-        plan = cli.resolve_config(given, rest)
-        if notes and is_global_zero() and not given.get("print_config"):
-            print("\n".join(notes))
-    if given.get("print_config"):
-        print(runs.dump(plan.config), end="")
-        return
-    train(plan, folder, checkpoint)
+        if attempt:
+            train(plan, attempt, lock)
+        else:
+            print(runs.dump(plan.config), end="")
 
 
-def train(plan: cli.ResolvedConfig, resumed: Path | None = None, checkpoint: Path | None = None) -> Path:
-    """Run a resolved configuration, from a checkpoint of a resumed run's folder; returns the run's folder."""
+def train(plan: cli.ResolvedConfig, attempt: restart.Attempt | None = None, lock: RunLock | None = None) -> Path:
+    """Run a resolved configuration, or go on with an earlier attempt at it; returns the run's folder.
+
+    Args:
+        plan: the configuration.
+        attempt: whose folder ``lock`` holds; without one, that of a job that was started again is looked for.
+        lock: of the run's folder; it is released at the end.
+    """
+    with lock or RunLock() as held:
+        return _train(plan, held, attempt)
+
+
+def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | None) -> Path:
     _quiet()
     config, launch, signals = plan.config, detect_launch(), SignalHandler()
     options = preflight.resolve_trainer_options(plan.parsed.trainer.as_dict(), launch)
     world = preflight.world_size(options, launch)
     if launch.job:
         signals.install(TIME_LIMIT_SIGNAL)  # it comes once, perhaps while the data are loaded
-    if not resumed and (resumed := restart.find_previous_attempt(config, launch)):
-        checkpoint, complaint = restart.last_valid_checkpoint(resumed)
-        if is_global_zero():
-            print(f"job started again: {complaint or f'going on with {resumed}'}")
-    if checkpoint and is_global_zero():
-        set_aside_last(checkpoint)
-    preflight.refuse_requeue_checkpoints(runs.ROOT, *([resumed] if resumed else []))
+    attempt = attempt or restart.previous_attempt(lock, config, launch) or restart.Attempt()
+    preflight.refuse_requeue_checkpoints(runs.ROOT, *([attempt.folder] if attempt.folder else []))
     L.seed_everything(config["seed"], verbose=False)
-    state = read_checkpoint(checkpoint) if checkpoint else None
-    done = state["lightning_gen"]["iteration"] if state else 0
-    model, data = cli.instantiate(plan)
+    data = cli.instantiate_data(plan)
+    attempt.check_data(data)  # first: a model of data of another shape would only say that its weights differ
+    model = cli.instantiate_model(plan, data)
     steps = _steps(config, data)
-    if resumed and done >= steps:
-        if launch.may_be_restart:
-            if is_global_zero():
-                print(f"{resumed} of this job is complete: {done} of {steps} iterations")
-            return resumed
-        raise UserError(f"{resumed} is complete: {done} of {steps} iterations; extend it with a larger --steps")
+    if attempt.folder and restart.is_finished(attempt, steps, launch):
+        return attempt.folder
     _check_batch(model, data, world)
-    if config["init"] and not state:
+    if config["init"] and not attempt.state:
         start = find_checkpoint(config["init"])
         load_weights(model, start, read_checkpoint(start), memory=False)
     watch = _watch(config, model, data)
@@ -132,26 +138,31 @@ def train(plan: cli.ResolvedConfig, resumed: Path | None = None, checkpoint: Pat
         data.setup("fit")
         if watch:
             watch.check()
-    folder = resumed or (runs.new_folder(config) if is_global_zero() else runs.ROOT)
+        _ = data.digest  # of what is in memory now, not of what lies there at the first checkpoint
+    folder = attempt.folder or (runs.new_folder(config) if is_global_zero() else runs.ROOT)
+    if not attempt.folder and is_global_zero():
+        restart.hold(lock, folder, launch)
     if world > 1:
         options["strategy"] = strategies.select_strategy(
             options.get("strategy"), len(model.players), config.get("patience")
         )
     environment = strategies.cluster_environment(launch, options)
     trainer = build_trainer(
-        options, folder, config, steps, data, done, watch, stability, environment=environment, signals=signals
+        options, folder, config, steps, data, attempt.done, watch, stability, environment=environment, signals=signals
     )
-    _announce(trainer, model, data, folder, steps, state)
+    _announce(trainer, model, data, folder, steps, attempt.state)
     if trainer.is_global_zero:
         runs.write_config(config, folder)
         restart.write_job_file(folder, launch)
-    with without_garbage_collection(), report_lost_ranks(trainer), interruptible(), restart.restoring(checkpoint):
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.is_global_zero:
-        _finish(trainer, model, data, folder, config)
-        if stability and stability.stopped:  # on the first rank alone: where another one fails, it may be killed
-            last = folder / "checkpoints" / LAST
-            raise UserError(f"stopped at iteration {model.iteration:,}: {stability.message()}. Saved: {last}")
+    restoring = restart.restoring(attempt.checkpoint)
+    with without_garbage_collection(), report_lost_ranks(trainer), interruptible(), restoring:
+        trainer.fit(model, datamodule=data, ckpt_path=attempt.checkpoint, weights_only=True)
+    with signals.finishing(folder):
+        if trainer.is_global_zero:
+            summarise(trainer, model, data, folder, config)
+    if trainer.is_global_zero and stability and stability.stopped:  # on the first rank alone: another may be killed
+        last = folder / "checkpoints" / LAST
+        raise UserError(f"stopped at iteration {model.iteration:,}: {stability.message()}. Saved: {last}")
     return folder
 
 
@@ -235,7 +246,7 @@ def build_trainer(
     may_group = isinstance(data, DataModule) and not any(arguments.get(key) for key in SEE_EACH_BATCH)
     best_by = config.get("best_by")
     choice = {"monitor": [best_by], "monitor_required": True} if best_by else {"watch": watch}
-    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], signals=signals, **choice)
+    checkpoints = Checkpoints(folder / "checkpoints", config["save_every"], signals=signals, config=config, **choice)
     progress = RunProgress()
     if not shown:
         progress.disable()
@@ -289,7 +300,7 @@ def _announce(
         print(notice)
     for line in getattr(model, "startup_messages", lambda _: [])(batch) if isinstance(batch, int) else []:
         print(line)
-    if (watch := _callback(trainer, Watch)) and watch.names:
+    if (watch := find_callback(trainer, Watch)) and watch.names:
         print(f"watched at each validation: {', '.join(watch.names)}")
     if state:
         counters = state["lightning_gen"]
@@ -299,90 +310,6 @@ def _announce(
             print(f"a length of {steps:,} instead of {counters['total']:,} changes these schedules from here: {ramps}")
     for line in data.notices() if isinstance(data, DataModule) else []:
         print(line)
-
-
-def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
-
-
-def _finish(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path, config: dict[str, Any]) -> None:
-    """samples.png, summary.json, the hyper-parameters with their final values, and what to type next."""
-    progress, checkpoints = _callback(trainer, RunProgress), _callback(trainer, Checkpoints)
-    stability = _callback(trainer, Stability)
-    assert progress and checkpoints
-    picture = _last_picture(trainer, model, config["seed"], folder)
-    final = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    rate = model.images / progress.training_seconds if progress.training_seconds else None
-    with evaluation_mode(model):
-        latents = posterior_collapse.report(model, data)
-    summary = {
-        "model": config["preset"],
-        "data": config["dataset"],
-        "seed": config["seed"],
-        "iterations": model.iteration,
-        "images": model.images,
-        "seconds": round(progress.seconds, 3),
-        "images_per_second": rate and round(rate, 1),
-        "final": final,
-        "best": {checkpoints.monitor: checkpoints.best, "iteration": checkpoints.best_iteration},
-        "latents": latents,
-        "stability": stability and stability.report(),
-        "skipped": data.report() if hasattr(data, "report") else None,
-        "folder": str(folder),
-        "checkpoint": str(checkpoints.folder / LAST),
-        "environment": runs.environment(trainer.strategy.root_device),
-    }
-    runs.write_summary(folder, summary)
-    hyper = runs.table_row(config)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hyper, final, step=model.iteration)
-            logger.finalize("success")
-    trust = f" --trust {' '.join(modules)}" if (modules := user_modules(model)) else ""
-    _print_summary(summary, picture, f"{_use(model, folder)}{trust}")
-
-
-def _last_picture(trainer: L.Trainer, model: GenerativeModule, seed: int, folder: Path) -> Path | None:
-    """What the model makes at the end, in the run's folder."""
-    pictures, path = _callback(trainer, Pictures), folder / "samples.png"
-    with evaluation_mode(model):
-        if isinstance(model, Samples) and kind_of(model.spec).draws:
-            save_png(captioned(views.samples(model, seed), caption("samples", model)), path)
-        elif isinstance(model, Translates) and pictures and pictures.examples:
-            path = folder / runs.TRANSLATIONS
-            views_of = views.translations(model, pictures.examples["a"], pictures.examples["b"])
-            shown = [captioned(picture, caption(name, model)) for name, picture in views_of if name in model.directions]
-            save_png(views.stack_vertically(shown), path)
-        else:
-            return None
-    return path
-
-
-def _use(model: GenerativeModule, folder: Path) -> str:
-    """The command that makes something with the model."""
-    if isinstance(model, Translates):
-        return f"translate:  {program('translate')} {folder} PICTURES --out translated"
-    return f"sample:     {program('sample')} {folder} -n 64 --seed 0"
-
-
-def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> None:
-    values = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in summary["final"].items())
-    rate = summary["images_per_second"] or 0
-    print(f"\ndone: {summary['iterations']:,} iterations in {summary['seconds']:.0f} s, {rate:,.0f} images/s")
-    if values:
-        print(f"validation: {values}")
-    if summary["skipped"]:
-        print(summary["skipped"])
-    if summary["latents"] and not summary["latents"]["healthy"]:
-        print(f"warning:    latents {summary['latents']['verdict']}")
-    if summary["stability"]:
-        print(f"stability:  {summary_line(summary['stability'])}")
-    print(f"pictures:   {picture} and  {BOARD}" if picture else f"curves:     {BOARD}")
-    print(use)
-    print(f"extend:     {program('fit')} --resume {summary['folder']} --steps {2 * summary['iterations']}")
-    if summary["data"] == "digits":
-        print(f"larger:     {program('fit')} --model {summary['model']} --data mnist   (downloads 12 MB)")
 
 
 if __name__ == "__main__":

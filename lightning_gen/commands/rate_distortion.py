@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.benchmarking.cells import ProcessRunner, call_of, config_from_arguments, last_error, option_pairs
 from lightning_gen.commands import start
 from lightning_gen.compression.curves import Point, draw, image_codec_points
@@ -33,7 +34,7 @@ from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.drawing.images import save_png
 from lightning_gen.kinds import kind_of
 from lightning_gen.storage import runs
-from lightning_gen.storage.checkpoints import find_checkpoint, load, write_atomically
+from lightning_gen.storage.checkpoints import find_checkpoint, load
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 from lightning_gen.training.noise import indexed_noise
 

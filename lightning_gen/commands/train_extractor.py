@@ -14,6 +14,7 @@ from rich.progress import track
 from safetensors.torch import save
 from torch import Tensor
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.commands import start
 from lightning_gen.config import cli
 from lightning_gen.config.arguments import Parser
@@ -27,7 +28,6 @@ from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.classifier import Classifier
 from lightning_gen.networks.condition import labels_of
 from lightning_gen.schedule import schedule
-from lightning_gen.storage.checkpoints import write_atomically
 
 WARM_UP, PEAK = schedule("0.05..1@20%"), 3e-3  # share of the peak, and AdamW's learning rate there
 DECAY = schedule("1..0@20%..100% cos")

@@ -145,11 +145,16 @@ def read_config(path: str) -> dict[str, Any]:
         raise UserError(f"the configuration {path} is no YAML: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"the configuration {path} is no mapping of options: see --print_config for its form")
-    _check_shape(path, config)
+    check_shape(path, config)
     return current(config)
 
 
-def _check_shape(path: str, config: dict[str, Any]) -> None:
+def check_shape(path: str, config: dict[str, Any]) -> None:
+    """Refuse a configuration file whose entries have other names or forms than ``--print_config`` shows.
+
+    Raises:
+        UserError: it has.
+    """
     for key, value in config.items():
         if key not in (*TOP, *SECTIONS):
             raise unknown("key of the configuration", key, (*TOP, *SECTIONS))
@@ -283,8 +288,14 @@ def _plain_config(layer: dict[str, Any], parsed: Namespace) -> dict[str, Any]:
 
 def instantiate(plan: ResolvedConfig) -> tuple[GenerativeModule, L.LightningDataModule]:
     """The model and its data; the data first, because the model takes their spec."""
-    model, made = plan.parsed.model, instantiate_data(plan)
-    return resolve(model.class_path, {}, "model class")(made.spec, **build(model.init_args.as_dict())), made
+    data = instantiate_data(plan)
+    return instantiate_model(plan, data), data
+
+
+def instantiate_model(plan: ResolvedConfig, data: Any) -> GenerativeModule:
+    """The model alone, for these data."""
+    model = plan.parsed.model
+    return resolve(model.class_path, {}, "model class")(data.spec, **build(model.init_args.as_dict()))
 
 
 def instantiate_data(plan: ResolvedConfig) -> Any:

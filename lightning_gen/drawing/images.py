@@ -9,6 +9,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from lightning_gen.atomic import atomic_file
+
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -17,7 +19,7 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 def save_png(picture: Tensor, path: Path, provenance: Mapping[str, object] | None = None) -> None:
-    """Write uint8 (C, H, W), C = 1 or 3, as PNG.
+    """Write uint8 (C, H, W), C = 1 or 3, as PNG, of which no reader sees a part.
 
     With a provenance, its entries are stored as text, and the IPTC digital source type says that a model made it.
     """
@@ -28,4 +30,6 @@ def save_png(picture: Tensor, path: Path, provenance: Mapping[str, object] | Non
             info.add_itxt(name, str(value))
     array = picture.permute(1, 2, 0).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array).save(path, pnginfo=info)
+    image = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
+    with atomic_file(path, durable=False) as file:
+        image.save(file, "PNG", pnginfo=info)

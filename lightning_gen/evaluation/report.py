@@ -11,11 +11,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.evaluation.samplers import describe_sampler
 from lightning_gen.evaluation.values import Value
-from lightning_gen.storage.checkpoints import write_atomically
 
 FORMAT = 1
 FILE, PREVIOUS = "evaluation.json", "evaluation.previous.json"

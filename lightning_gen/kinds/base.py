@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gen.atomic import atomic_file
 from lightning_gen.datamodules.custom import read_arrays
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
@@ -118,7 +119,8 @@ class Kind(ABC):
 
         The provenance says what made them; formats that hold no text leave it out.
         """
-        np.save(path, x.numpy())
+        with atomic_file(path, durable=False) as file:
+            np.save(file, x.numpy())
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Examples (N, *shape) as a file of this kind would hold them, on the CPU: what metrics compare."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_gen.atomic import atomic_file
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.images import SUFFIXES, Reader, try_read
 from lightning_gen.datamodules.listing import list_pictures
@@ -70,7 +71,8 @@ class Image(Kind):
         if self.fits_png(spec):
             save_png(to_uint8(x), path, provenance)
         else:
-            np.save(path, self.stored(x, spec).numpy())
+            with atomic_file(path, durable=False) as file:
+                np.save(file, self.stored(x, spec).numpy())
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Rounded to 256 levels, uint8; numbers in units of their own as they are."""

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import pickle
-import shutil
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lightning_gen.atomic import atomic_file, link_atomically
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.files import check_regular
 from lightning_gen.names import expect_class, resolve, trusted_imports
@@ -24,6 +24,7 @@ from lightning_gen.training.module import GenerativeModule
 Model = TypeVar("Model", bound=GenerativeModule)
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SLACK = 2**24  # bytes that a model may have beyond its weights in a checkpoint, such as averages
+CONFIG = "lightning_gen_config"  # entry of a checkpoint: the configuration of the run that wrote it
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,54 +36,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = write_part(path, buffer.getbuffer())  # first, so that the two before it are there until it is whole
-            if path.name == LAST and path.exists():
-                write_atomically(path.with_name(PREVIOUS), copy_of=path)
-            os.replace(part, path)
-            _sync_folder(path.parent)
+            with atomic_file(path) as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())  # first, so that the two before it are there until it is whole
+                if path.name == LAST and path.exists():
+                    link_atomically(path, path.with_name(PREVIOUS))
         except OSError as error:
-            raise UserError(
-                f"could not save {path}: {error.strerror}. The checkpoint before it is whole: make room, then go on "
-                f"with --resume {path.parent.parent}"
-            ) from error
+            raise UserError(f"could not save {path}: {error.strerror}. {_after_full_disk(path)}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return read_checkpoint(Path(path))
 
 
-def write_atomically(path: Path, content: bytes | memoryview = b"", copy_of: Path | None = None) -> None:
-    """Write a file so that its name always stands for a whole one, also after a power cut."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        if copy_of is not None:
-            part.unlink(missing_ok=True)
-            try:
-                os.link(copy_of, part)
-            except OSError:  # no hard links here
-                shutil.copyfile(copy_of, part)
-        else:
-            write_part(path, content)
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def write_part(path: Path, content: bytes | memoryview) -> Path:
-    """Write what is to become a file beside it, to the disk; nothing is left of it where that fails."""
-    check_regular(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = str(path)  # a write tells of none
-        part.unlink(missing_ok=True)
-        raise
-    return part
+def _after_full_disk(path: Path) -> str:
+    """What is left of a run whose checkpoint could not be saved, and what to do."""
+    if not any(path.with_name(name).exists() for name in (LAST, PREVIOUS, BEST)):
+        return "There is no checkpoint before it: make room, then start the run again"
+    return f"The checkpoint before it is whole: make room, then go on with --resume {path.parent.parent}"
 
 
 def set_aside_last(path: Path) -> None:
@@ -90,16 +61,6 @@ def set_aside_last(path: Path) -> None:
     last = path.with_name(LAST)
     if path.name == PREVIOUS and last.exists():
         os.replace(last, last.with_suffix(".ckpt.aside"))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import yaml
 
+from lightning_gen.atomic import write_atomically
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.storage.checkpoints import write_atomically
 
 ROOT = Path("tb_logs")
 CONFIG, SUMMARY = "config.yaml", "summary.json"
@@ -74,6 +74,12 @@ def read_config(run: str | Path) -> dict[str, Any]:
         config = None
     if not isinstance(config, dict) or not {"preset", "dataset", "model", "data"} <= set(config):
         raise UserError(f"{path} is damaged: it is not what a run wrote")
+    for section in ("model", "data", "trainer"):
+        if not isinstance(config.get(section, {}), dict):
+            raise UserError(f"{path} is damaged: {section} is {config[section]!r}, and not a mapping of options")
+    for name in ("preset", "dataset"):
+        if not isinstance(config[name], str):
+            raise UserError(f"{path} is damaged: {name} is {config[name]!r}, and not a name")
     return current(config)
 
 
@@ -124,6 +130,14 @@ def find_run_folder(run: str) -> Path:
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Save summary.json."""
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+
+
+def has_summary(folder: Path, iterations: int) -> bool:
+    """Whether a run has a summary.json of so many iterations: what it writes last."""
+    try:
+        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["iterations"] == iterations
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _processor() -> str:

@@ -1,0 +1,120 @@
+"""What a run leaves at its end: pictures, summary.json, its hyper-parameters, and what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_gen.adversarial.stability import summary_line
+from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.callbacks.pictures import Pictures
+from lightning_gen.callbacks.progress import RunProgress
+from lightning_gen.callbacks.stability import Stability
+from lightning_gen.datamodules.errors import program
+from lightning_gen.drawing.captions import captioned
+from lightning_gen.drawing.images import save_png
+from lightning_gen.evaluation import posterior_collapse
+from lightning_gen.kinds import kind_of
+from lightning_gen.pictures import views
+from lightning_gen.pictures.captions import caption
+from lightning_gen.protocols import Samples, Translates
+from lightning_gen.storage import runs
+from lightning_gen.storage.checkpoints import LAST, user_modules
+from lightning_gen.training.evaluation_mode import evaluation_mode
+from lightning_gen.training.module import GenerativeModule
+
+C = TypeVar("C", bound=L.Callback)
+BOARD = f"tensorboard --logdir {runs.ROOT}"
+
+
+def find_callback(trainer: L.Trainer, kind: type[C]) -> C | None:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
+def summarise(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Path, config: dict[str, Any]) -> None:
+    """samples.png, the hyper-parameters with their final values, summary.json, and what to type next.
+
+    summary.json comes last: a run that has one of its last iteration is finished, see ``runs.is_finished``.
+    """
+    progress, checkpoints = find_callback(trainer, RunProgress), find_callback(trainer, Checkpoints)
+    stability = find_callback(trainer, Stability)
+    assert progress and checkpoints
+    picture = _last_picture(trainer, model, data, config["seed"])
+    rate = model.images / progress.training_seconds if progress.training_seconds else None
+    with evaluation_mode(model):
+        latents = posterior_collapse.report(model, data)
+    summary = {
+        "model": config["preset"],
+        "data": config["dataset"],
+        "seed": config["seed"],
+        "iterations": model.iteration,
+        "images": model.images,
+        "seconds": round(progress.seconds, 3),
+        "images_per_second": rate and round(rate, 1),
+        "final": checkpoints.final,
+        "best": {checkpoints.monitor: checkpoints.best, "iteration": checkpoints.best_iteration},
+        "latents": latents,
+        "stability": stability and stability.report(),
+        "skipped": data.report() if hasattr(data, "report") else None,
+        "folder": str(folder),
+        "checkpoint": str(checkpoints.folder / LAST),
+        "environment": runs.environment(trainer.strategy.root_device),
+    }
+    hyper = runs.table_row(config)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hyper, checkpoints.final, step=model.iteration)
+            logger.finalize("success")
+    runs.write_summary(folder, summary)
+    trust = f" --trust {' '.join(modules)}" if (modules := user_modules(model)) else ""
+    _print_summary(summary, picture, f"{_use(model, folder)}{trust}")
+
+
+def _last_picture(trainer: L.Trainer, model: GenerativeModule, data: Any, seed: int) -> Path | None:
+    """What the model makes at the end, in the run's folder."""
+    pictures = find_callback(trainer, Pictures)
+    assert pictures
+    path = pictures.folder / "samples.png"
+    pictures.animate_views()
+    pictures.take_examples(model, data)
+    with evaluation_mode(model):
+        if isinstance(model, Samples) and kind_of(model.spec).draws:
+            save_png(captioned(views.samples(model, seed), caption("samples", model)), path)
+        elif isinstance(model, Translates) and pictures.examples:
+            path = pictures.folder / runs.TRANSLATIONS
+            views_of = views.translations(model, pictures.examples["a"], pictures.examples["b"])
+            shown = [captioned(picture, caption(name, model)) for name, picture in views_of if name in model.directions]
+            save_png(views.stack_vertically(shown), path)
+        else:
+            return None
+    return path
+
+
+def _use(model: GenerativeModule, folder: Path) -> str:
+    """The command that makes something with the model."""
+    if isinstance(model, Translates):
+        return f"translate:  {program('translate')} {folder} PICTURES --out translated"
+    return f"sample:     {program('sample')} {folder} -n 64 --seed 0"
+
+
+def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> None:
+    values = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in summary["final"].items())
+    rate = summary["images_per_second"] or 0
+    print(f"\ndone: {summary['iterations']:,} iterations in {summary['seconds']:.0f} s, {rate:,.0f} images/s")
+    if values:
+        print(f"validation: {values}")
+    if summary["skipped"]:
+        print(summary["skipped"])
+    if summary["latents"] and not summary["latents"]["healthy"]:
+        print(f"warning:    latents {summary['latents']['verdict']}")
+    if summary["stability"]:
+        print(f"stability:  {summary_line(summary['stability'])}")
+    print(f"pictures:   {picture} and  {BOARD}" if picture else f"curves:     {BOARD}")
+    print(use)
+    print(f"extend:     {program('fit')} --resume {summary['folder']} --steps {2 * summary['iterations']}")
+    if summary["data"] == "digits":
+        print(f"larger:     {program('fit')} --model {summary['model']} --data mnist   (downloads 12 MB)")
