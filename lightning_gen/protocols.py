@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from lightning_gen.datamodules.spec import DataSpec
+
 
 @runtime_checkable
 class Samples(Protocol):
@@ -152,3 +154,11 @@ class Tokenises(Protocol):
 
     def token_stream(self, n: int, y: Tensor | None = None) -> TokenStream:
         """The prior of n rows, one token at a time, given classes y (n,); None: unconditional."""
+
+
+@runtime_checkable
+class ChoosesBySize(Protocol):
+    """Has networks some of whose options follow from the size of the data unless they are given."""
+
+    def chosen_by_size(self, spec: DataSpec) -> dict[str, int]:
+        """Option -> what data of this spec choose."""

@@ -169,7 +169,7 @@ def test_a_full_disk_ends_all_ranks(tmp_path, nursery):
     nursery.fit(*VAE, "--steps", 20, "--name", "full", cwd=tmp_path)
     folder = tmp_path / "tb_logs/vae-digits-full/version_0"
     before = (folder / "checkpoints/last.ckpt").read_bytes()
-    full = ["--trainer.callbacks", "[{class_path: helpers.NoRoom, init_args: {size: %d}}]" % (len(before) // 2)]
+    full = ["--trainer.callbacks", f"[{{class_path: helpers.NoRoom, init_args: {{size: {len(before) // 2}}}}}]"]
     run = nursery.fit("--resume", folder, "--steps", 60, "--trainer.devices", 2, *full, cwd=tmp_path, ok=False)
     assert run.returncode == 2 and "error: could not save" in run.said and "File too large" in run.said, run.said
     assert (folder / "checkpoints/last.ckpt").read_bytes() == before

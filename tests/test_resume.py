@@ -170,12 +170,14 @@ def no_room():
 
 
 def test_disk_full_while_saving(tmp_path, trainer, no_room):
-    """A device without room: one line that says what to do, the old checkpoint loads, and nothing half-written stays."""
+    """A device without room: one line that says what to do, the old checkpoint loads, nothing half-written stays."""
     with pytest.raises(Stopped):
         run(tmp_path / "run", trainer, at=6)
     before = (tmp_path / "run" / "last.ckpt").read_bytes()
     no_room(len(before) // 2)
-    with pytest.raises(UserError, match=r"could not save .*too large. The checkpoint before it is whole.*--resume"):
+    with pytest.raises(
+        UserError, match=r"could not save .*too large. The last checkpoint is good: make room, then go on with --resume"
+    ):
         run(tmp_path / "run", trainer, resume=True)
     assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"last.ckpt", "previous.ckpt"}
@@ -184,7 +186,7 @@ def test_disk_full_while_saving(tmp_path, trainer, no_room):
 def test_disk_full_at_the_first_checkpoint(tmp_path, trainer, no_room):
     """No checkpoint is promised where there is none."""
     no_room(1000)
-    with pytest.raises(UserError, match=r"could not save .*There is no checkpoint before it: make room, then start"):
+    with pytest.raises(UserError, match=r"could not save .*No checkpoint was saved yet: make room, then start"):
         run(tmp_path / "run", trainer)
 
 

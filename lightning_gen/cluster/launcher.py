@@ -10,10 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from lightning_gen.storage.checkpoints import how_to_go_on
 
 LOOK_EVERY = 0.5  # seconds
 GRACE = 8.0  # seconds in which a run may end by itself after it has lost a process
@@ -31,7 +35,8 @@ class SubprocessLauncher(_SubprocessScriptLauncher):
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
-            threading.Thread(target=_watch, args=(self.procs,), daemon=True, name="watch-of-ranks").start()
+            watched = (self.procs, checkpoint_folder(trainer) if trainer else None)
+            threading.Thread(target=_watch, args=watched, daemon=True, name="watch-of-ranks").start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **options)
 
@@ -56,7 +61,13 @@ def exit_reason(status: int) -> str:
         return f"was killed by signal {-status}"
 
 
-def _watch(processes: Sequence[subprocess.Popen[Any]]) -> None:
+def checkpoint_folder(trainer: L.Trainer) -> Path | None:
+    """Of a run that ``fit`` has started; None for another Trainer."""
+    folder = getattr(trainer.checkpoint_callback, "folder", None)
+    return folder if isinstance(folder, Path) else None
+
+
+def _watch(processes: Sequence[subprocess.Popen[Any]], folder: Path | None) -> None:
     """End the run, with one line, when a process of it has failed and the first rank does not notice."""
     while True:
         time.sleep(LOOK_EVERY)
@@ -67,6 +78,6 @@ def _watch(processes: Sequence[subprocess.Popen[Any]]) -> None:
             break
     rank, status = next((rank, status) for rank, status in enumerate(ended, 1) if status)
     time.sleep(GRACE)  # the first rank's own error says more
-    print(f"error: rank {rank} {exit_reason(status)}; the last checkpoint is good", file=sys.stderr, flush=True)
+    print(f"error: rank {rank} {exit_reason(status)}. {how_to_go_on(folder)}", file=sys.stderr, flush=True)
     wait_then_kill(processes, 0.0)
     os._exit(1)

@@ -15,9 +15,11 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 
-from lightning_gen.cluster.launcher import SubprocessLauncher, wait_then_kill
+from lightning_gen.cluster.launcher import SubprocessLauncher, checkpoint_folder, wait_then_kill
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.exits import RankLost
+from lightning_gen.storage.checkpoints import how_to_go_on
+from lightning_gen.training.finite import NonFinite
 
 DESCRIPTORS = "/proc/self/fd"
 WAIT = 4.0  # seconds that the others have to answer
@@ -37,15 +39,16 @@ def report_lost_ranks(trainer: L.Trainer) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if trainer.world_size > 1 and is_connection_error(error):
-            folder = trainer.checkpoint_callback.folder.parent  # type: ignore[union-attr]  # ours
-            raise lost_ranks_error(trainer.global_rank, trainer.world_size, folder) from error
+            raise lost_ranks_error(trainer.global_rank, trainer.world_size, checkpoint_folder(trainer)) from error
         raise
     except UserError as error:
+        if isinstance(error, NonFinite):
+            error = NonFinite(f"{error}. {how_to_go_on(checkpoint_folder(trainer))}")
         error.rank_local = True
         if trainer.world_size > 1:
             with contextlib.suppress(RuntimeError, ValueError):
                 _store().set(f"failed/{trainer.global_rank}", str(error))
-        raise
+        raise error from None
     finally:
         if sys.exc_info()[0] and isinstance(trainer.strategy.launcher, SubprocessLauncher):
             wait_then_kill(trainer.strategy.launcher.procs)
@@ -57,7 +60,7 @@ def is_connection_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or bool(BROKEN.search(str(error))))
 
 
-def lost_ranks_error(rank: int, world: int, folder: Path) -> UserError:
+def lost_ranks_error(rank: int, world: int, folder: Path | None) -> UserError:
     """Check which ranks still write to the TCPStore, and name those that do not, or that gave a reason."""
     missing = missing_ranks(rank, world)
     for other in missing:
@@ -67,7 +70,7 @@ def lost_ranks_error(rank: int, world: int, folder: Path) -> UserError:
     names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}" if missing else "a rank"
     return RankLost(
         f"{names} of {world} no longer answer{'' if len(missing) > 1 else 's'}: killed, out of memory, frozen, or its "
-        f"node is gone; its own output says more. The last checkpoint is good: go on with --resume {folder}"
+        f"node is gone; its own output says more. {how_to_go_on(folder)}"
     )
 
 

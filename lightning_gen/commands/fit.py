@@ -140,8 +140,6 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
             watch.check()
         _ = data.digest  # of what is in memory now, not of what lies there at the first checkpoint
     folder = attempt.folder or (runs.new_folder(config) if is_global_zero() else runs.ROOT)
-    if not attempt.folder and is_global_zero():
-        restart.hold(lock, folder, launch)
     if world > 1:
         options["strategy"] = strategies.select_strategy(
             options.get("strategy"), len(model.players), config.get("patience")
@@ -152,6 +150,7 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
     )
     _announce(trainer, model, data, folder, steps, attempt.state)
     if trainer.is_global_zero:
+        restart.hold(lock, folder, launch)
         runs.write_config(config, folder)
         restart.write_job_file(folder, launch)
     restoring = restart.restoring(attempt.checkpoint)

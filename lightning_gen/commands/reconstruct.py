@@ -17,7 +17,7 @@ from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import reconstructed
 from lightning_gen.protocols import Reconstructs, SamplesClasses, Tokenises
 from lightning_gen.storage.checkpoints import find_checkpoint
-from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, load_on, provenance
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, check_finite, load_on, provenance
 from lightning_gen.training.module import GenerativeModule
 
 
@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
                 for k in range(0, len(x), EVAL_BATCH_SIZE)
             ]
         )
+        check_finite(rebuilt, f"reconstructions by {path}")
         if kind.draws:
             picture = captioned(views.original_and_reconstruction(x, rebuilt, spec), reconstructed("examples", model))
             save_png(picture, given.out / "grid.png", source)

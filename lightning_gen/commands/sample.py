@@ -24,7 +24,7 @@ from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import caption, class_names
 from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
 from lightning_gen.storage.checkpoints import find_checkpoint
-from lightning_gen.storage.loaded import load_on, provenance, sample_in_batches
+from lightning_gen.storage.loaded import check_finite, load_on, provenance, sample_in_batches
 from lightning_gen.training.module import GenerativeModule
 
 
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     out, spec, kind = given.out or _folder(path, given), model.spec, kind_of(model.spec)
     with torch.inference_mode():
         samples = sample_in_batches(model, given.n, given.seed, y)
+        check_finite(samples, f"samples of {path}")
         pictures = _views(model, samples.to(given.device), y, given) if given.interpolate or given.traverse else {}
         if kind.draws:
             columns = _columns(y, given.classes, model)

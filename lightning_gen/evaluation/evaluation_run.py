@@ -22,7 +22,7 @@ from lightning_gen.metrics.extractors import Extractor
 from lightning_gen.networks.condition import condition_of, labels_of
 from lightning_gen.objectives.latent import reparameterise
 from lightning_gen.protocols import Posterior, Samples, SamplesClasses, SamplesTexts
-from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
+from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, check_finite
 from lightning_gen.training.noise import indexed_noise
 
 ORDER_SEED = 20131220  # seed of the order in which real examples are taken
@@ -360,14 +360,3 @@ def error_message(error: Exception) -> str:
 def as_float64(column: Tensor) -> Tensor:
     """Numbers in float64; integers as they are."""
     return column.double() if column.is_floating_point() else column
-
-
-def check_finite(values: Tensor, what: str) -> None:
-    """Refuse values (n, ...) of which some are not finite.
-
-    Raises:
-        UserError: that says of how many examples.
-    """
-    bad = int((~values.flatten(1).isfinite().all(1)).sum()) if values.dim() > 1 else int((~values.isfinite()).sum())
-    if bad:
-        raise UserError(f"{what}: {bad} of {len(values)} are not finite: has the model diverged?")

@@ -105,6 +105,16 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
             self.check_discriminator_constraint(getattr(self, name), spectral_norm != "none")
         self.register_buffer("anchors", torch.zeros(len(self.critics), 2))  # LeCam's, see adversarial/base.py
 
+    def chosen_by_size(self, spec: DataSpec) -> dict[str, int]:
+        """The options of networks that other data would have chosen by their size, such as network_args.width."""
+        asked, found = dict(self.hparams), dict[str, int]()
+        for option, table in (("network", networks.TRANSLATORS), ("critic", networks.CRITICS)):
+            builder = table.get(asked[option]) if isinstance(asked[option], str) else None
+            builder = getattr(builder, "encoder", builder)
+            chosen = networks.chosen_by_size(builder, spec.shape, asked[f"{option}_args"] or {})
+            found |= {f"{option}_args.{name}": value for name, value in chosen.items()}
+        return found
+
     # Training
 
     def apply_translator(self, x: Tensor, direction: str = "a2b") -> Tensor:

@@ -9,7 +9,7 @@ c (B, L), see condition.py. A decoder with ``autoregressive = True`` is ``decode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -125,6 +125,12 @@ def critic(name: Any, spec: DataSpec, **options: Any) -> nn.Module:
         UserError: as of ``encoder``.
     """
     return _build(name, "encoder", options, spec, 1, table=CRITICS)
+
+
+def chosen_by_size(builder: Any, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, int]:
+    """Of a network's options those that follow from the size (C, H, W) of the pictures, because they are not given."""
+    choose = getattr(builder, "chosen_by_size", None)
+    return {name: value for name, value in choose(shape).items() if not options.get(name)} if choose else {}
 
 
 def _build(

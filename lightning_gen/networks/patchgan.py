@@ -37,7 +37,7 @@ class PatchEncoder(nn.Module):
                 f"critic 'patch' with layers {layers} needs sides of at least {LEAST * 2**layers} pixels, these "
                 f"pictures have {shortest}: give --model.critic_args.layers {max(1, layers - 1)}, or larger pictures"
             )
-        widths = stage_channels(width or default_width(spec.shape), layers + 1, max_multiplier=8)
+        widths = stage_channels(width or self.chosen_by_size(spec.shape)["width"], layers + 1, max_multiplier=8)
         body: list[nn.Module] = []
         for k, (a, b) in enumerate(zip([spec.shape[0], *widths], widths, strict=False)):
             plain = k == 0 or norm == "none"
@@ -46,6 +46,11 @@ class PatchEncoder(nn.Module):
         self.body = nn.Sequential(*body)
         self.head = nn.Conv2d(widths[-1], out, 4, padding=1)
         normal_(self)
+
+    @staticmethod
+    def chosen_by_size(shape: tuple[int, ...]) -> dict[str, int]:
+        """Options that are 0 unless they are given, for pictures (C, H, W)."""
+        return {"width": default_width(shape)}
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, F, h, w), the input of the last layer."""

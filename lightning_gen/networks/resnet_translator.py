@@ -42,8 +42,8 @@ class ResNetTranslator(nn.Module):
     ) -> None:
         super().__init__()
         check_stride("resnet", shape, STRIDE)
-        width = width or default_width(shape)
-        blocks = blocks or (9 if min(shape[1:]) >= LARGE else 6)
+        chosen = self.chosen_by_size(shape)
+        width, blocks = width or chosen["width"], blocks or chosen["blocks"]
         check_positive("width", width)
         check_positive("blocks", blocks)
         bias = norm == "none"  # a norm takes it away
@@ -86,6 +86,11 @@ class ResNetTranslator(nn.Module):
             if k in (0, middle):
                 found.append(h)
         return found if middle else [*found, h]
+
+    @staticmethod
+    def chosen_by_size(shape: tuple[int, ...]) -> dict[str, int]:
+        """Options that are 0 unless they are given, for pictures (C, H, W)."""
+        return {"width": default_width(shape), "blocks": 9 if min(shape[1:]) >= LARGE else 6}
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stem(x)

@@ -48,8 +48,9 @@ class UNetTranslator(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        chosen = self.chosen_by_size(shape)
         by_size = min(DEEPEST, _halvings(math.gcd(*shape[1:])))
-        depth = depth or max(2, by_size)
+        depth = depth or chosen["depth"]
         if not 2 <= depth <= DEEPEST:
             raise UserError(f"network 'unet' with depth {depth}: possible are 2 to {DEEPEST} halvings")
         self.stride = 2**depth
@@ -62,7 +63,7 @@ class UNetTranslator(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise UserError(f"dropout {dropout}: possible are 0 <= dropout < 1")
-        widths = stage_channels(width or default_width(shape), depth, max_multiplier=8)
+        widths = stage_channels(width or chosen["width"], depth, max_multiplier=8)
         bias = norm == "none"
         self.down = nn.ModuleList()
         for k, (a, b) in enumerate(zip([shape[0], *widths], widths, strict=False)):
@@ -77,6 +78,11 @@ class UNetTranslator(nn.Module):
             self.up.append(nn.Sequential(doubled, norm_2d(norm, widths[k - 1]), *drop))
         self.head = nn.ConvTranspose2d(2 * widths[0], channels, 4, stride=2, padding=1)
         normal_(self)
+
+    @staticmethod
+    def chosen_by_size(shape: tuple[int, ...]) -> dict[str, int]:
+        """Options that are 0 unless they are given, for pictures (C, H, W)."""
+        return {"width": default_width(shape), "depth": max(2, min(DEEPEST, _halvings(math.gcd(*shape[1:]))))}
 
     def forward(self, x: Tensor) -> Tensor:
         seen = [self.down[0](x)]

@@ -23,7 +23,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.pictures.views import count_of
 from lightning_gen.protocols import Samples, Translates
 from lightning_gen.storage.checkpoints import load
-from lightning_gen.storage.loaded import provenance, sample_in_batches
+from lightning_gen.storage.loaded import check_finite, provenance, sample_in_batches
 from lightning_gen.storage.runs import TRANSLATIONS
 
 Curves = Mapping[str, Mapping[int, float]]  # of each scalar tag the value at each iteration
@@ -68,6 +68,7 @@ def sample_run(label: str, checkpoint: Path, n: int, seed: int, trust: Sequence[
         return RunSamples(label, None, spec, f"no picture is known of {spec.kind} data", source)
     with torch.inference_mode():
         x = sample_in_batches(model, count_of(n, spec), seed)
+        check_finite(x, f"samples of {checkpoint}")
     return RunSamples(label, x, spec, f"{len(x):,} of {checkpoint.name}, iteration {model.iteration:,}", source)
 
 

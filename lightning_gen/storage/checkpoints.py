@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import pickle
@@ -18,7 +19,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning_gen.atomic import atomic_file, link_atomically
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.files import check_regular
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import expect_class, resolve, trusted_imports
+from lightning_gen.protocols import ChoosesBySize
 from lightning_gen.training.module import GenerativeModule
 
 Model = TypeVar("Model", bound=GenerativeModule)
@@ -43,17 +46,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 if path.name == LAST and path.exists():
                     link_atomically(path, path.with_name(PREVIOUS))
         except OSError as error:
-            raise UserError(f"could not save {path}: {error.strerror}. {_after_full_disk(path)}") from error
+            hint = how_to_go_on(path.parent, "make room, then ")
+            raise UserError(f"could not save {path}: {error.strerror}. {hint}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return read_checkpoint(Path(path))
 
 
-def _after_full_disk(path: Path) -> str:
-    """What is left of a run whose checkpoint could not be saved, and what to do."""
-    if not any(path.with_name(name).exists() for name in (LAST, PREVIOUS, BEST)):
-        return "There is no checkpoint before it: make room, then start the run again"
-    return f"The checkpoint before it is whole: make room, then go on with --resume {path.parent.parent}"
+def how_to_go_on(folder: Path | None, first: str = "") -> str:
+    """What a run that an error has ended has saved, and how to go on.
+
+    Args:
+        folder: of the run's checkpoints; None where it is not known.
+        first: what is to be done before, such as "make room, then ".
+    """
+    if folder is None:
+        return "What was saved before is whole"
+    if (folder / LAST).exists() or (folder / PREVIOUS).exists():
+        return f"The last checkpoint is good: {first}go on with --resume {folder.parent}"
+    return f"No checkpoint was saved yet: {first}start the run again"
 
 
 def set_aside_last(path: Path) -> None:
@@ -251,11 +262,58 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
         own |= {
             name: value for name, value in model.state_dict().items() if name.startswith(model.reset_state_prefixes)
         }
+    weights = {**own, **averaged}
     try:
-        model.load_state_dict({**own, **averaged})
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = str(error).split("\n\t")[1:3] or [str(error)]
-        raise UserError(f"{path} holds the weights of another architecture: {' '.join(reason)}") from None
+        apart = _differences(weights, model.state_dict())
+        if not apart:
+            model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:  # they are no tensors, or of another kind
+        apart = " ".join(str(error).split())[:300]
+    if apart:
+        options = _option_hint(model, checkpoint)
+        raise UserError(f"{path} holds the weights of another architecture: {apart}{options}")
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The first weight that does not fit, and how many others; empty where all do."""
+    shapes = {name: (tuple(theirs[name].shape), tuple(ours[name].shape)) for name in theirs.keys() & ours.keys()}
+    apart = [name for name in ours if name in shapes and shapes[name][0] != shapes[name][1]]
+    lacks, more = [name for name in ours if name not in theirs], [name for name in theirs if name not in ours]
+    if not (apart or lacks or more):
+        return ""
+    if apart:
+        first = f"{apart[0]} is {_shape(shapes[apart[0]][0])}, and {_shape(shapes[apart[0]][1])} here"
+    else:
+        first = f"{lacks[0]} is missing" if lacks else f"{more[0]} is of no network here"
+    others = len(apart) + len(lacks) + len(more) - 1
+    return f"{first}, and {others} more differ" if others else first
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"
+
+
+def _option_hint(model: GenerativeModule, checkpoint: Mapping[str, Any]) -> str:
+    """The options of the model that may make the weights fit: other ones than there, and what the data's size chose."""
+    theirs, ours = checkpoint["hyper_parameters"], dict(model.hparams)
+    before, now = _network_options(theirs), _network_options(ours)
+    apart = [key for key in before if key in now and before[key] != now[key]]
+    hint = "".join(f"; --model.{key} is {before[key]} there, {now[key]} here" for key in apart[:4])
+    if isinstance(model, ChoosesBySize) and "spec" in theirs:
+        old = DataSpec.of(theirs["spec"])
+        chosen, here = model.chosen_by_size(old), model.chosen_by_size(model.spec)
+        if options := [f"--model.{key} {value}" for key, value in chosen.items() if here.get(key) != value]:
+            size = "x".join(map(str, old.shape[1:]))
+            hint += f"; pictures of {size} had chosen {' '.join(options)}: give these"
+    return hint
+
+
+def _network_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's arguments without those of every model, which change no network; of a dict each entry."""
+    known = {*inspect.signature(GenerativeModule.__init__).parameters, "spec"}
+    own = {name: value for name, value in arguments.items() if name not in known}
+    nested = {f"{name}.{key}": entry for name, v in own.items() if isinstance(v, dict) for key, entry in v.items()}
+    return {name: value for name, value in own.items() if not isinstance(value, dict)} | nested
 
 
 def user_modules(model: GenerativeModule) -> list[str]:

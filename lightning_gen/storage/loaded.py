@@ -26,6 +26,17 @@ def sample_in_batches(model: Samples, n: int, seed: int, y: torch.Tensor | None 
     return torch.cat(parts)
 
 
+def check_finite(values: torch.Tensor, what: str) -> None:
+    """Refuse values (n, ...) of which some are not finite.
+
+    Raises:
+        UserError: that says of how many examples.
+    """
+    bad = int((~values.flatten(1).isfinite().all(1)).sum()) if values.dim() > 1 else int((~values.isfinite()).sum())
+    if bad:
+        raise UserError(f"{what}: {bad} of {len(values)} are not finite: has the model diverged?")
+
+
 def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:
     """A checkpoint's model on a device.
 

@@ -37,13 +37,12 @@ class FiniteCheck:
                 terms = [name for name in broken if name != "loss"]
                 return NonFinite(
                     f"the loss of player {player!r} became NaN or infinite at iteration {iteration}, first in: "
-                    f"{', '.join(terms) or 'loss'}. Nothing was saved since: the last checkpoint is good. "
+                    f"{', '.join(terms) or 'loss'}. Nothing was saved since. "
                     "Try a smaller --model.lr, --model.clip 1, or another likelihood"
                 )
         self.seen = []
         if not all(bool(p.isfinite().all()) for p in parameters):
             return NonFinite(
-                "a weight became NaN or infinite; nothing was saved since: the last checkpoint is good. "
-                "Try a smaller --model.lr or --model.clip 1"
+                "a weight became NaN or infinite; nothing was saved since. Try a smaller --model.lr or --model.clip 1"
             )
         return None
