@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from . import identity, pixels, units
+from .classes import describe_classes
 from .errors import UserError, unknown
 from .loader import EvalLoader, Position, TrainLoader
-from .order import BatchOrder, Order, derive_seed, rank_slice
-from .sources import Batch, Source, binarize_source
+from .order import BalancedOrder, BatchOrder, Order, derive_seed, rank_slice
+from .sources import Batch, Source, binarize_source, labels_of
 from .spec import DataSpec
 
 EXAMPLES = ("x", "a", "b")  # entries of a batch that hold the examples
@@ -43,6 +44,7 @@ class DataModule(L.LightningDataModule, ABC):
         binarize: "dynamic" makes a pixel white with a probability equal to its brightness, drawn anew for each training
             batch and once for validation and test; "threshold" makes it white from 128 on.
         flip: mirror every other training image left to right, at random; both sides of a pair alike.
+        balance: draw all classes equally often in training, whatever their size; validation and test stay as they are.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class DataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
         binarize: Literal["none", "dynamic", "threshold"] = "none",
         flip: bool = False,
+        balance: bool = False,
     ) -> None:
         super().__init__()
         if binarize not in BINARIZE:
@@ -60,7 +63,7 @@ class DataModule(L.LightningDataModule, ABC):
         if batch_size < 1 or num_workers < 0:
             raise UserError(f"batch_size {batch_size} must be at least 1, num_workers {num_workers} at least 0")
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.binarize, self.flip = binarize, flip
+        self.binarize, self.flip, self.balance = binarize, flip, balance
         self.position = Position()
         self._splits: dict[str, Source] = {}
         self._is_unknown = False  # whether a run goes on that did not note its data
@@ -87,6 +90,8 @@ class DataModule(L.LightningDataModule, ABC):
         kind, values = self.stored_spec.kind, self.stored_spec.values
         if self.flip and kind != "image":
             raise UserError(f"flip needs images; {type(self).__name__} holds examples of kind {kind!r}")
+        if self.balance and not self.stored_spec.num_classes:
+            raise UserError(f"balance draws classes equally, and these data ({type(self).__name__}) have none")
         if self.binarize == "none":
             return self.stored_spec
         if kind != "image" or self.stored_spec.has_two_sides or values not in ("binary", "unit", "uint8"):
@@ -187,7 +192,12 @@ class DataModule(L.LightningDataModule, ABC):
             batch: with the examples as stored. It is not changed.
             training: it is the training batch handed out last: crop, flip and binarise at random.
         """
-        return {**batch, **{name: self._seen(batch[name], name, training) for name in EXAMPLES if name in batch}}
+        seen = {**batch, **{name: self._seen(batch[name], name, training) for name in EXAMPLES if name in batch}}
+        if (
+            self.stored_spec.condition != "text"
+        ):  # what comes with an example is a condition only where the spec says so
+            seen.pop("text", None)
+        return seen
 
     def _seen(self, x: Tensor, name: str, training: bool) -> Tensor:
         """One entry of a batch as the model sees it."""
@@ -240,10 +250,17 @@ class DataModule(L.LightningDataModule, ABC):
     def record_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Callback for examples (name, reason) that could not be read; a data set of files counts them."""
 
+    def class_counts(self) -> Tensor | None:
+        """(K,) training examples of each class; None where that would take reading all examples."""
+        self.setup()
+        y = labels_of(self._splits["train"])
+        return None if y is None else torch.bincount(y, minlength=self.spec.num_classes)
+
     def notices(self) -> list[str]:
-        """What to say about the data at the start of a run, a line each."""
+        """What to say about the data at the start of a run, a line each: its classes, and what is left out."""
         line = "the checkpoint does not say what its data were: whether they are the same is not known"
-        return [line] if self._is_unknown else []
+        known = describe_classes(self.spec, self.class_counts()) if self.spec.num_classes else []
+        return [*([line] if self._is_unknown else []), *known]
 
     def report(self) -> str | None:
         """A message about the data for the end of a run; None for no message."""
@@ -251,7 +268,12 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _order(self) -> BatchOrder:
         """The order of the training examples."""
-        return Order(len(self._splits["train"]), self.batch_size, self.seed)
+        source = self._splits["train"]
+        if not self.balance:
+            return Order(len(source), self.batch_size, self.seed)
+        y = labels_of(source, read=True)
+        assert y is not None, "the spec says that there are classes"
+        return BalancedOrder(y, self.batch_size, self.seed)
 
     def _noise(self, stream: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Uniform in [-1, 1), (B / world, *shape), drawn for the last global batch and sliced: N ranks equal one."""

@@ -18,6 +18,7 @@ MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 FILES = [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]
 ROWS, ROW = 10_000, 1 + 3 * 32 * 32  # images per file; bytes per image: its label, then the planes R, G, B
 TRAIN, VAL = 45_000, 5_000
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class CIFAR10(DataModule):
@@ -42,7 +43,7 @@ class CIFAR10(DataModule):
 
     def describe(self) -> DataSpec:
         """(3, 32, 32) uint8, 10 classes."""
-        return DataSpec(shape=(3, 32, 32), size=TRAIN, num_classes=10)
+        return DataSpec(shape=(3, 32, 32), size=TRAIN, num_classes=10, class_names=CLASSES)
 
     def prepare_data(self) -> None:
         """Download and verify, unless all six files are there; a complete folder may be read-only."""

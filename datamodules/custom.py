@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from . import identity
 from .base import DataModule
+from .classes import ClassTable, classes_of_dataset, number_classes, targets_of
 from .errors import UserError
 from .order import fixed_split
 from .sources import Batch, Source, Tensors, subsets
@@ -100,7 +102,8 @@ class Arrays(DataModule):
     """Examples from a .npy or .npz file.
 
     Images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in [0, 1], or vectors (N, D). An .npz may hold
-    class ids under ``y``. A fixed permutation gives a tenth for validation and a tenth for test.
+    labels (N,) under ``y``, whole numbers or texts, whose values are the classes: ids are 0..K-1 in their order, and
+    their values the names. A fixed permutation gives a tenth for validation and a tenth for test.
 
     Args:
         path: the file. Pickled objects in it are refused.
@@ -130,15 +133,11 @@ class Arrays(DataModule):
         if self._loaded is None:
             arrays = read_arrays(self.path)
             x, kind, values = to_examples(arrays["x"], self.path)
-            columns, classes = {"x": x}, 0
+            columns, names = {"x": x}, ()
             if "y" in arrays:
-                y = arrays["y"]
-                if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-                    raise UserError(f"y in {self.path} is {y.dtype} {y.shape}: expected {len(x)} class ids 0, 1, ...")
-                columns["y"] = torch.from_numpy(y.astype(np.int64))
-                classes = int(y.max()) + 1
+                columns["y"], names = number_classes(arrays["y"], f"y in {self.path}", len(x))
             size = len(x) - 2 * _tenth(len(x))
-            spec = DataSpec(shape=tuple(x.shape[1:]), kind=kind, values=values, size=size, num_classes=classes)
+            spec = DataSpec(tuple(x.shape[1:]), kind, values, size, num_classes=len(names), class_names=names)
             self._loaded = Tensors(**columns), spec
         return self._loaded
 
@@ -180,10 +179,11 @@ class Adapted:
     Args:
         dataset: any map-style Dataset.
         spec: what its examples must look like.
+        classes: of its labels; None leaves them out.
     """
 
-    def __init__(self, dataset: MapDataset, spec: DataSpec) -> None:
-        self.dataset, self.spec = dataset, spec
+    def __init__(self, dataset: MapDataset, spec: DataSpec, classes: ClassTable | None) -> None:
+        self.dataset, self.spec, self.classes = dataset, spec, classes
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -204,9 +204,17 @@ class Adapted:
             raise UserError(
                 "float images of this Dataset leave [0, 1], where the first ones lie: use one range for all"
             )
-        if self.spec.num_classes:
-            batch["y"] = torch.tensor([int(y) for _, y in pairs])
+        if self.classes:
+            labels = zip(index.tolist(), (y for _, y in pairs), strict=True)
+            batch["y"] = torch.tensor([self.classes.id(y, f"example {k}") for k, y in labels], dtype=torch.int64)
         return batch
+
+    def labels(self) -> Tensor | None:
+        """(N,), where the Dataset knows them without reading its examples."""
+        known = targets_of(self.dataset) if self.classes else None
+        if known is None or self.classes is None:
+            return None
+        return torch.tensor([self.classes.id(y, f"example {k}") for k, y in enumerate(known.tolist())])
 
 
 class Custom(DataModule):
@@ -220,7 +228,10 @@ class Custom(DataModule):
         train: training examples.
         val: validation examples; without them a fixed tenth of ``train``.
         test: test examples; without them a fixed tenth of ``train``.
-        num_classes: number of classes; 0 takes it from the Dataset's ``classes``, and drops ``y`` where it has none.
+        num_classes: number of classes, of labels 0 to ``num_classes - 1``.
+        class_names: names of the classes, of labels that are their numbers or names. Without both, the classes are the
+            Dataset's ``classes``, else the values of its ``targets``, else of labels that are texts; other labels are
+            left out, which ``notices`` says.
         options: those of every data set, see ``DataModule``.
     """
 
@@ -231,13 +242,14 @@ class Custom(DataModule):
         test: MapDataset | None = None,
         *,
         num_classes: int = 0,
+        class_names: Sequence[str] = (),
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if not len(train):
             raise UserError("the Dataset is empty")
         self.train_examples, self.val_examples, self.test_examples = train, val, test
-        self.num_classes = num_classes or len(getattr(train, "classes", ()))
+        self.num_classes, self.class_names = num_classes, tuple(class_names)
         tenth = _tenth(len(train))
         self.parts = fixed_split(len(train), 0 if val is not None else tenth, 0 if test is not None else tenth)
 
@@ -255,8 +267,9 @@ class Custom(DataModule):
         elif kind == "image" and all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in some):
             values = "unit"
         size = len(self.parts["train"])
-        classes = self.num_classes if pairs[0][1] is not None else 0
-        return DataSpec(tuple(some[0].shape), kind, values, size, num_classes=classes)
+        known, total = self.classes, self.classes.total if self.classes else 0
+        names = known.names if known else ()
+        return DataSpec(tuple(some[0].shape), kind, values, size, num_classes=total, class_names=names)
 
     def identity(self) -> dict[str, Any]:
         """With the lengths of the Datasets, and some examples of the first, unless these are drawn at random."""
@@ -264,7 +277,7 @@ class Custom(DataModule):
 
         def read(k: int) -> tuple[Tensor, Any]:
             x, y = take_apart(self.train_examples[k])
-            return to_tensor(x), y if self.num_classes else None
+            return to_tensor(x), self.classes.id(y, f"example {k:,}") if self.classes else None
 
         with random_state():
             some = identity.of_examples(read, len(self.train_examples))
@@ -272,9 +285,26 @@ class Custom(DataModule):
 
     def splits(self) -> dict[str, Source]:
         """The given Datasets, or fixed parts of the training set."""
-        spec = self.describe()
-        sources = subsets(Adapted(self.train_examples, spec), self.parts)
+        spec = self.stored_spec
+        sources = subsets(Adapted(self.train_examples, spec, self.classes), self.parts)
         for name, given in (("val", self.val_examples), ("test", self.test_examples)):
             if given is not None:
-                sources[name] = Adapted(given, spec)
+                sources[name] = Adapted(given, spec, self.classes)
         return sources
+
+    @cached_property
+    def classes(self) -> ClassTable | None:
+        """The classes of the labels; None where there are no labels, or their classes are not known."""
+        if self._label_of(0) is None:
+            return None
+        return classes_of_dataset(self.train_examples, self.class_names, self.num_classes, self._label_of)
+
+    def _label_of(self, k: int) -> Any:
+        return take_apart(self.train_examples[k])[1]
+
+    def notices(self) -> list[str]:
+        """Also whether there are labels that are left out."""
+        if self.classes or self._label_of(0) is None:
+            return super().notices()
+        ways = "num_classes= or class_names= says what they are"
+        return [f"left out: the labels of the Dataset, whose classes are not known; {ways}", *super().notices()]

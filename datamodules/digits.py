@@ -22,7 +22,7 @@ class Digits(DataModule):
 
     def describe(self) -> DataSpec:
         """(1, 8, 8) uint8, 10 classes."""
-        return DataSpec(shape=(1, 8, 8), size=SIZE - VAL - TEST, num_classes=10)
+        return DataSpec(shape=(1, 8, 8), size=SIZE - VAL - TEST, num_classes=10, class_names=tuple("0123456789"))
 
     def splits(self) -> dict[str, Source]:
         """Read the digits out of scikit-learn."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .image_files import ImageFiles, list_images, split_by_hash
+from .image_files import ImageFiles
 from .sources import Source
 from .spec import DataSpec
 from .split_folders import SPLITS, own_splits, split_paths
@@ -18,7 +21,7 @@ class Folder(ImageFiles):
     """Your own images, in a folder nested as you like.
 
     Where every image lies in one of at least two subfolders, the subfolders are the classes. The split follows from a
-    hash of each image's path, so it stays when images are added. Subfolders train, val (or valid, validation) and test
+    hash of each file's path, so it stays when files are added. Subfolders train, val (or valid, validation) and test
     are the splits, as in ``Paired``, and the classes lie in them; what has no folder is held out of train by the hash.
     For what images may be, see ``ImageFiles``.
 
@@ -38,12 +41,11 @@ class Folder(ImageFiles):
 
     @cached_property
     def parts(self) -> dict[str, list[str]]:
-        """Split -> relative paths of its images, sorted; listed once."""
-        if self.split_folders:
-            parts = split_paths(self.split_folders, self.val_fraction)
-            return {name: [Path(path).relative_to(self.root).as_posix() for path in parts[name]] for name in SPLITS}
-        names = list_images(self.root)
-        return {name: [names[k] for k in rows] for name, rows in split_by_hash(names, self.val_fraction).items()}
+        """Split -> relative paths of its images, sorted; listed once. All pages of a file are in one split."""
+        folders = self.split_folders or {"train": self.root}
+        parts = self.with_pages(split_paths(folders, self.val_fraction))
+        above = os.path.join(self.root, "")  # no prefix of what lies in "."
+        return {name: [path.removeprefix(above).replace(os.sep, "/") for path in parts[name]] for name in SPLITS}
 
     @property
     def names(self) -> list[str]:
@@ -66,7 +68,8 @@ class Folder(ImageFiles):
 
     def describe(self) -> DataSpec:
         """(C, H, W) uint8; ``size`` counts the training files, readable or not."""
-        return DataSpec(shape=self.reader.shape, size=len(self.parts["train"]), num_classes=len(self.classes))
+        size, names = len(self.parts["train"]), tuple(self.classes)
+        return DataSpec(shape=self.reader.shape, size=size, num_classes=len(names), class_names=names)
 
     def splits(self) -> dict[str, Source]:
         """Read the images, or prepare to read them batch by batch."""
@@ -82,6 +85,11 @@ class Folder(ImageFiles):
     def folders_and_files(self) -> tuple[list[Path], list[str]]:
         """The folder, and its images."""
         return [self.root], [str(self.root / name) for name in self.names]
+
+    def class_counts(self) -> Tensor:
+        """(K,) training files of each class, readable or not."""
+        count = Counter(self._top(name) for name in self.parts["train"])
+        return torch.tensor([count[name] for name in self.classes])
 
     def notices(self) -> list[str]:
         """Which folders are the splits, and what does not fit into them."""

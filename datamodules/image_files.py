@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .base import DataModule
 from .errors import UserError, unknown
-from .images import CROPS, SUFFIXES, Files, Reader, Reads, further_pages, read_all, to_size
+from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
 from .listing import left_out, list_pictures
 from .order import derive_seed
+from .pages import PAGES, describe_pages, pages_of, split_page, with_pages
 from .sources import Source, Tensors
 
 ACCEPTED = f"{', '.join(SUFFIXES)} and whatever else Pillow reads"
@@ -69,6 +70,8 @@ class ImageFiles(DataModule):
         channels: 3 for colour, 1 for grey.
         on_error: "skip" leaves out images that cannot be read, and says so once, "raise" stops.
         val_fraction: share of the images for validation, and the same for test; the rest is for training.
+        pages: of files of several pages, and of animations, the "first" page or frame, or "all" of them, which are in
+            one split then.
         memory: GiB that the decoded images may take.
         num_workers: processes that read images of folders too large for memory; 0 reads in the main process.
         options: those of every data set, see ``DataModule``.
@@ -82,6 +85,7 @@ class ImageFiles(DataModule):
         channels: int = 3,
         on_error: Literal["skip", "raise"] = "skip",
         val_fraction: float = 0.1,
+        pages: Literal["first", "all"] = "first",
         memory: float = 2.0,
         num_workers: int = 4,
         **options: Any,
@@ -91,12 +95,14 @@ class ImageFiles(DataModule):
             raise unknown("crop", crop, CROPS)
         if on_error not in ("skip", "raise"):
             raise unknown("on_error", on_error, ("skip", "raise"))
+        if pages not in PAGES:
+            raise unknown("pages", pages, PAGES)
         if channels not in (1, 3):
             raise UserError(f"channels {channels}: possible are 1 (grey) and 3 (colour)")
         if not 0 < val_fraction < 0.5:
             raise UserError(f"val_fraction {val_fraction} must lie between 0 and 0.5")
         self.reader = Reader(*to_size(size), channels, crop)
-        self.on_error, self.val_fraction, self.memory = on_error, val_fraction, memory
+        self.on_error, self.val_fraction, self.pages, self.memory = on_error, val_fraction, pages, memory
         self.skipped: dict[str, str] = {}
         self._is_loading = self._has_told = False
 
@@ -108,14 +114,23 @@ class ImageFiles(DataModule):
         """The images, each named by its folder's number and its way from there."""
         roots, paths = self.folders_and_files()
         places = [(str(k), os.path.join(os.fspath(root), "")) for k, root in enumerate(roots)]
-        named = {path: next(((k, root) for k, root in places if path.startswith(root)), ("", "")) for path in paths}
+        files = dict.fromkeys(split_page(path)[0] for path in paths)
+        named = {path: next(((k, root) for k, root in places if path.startswith(root)), ("", "")) for path in files}
         return {f"{k}/{path.removeprefix(root)}": path for path, (k, root) in named.items()}
+
+    def with_pages(self, parts: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Split -> paths of its files, with their pages in the place of files of several, where all are to be taken."""
+        if self.pages == "first":
+            return parts
+        pages = pages_of([path for paths in parts.values() for path in paths])
+        return {split: with_pages(paths, pages) for split, paths in parts.items()}
 
     def notices(self) -> list[str]:
         """Which files of the folders are left out, and which pages of files."""
         roots, taken = self.folders_and_files()
-        others, pages = left_out(roots, set(taken)), further_pages(sorted(set(taken)))
-        return [*super().notices(), *([pages] if pages else []), *([f"left out: {others}"] if others else [])]
+        files = {split_page(path)[0] for path in taken}
+        others, pages = left_out(roots, files), describe_pages(pages_of(sorted(files)), self.pages == "all")
+        return [*super().notices(), *pages, *([f"left out: {others}"] if others else [])]
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits, once, and tell of images that could not be read."""

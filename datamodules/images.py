@@ -14,12 +14,12 @@ from rich.progress import track
 from torch import Tensor
 
 from .errors import UserError
+from .pages import open_page, quiet_pillow
 from .sources import Batch
 
 # Of the most common formats; readable_suffixes() has the others too.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")  # Pillow knows, but needs programs to read
-PAGED = (".gif", ".tif", ".tiff", ".webp", ".apng", ".avifs", ".dcx", ".fli", ".flc")  # may hold several pictures
 CROPS = ("center", "stretch")
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes with an alpha channel
 ORIENTATION = 0x0112  # EXIF: from 5 on the image is shown on its side
@@ -91,11 +91,11 @@ def open_image(path: str | Path, least: int = 0) -> Image.Image:
     """The image of a file, upright and with 8 bits per channel.
 
     Args:
-        path: the file.
+        path: the file, or a page of one, see ``pages``.
         least: a large JPEG may be decoded at a fraction of its size, of at least this many pixels; 0 forbids it.
     """
     readable_suffixes()  # in a worker too: it makes all formats known
-    with open(path, "rb") as file, Image.open(file) as image:
+    with open_page(path) as image:
         if least:
             image.draft(None, (least, least))
         return flatten_alpha(ImageOps.exif_transpose(image))
@@ -131,7 +131,7 @@ class ImageInfo(NamedTuple):
 def read_image_info(path: str) -> ImageInfo | None:
     """Size and kind of an image, without decoding it; None where that fails."""
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open_page(path) as image:
             # Pillow would decode a PNG in search of a rotation at its end.
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             width, height = image.size[::-1] if exif.get(ORIENTATION, 1) >= 5 else image.size
@@ -151,33 +151,8 @@ def kind_of(image: Image.Image) -> str:
 
 def read_image_infos(paths: list[str]) -> list[ImageInfo | None]:
     """Look at all files, in threads."""
-    with ThreadPoolExecutor() as pool:
+    with quiet_pillow(), ThreadPoolExecutor() as pool:
         return list(track(pool.map(read_image_info, paths), "looking at images", len(paths), disable=len(paths) < 5000))
-
-
-def count_pages(path: str) -> int:
-    """How many pages or frames a file holds, without decoding them; 1 where that cannot be told."""
-    try:
-        with open(path, "rb") as file:
-            if path.lower().endswith(".webp") and not file.read(21)[20] & 2:  # the flag of an animation
-                return 1
-            with Image.open(file) as image:
-                return getattr(image, "n_frames", 1)
-    except Exception:  # reading it will tell why
-        return 1
-
-
-def further_pages(paths: list[str]) -> str:
-    """What is not taken of files with several pages or frames, of which the first stands for the file; may be empty."""
-    paths = [path for path in paths if path.lower().endswith(PAGED)]
-    with ThreadPoolExecutor() as pool:
-        counts = pool.map(count_pages, paths)
-        pages = {path: n for path, n in zip(paths, counts, strict=True) if n > 1}
-    if not pages:
-        return ""
-    path, first = next(iter(pages.items()))
-    more, files = sum(pages.values()) - len(pages), f"{len(pages):,} file" + "s" * (len(pages) > 1)
-    return f"of {files} only the first page or frame is taken, {more:,} are not: such as {path}, of {first:,}"
 
 
 def to_size(size: int | list[int]) -> tuple[int, int]:
@@ -207,7 +182,7 @@ def read_all(reader: Reads, paths: list[str]) -> tuple[Tensor, Tensor, Skipped]:
     images = torch.empty((len(paths), *reader.shape), dtype=torch.uint8)
     kept: list[int] = []
     skipped: Skipped = []
-    with ThreadPoolExecutor() as pool:
+    with quiet_pillow(), ThreadPoolExecutor() as pool:
         results = pool.map(lambda path: try_read(reader, path), paths)
         for k, result in enumerate(track(results, "reading images", len(paths), disable=len(paths) < 5000)):
             if isinstance(result, str):
@@ -238,7 +213,8 @@ class Files:
     def fetch(self, index: Tensor) -> Batch:
         """The images at these positions; "index" says which were read in the end."""
         skipped: Skipped = []
-        found = [self._read(k, skipped) for k in index.tolist()]
+        with quiet_pillow():
+            found = [self._read(k, skipped) for k in index.tolist()]
         images = [image for image, _ in found if image is not None]
         empty = np.zeros((0, *self.reader.shape), np.uint8)
         batch: Batch = {"x": torch.from_numpy(np.stack(images) if images else empty)}
@@ -248,6 +224,10 @@ class Files:
         if skipped:
             batch["skipped"] = skipped
         return batch
+
+    def labels(self) -> Tensor | None:
+        """(N,) class ids, of broken images too."""
+        return self.y
 
     def _read(self, k: int, skipped: Skipped) -> tuple[np.ndarray | None, int]:
         """Image k, or the next readable one, and its position."""

@@ -60,6 +60,7 @@ class MNIST(DataModule):
 
     dataset_name: ClassVar[str] = "mnist"
     folder: ClassVar[str] = "MNIST"  # also the name of torchvision's class
+    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
     def __init__(self, root: str = "data", **options: Any) -> None:
         super().__init__(**options)
@@ -72,7 +73,7 @@ class MNIST(DataModule):
 
     def describe(self) -> DataSpec:
         """(1, 28, 28) uint8, 10 classes."""
-        return DataSpec(shape=(1, 28, 28), size=TRAIN, num_classes=10)
+        return DataSpec(shape=(1, 28, 28), size=TRAIN, num_classes=10, class_names=self.class_names)
 
     def prepare_data(self) -> None:
         """Download and verify, unless all four files are there; a complete folder may be read-only."""
@@ -99,3 +100,4 @@ class FashionMNIST(MNIST):
 
     dataset_name = "fashion-mnist"
     folder = "FashionMNIST"
+    class_names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

@@ -72,6 +72,45 @@ class Order:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+class BalancedOrder:
+    """The endless training stream in which each K examples in a row are one of each of K classes, in a random order.
+
+    The k-th example of a class is the k-th of an endless stream of its own, perm(seed, class, 0), perm(seed, class, 1),
+    ...: all examples of a class are drawn before one is drawn again. So batch n is a function of n, as in ``Order``.
+
+    Args:
+        y: (N,) class ids; negative ones are never drawn.
+        batch_size: examples per global batch B.
+        seed: seed of the permutations.
+    """
+
+    def __init__(self, y: Tensor, batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self.members = [(y == c).nonzero().flatten() for c in y[y >= 0].unique().tolist()]  # classes that are there
+        self._streams = [Order(len(rows), 1, derive_seed(seed, "class", c)) for c, rows in enumerate(self.members)]
+        self._classes = Order(len(self.members), 1, derive_seed(seed, "classes"))
+        self._rows: dict[int, tuple[int, list[int]]] = {}  # of each class its current pass, as positions
+
+    def batch(self, n: int, rank: int = 0, world: int = 1, batches_per_fetch: int = 1) -> Tensor:
+        """As of ``Order``."""
+        assert batches_per_fetch == 1 or world == 1, "only one rank gets several batches at once"
+        share, rows = rank_slice(self.batch_size, rank, world), []
+        at, end = n * self.batch_size + share.start, (n + batches_per_fetch - 1) * self.batch_size + share.stop
+        while at < end:
+            round_, offset = divmod(at, len(self.members))
+            chosen = self._classes.permutation(round_)[offset : offset + end - at].tolist()
+            rows += [self._example(c, round_) for c in chosen]
+            at += len(chosen)
+        return torch.tensor(rows, dtype=torch.int64)
+
+    def _example(self, c: int, k: int) -> int:
+        """The position of the k-th example that is drawn of a class."""
+        epoch, offset = divmod(k, len(self.members[c]))
+        if self._rows.get(c, (-1, []))[0] != epoch:
+            self._rows[c] = epoch, self.members[c][self._streams[c].permutation(epoch)].tolist()
+        return self._rows[c][1][offset]
+
+
 class SideOrders:
     """The endless training streams of unpaired data, one for each side, which run on independently.
 

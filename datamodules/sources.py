@@ -27,6 +27,28 @@ class Source(Protocol):
         ...
 
 
+def labels_of(source: Source, read: bool = False) -> Tensor | None:
+    """The class ids (N,) of all examples of a source, -1 of those that cannot be read; None where they have none.
+
+    Args:
+        source: its ``labels()``, where it has such a method, are asked.
+        read: fetch all examples of other sources, else their labels are None.
+    """
+    if hasattr(source, "labels"):
+        known = source.labels()
+        if known is not None or not read:
+            return known
+    if not read:
+        return None
+    y = torch.full((len(source),), -1)
+    for rows in torch.arange(len(source)).split(1024):
+        batch = source.fetch(rows)
+        if "y" not in batch:
+            return None
+        y[batch["index"]] = batch["y"]
+    return y
+
+
 class Tensors:
     """Examples held in memory: ``x`` (N, *shape) and optional ``y`` (N,), ``factors`` (N, F)."""
 
@@ -41,6 +63,10 @@ class Tensors:
         batch = {name: column.index_select(0, index) for name, column in self.columns.items()}
         batch["index"] = index
         return batch
+
+    def labels(self) -> Tensor | None:
+        """(N,)."""
+        return self.columns.get("y")
 
 
 class Subset:
@@ -62,6 +88,11 @@ class Subset:
         batch = self.source.fetch(self.rows.index_select(0, index))
         batch["index"] = index
         return batch
+
+    def labels(self) -> Tensor | None:
+        """(n,)."""
+        known = labels_of(self.source)
+        return None if known is None else known[self.rows]
 
 
 def subsets(source: Source, parts: dict[str, Tensor]) -> dict[str, Source]:

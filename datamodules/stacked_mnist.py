@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -82,7 +83,8 @@ class StackedMNIST(DataModule):
     def describe(self) -> DataSpec:
         """(3, 28, 28) uint8, 1000 classes."""
         channels, *side = self.digits.spec.shape
-        return DataSpec(shape=(3 * channels, *side), size=SIZES["train"], num_classes=self.digits.spec.num_classes**3)
+        names = tuple("".join(digits) for digits in product(self.digits.spec.class_names, repeat=3))
+        return DataSpec((3 * channels, *side), size=SIZES["train"], num_classes=len(names), class_names=names)
 
     def channel_dataset(self) -> tuple[str, DataSpec]:
         """MNIST."""

@@ -22,7 +22,8 @@ from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.cifar10 import CIFAR10
 from lightning_gen.datamodules.custom import Arrays, Custom
 from lightning_gen.datamodules.digits import Digits
-from lightning_gen.datamodules.folder import Folder, split_by_hash
+from lightning_gen.datamodules.folder import Folder
+from lightning_gen.datamodules.image_files import split_by_hash
 from lightning_gen.datamodules.images import SUFFIXES
 from lightning_gen.datamodules.loader import EvalLoader, Position, TrainLoader
 from lightning_gen.datamodules.mnist import MNIST
