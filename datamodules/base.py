@@ -193,9 +193,7 @@ class DataModule(L.LightningDataModule, ABC):
             training: it is the training batch handed out last: crop, flip and binarise at random.
         """
         seen = {**batch, **{name: self._seen(batch[name], name, training) for name in EXAMPLES if name in batch}}
-        if (
-            self.stored_spec.condition != "text"
-        ):  # what comes with an example is a condition only where the spec says so
+        if self.stored_spec.condition != "text":  # a condition only where the spec says so
             seen.pop("text", None)
         return seen
 

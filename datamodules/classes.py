@@ -33,15 +33,15 @@ def number_classes(labels: np.ndarray, where: str, count: int) -> tuple[Tensor, 
     """
     if labels.shape != (count,) or labels.dtype.kind not in "biufUS":
         raise UserError(
-            f"labels of {where} are {labels.dtype} of shape {labels.shape}: expected the classes of {count:,} examples, "
-            "as whole numbers or texts"
+            f"{where} holds labels of type {labels.dtype} and shape {labels.shape}: expected the classes of {count:,} "
+            "examples, as whole numbers or texts"
         )
     if labels.dtype.kind == "f":
         odd = np.flatnonzero(~np.isfinite(labels) | (labels != np.rint(labels)))
         if len(odd):
+            share = f"{len(odd):,} of {count:,} labels are no classes"
             raise UserError(
-                f"label {labels[odd[0]]:g} of {where} in row {odd[0]:,} is no class ({len(odd):,} of {len(labels):,} "
-                "are not): a class is a whole number or a text"
+                f"{where} holds the label {labels[odd[0]]:g} in row {odd[0]} ({share}): a class is a whole number or a text"
             )
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "surrogateescape")
@@ -81,7 +81,7 @@ class ClassTable:
         whole = _whole(label)
         found = self._ids.get(str(whole), -1) if self.by_value else whole
         if found is None or not 0 <= found < self.total:
-            possible = _listed(self.names) if self.by_value else f"whole numbers {_range(self.total)}"
+            possible = _listed(self.names) if self.by_value else f"whole numbers from 0 to {self.total - 1:,}"
             raise UserError(f"{where} has the label {short(str(label))}: possible are {possible}")
         return found
 
@@ -112,12 +112,22 @@ def find_class(given: str | int, spec: DataSpec) -> int:
     raise UserError(unknown_class(text, names, spec.num_classes))
 
 
+def list_classes(spec: DataSpec) -> str:
+    """The classes that a user may name, in one line that is not too long."""
+    return _possible(spec.class_names, spec.num_classes)
+
+
 def unknown_class(given: str, names: Sequence[str], total: int) -> str:
     """What to say of a class that is not known: with the nearest name and a list that is not too long."""
     near = get_close_matches(given, names, n=1) if len(given) <= LONGEST else []
     hint = f" did you mean {short(near[0])!r}?" if near else ""
-    possible = f"{_listed(names)}, or numbers {_range(total)}" if names else f"numbers {_range(total)}"
-    return f"unknown class {short(given)!r}:{hint} known: {possible}"
+    return f"unknown class {short(given)!r}:{hint} known: {_possible(names, total)}"
+
+
+def _possible(names: Sequence[str], total: int) -> str:
+    """The classes that a user may name."""
+    numbers = f"0 to {total - 1:,}"
+    return numbers if tuple(names) in ((), tuple(map(str, range(total)))) else f"{_listed(names)}, or {numbers}"
 
 
 def class_name(k: int, spec: DataSpec) -> str:
@@ -159,10 +169,6 @@ def _listed(words: Sequence[str], total: int | None = None) -> str:
     """The first words of a list of ``total``, and how many more there are."""
     more = (len(words) if total is None else total) - len(words[:SHOWN])
     return ", ".join([*map(short, words[:SHOWN]), *([f"{more:,} more"] if more else [])])
-
-
-def _range(total: int) -> str:
-    return f"from 0 to {total - 1:,}" if total else "none: these data have no classes"
 
 
 def classes_of_dataset(

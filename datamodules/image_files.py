@@ -129,7 +129,8 @@ class ImageFiles(DataModule):
         """Which files of the folders are left out, and which pages of files."""
         roots, taken = self.folders_and_files()
         files = {split_page(path)[0] for path in taken}
-        others, pages = left_out(roots, files), describe_pages(pages_of(sorted(files)), self.pages == "all")
+        hint = "; --data.pages all takes them too"
+        others, pages = left_out(roots, files), describe_pages(pages_of(sorted(files)), self.pages == "all", hint)
         return [*super().notices(), *pages, *([f"left out: {others}"] if others else [])]
 
     def setup(self, stage: str | None = None) -> None:

@@ -130,12 +130,13 @@ def pages_named(path: str, count: int) -> list[str]:
     return [page_name(path, k) for k in range(count)] if count > 1 else [path]
 
 
-def describe_pages(pages: dict[str, int], taken: bool) -> list[str]:
+def describe_pages(pages: dict[str, int], taken: bool, hint: str = "") -> list[str]:
     """What to say of files of several pages: that the first stands for the file, or that all are taken; or nothing.
 
     Args:
         pages: how many each file holds.
         taken: all of them are examples.
+        hint: how they can be, where they are not.
     """
     if not pages:
         return []
@@ -143,7 +144,4 @@ def describe_pages(pages: dict[str, int], taken: bool) -> list[str]:
     files, more = f"{len(pages):,} file" + "s" * (len(pages) > 1), sum(pages.values()) - len(pages)
     if taken:
         return [f"{files} of several pages or frames give {more + len(pages):,} examples: such as {path}, of {first:,}"]
-    return [
-        f"of {files} only the first page or frame is taken, {more:,} are not: such as {path}, of {first:,}; "
-        "--data.pages all takes all"
-    ]
+    return [f"of {files} only the first page or frame is taken, {more:,} are not: such as {path}, of {first:,}{hint}"]

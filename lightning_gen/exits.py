@@ -36,6 +36,10 @@ class Stopped(Exception):
         return f"Go on with:\n  {program('fit')} --resume {self.folder}"
 
 
+class Incomplete(Exception):
+    """The command has done its work, but left something out, which its text says: status 1."""
+
+
 class Interrupted(BaseException):
     """Ctrl-C for the second time, or outside of training: the run ends at once.
 
@@ -77,6 +81,11 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     except RankLost as error:
         _complain(error)
         os._exit(1)  # what is left of the process group may wait for ever when it is taken down
+    except Incomplete as rest:
+        if is_global_zero():
+            print(rest, file=sys.stderr, flush=True)
+        destroy_gloo_group()
+        sys.exit(1)
     except UserError as error:
         _complain(error)
         status = 2

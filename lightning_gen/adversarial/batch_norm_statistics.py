@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.networks.condition import call
+from lightning_gen.networks.condition import call, conditions_in_turn
 from lightning_gen.training.ema import MovingAverages
 from lightning_gen.training.noise import indexed_noise
 
@@ -66,8 +66,7 @@ class StandingStatistics:
         """Batch number ``batch`` of fixed codes, with labels cycling through all classes."""
         numbers = range(batch * SIZE, (batch + 1) * SIZE)
         z = self.draw(indexed_noise(numbers, (self.draw_dim,), self.seed, "standing").to(self.device))
-        y = torch.tensor(numbers, device=self.device) % self.classes if self.classes else None
-        return call(generator, z, y)
+        return call(generator, z, conditions_in_turn(self, torch.tensor(numbers, device=self.device)))
 
 
 @torch.no_grad()

@@ -19,8 +19,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.evaluation.evaluation_run import check_finite, fixed_permutation
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.neighbours import nearest
-from lightning_gen.networks.condition import condition_of
-from lightning_gen.protocols import SamplesClasses, SamplesTexts
+from lightning_gen.networks.condition import condition_of, conditions_in_turn
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, sample_in_batches
 from lightning_gen.training.ema import MovingAverages
 from lightning_gen.training.evaluation_mode import evaluation_mode
@@ -114,7 +113,7 @@ class Stability(Callback):
         if len(real) < LEAST:
             return {}
         with evaluation_mode(model):
-            asked = _asked(model, y, len(real))
+            asked = conditions_in_turn(model, torch.arange(len(real)), y)
             fake = _sampled(model, len(real), asked, self.seed)
             logits = _logits(model, real, None if asked is None else y, fake, asked)
         return {**logits, **_variety(real, fake, model.spec), **_ema_distance(model)}
@@ -134,13 +133,6 @@ class Stability(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history, self.verdict = list(state_dict["history"]), Verdict(*state_dict["verdict"])
-
-
-def _asked(model: Any, y: Tensor | None, n: int) -> Tensor | None:
-    """The conditions of n samples: labels that cycle through all classes, or the texts y (n, L) of as many examples."""
-    if isinstance(model, SamplesTexts) and model.condition_length:
-        return y
-    return torch.arange(n) % model.classes if isinstance(model, SamplesClasses) and model.classes else None
 
 
 def _sampled(model: Any, n: int, y: Tensor | None, seed: int) -> Tensor:

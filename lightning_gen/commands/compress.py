@@ -15,6 +15,8 @@ from lightning_gen.compression import codec, container, image_io, report
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.errors import UserError, program, unknown
+from lightning_gen.datamodules.example_files import find_all_examples, notices_of
+from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.storage.checkpoints import find_checkpoint, load
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 
@@ -48,7 +50,7 @@ def _encoding(argv: list[str]) -> tuple[Any, list[str]]:
     )
     parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="*", type=Path, help="pictures of the model's size, or folders"
+        "images", metavar="IMAGE", nargs="*", help='pictures of the model\'s size, folders, or "a pattern*.png"'
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file")
     parser.add_argument("--split", choices=SPLITS, help="encode this part of the run's data instead of pictures")
@@ -57,6 +59,7 @@ def _encoding(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument(
         "--block", type=int, help="examples that pass the networks together, at most (default 64, or 256 of tokens)"
     )
+    parser.add_argument("--strict", action="store_true", help="end at the first picture that cannot be encoded")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
     parser.add_argument("--report", type=Path, metavar="JSON", help="also write the figures to a file")
     parser.add_argument("--no-others", action="store_true", help="do not measure gzip, bz2, xz, PNG and WebP")
@@ -99,9 +102,13 @@ def encode(argv: list[str]) -> None:
     path = find_checkpoint(given.run, given.which)
     model = load(path, trust=given.trust)
     codec.coder_for(model)  # first, so that a model that cannot code is refused at once
-    files = image_io.files_of(given.images)
-    names = image_io.names_of(files)
-    x = _rows(given, rest) if given.split else image_io.read_pictures(files, model.spec)
+    skipped, names = SkippedFiles(given.strict), ()
+    listed = find_all_examples(given.images)
+    if given.split:
+        x = _rows(given, rest)
+    else:
+        files, x = image_io.read_pictures([file.path for file in listed], model.spec, skipped)
+        names = image_io.names_of(files)
     made = codec.encode(model, x, run=str(path), names=names, block=given.block or 0)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.out, made.content)
@@ -110,7 +117,10 @@ def encode(argv: list[str]) -> None:
     if given.report:
         given.report.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(given.report, json.dumps(figures, indent=2).encode())
+    for line in notices_of(given.images, listed):
+        print(line)
     print(f"{given.out}; back: {program('compress')} decode {given.out} --out DIR")
+    skipped.finish(len(listed))
 
 
 def _rows(given: Any, rest: list[str]) -> Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
+from lightning_gen.datamodules.classes import find_class, list_classes
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.datamodules.example_files import ExampleFile, check_originals, find_all_examples, notices_of
 from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.kinds import kind_of
-from lightning_gen.kinds.files import read_all, write_all
+from lightning_gen.kinds.files import SkippedFiles, read_files, write_all
 from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import reconstructed
 from lightning_gen.protocols import Reconstructs, SamplesClasses, Tokenises
@@ -26,11 +29,17 @@ def main(argv: list[str]) -> None:
     parser = Parser(prog=program("reconstruct"), description="Pass files of your own through a trained model.")
     parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
     parser.add_argument(
-        "files", metavar="FILE", nargs="+", type=Path, help="pictures of any size; for vectors a .npy file of them"
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help='pictures of any size, folders of them, or "a pattern*.jpg"; for vectors .npy files of them',
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the reconstructions and grid.png")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("--class", type=int, dest="label", help="class of all examples, for a conditional model")
+    parser.add_argument(
+        "--class", dest="label", help="class of all examples, by name or number, for a conditional model"
+    )
+    parser.add_argument("--strict", action="store_true", help="end at the first file that cannot be read")
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given = parser.parse_args(argv)
@@ -39,7 +48,10 @@ def main(argv: list[str]) -> None:
     spec, kind = model.spec, kind_of(model.spec)
     if not isinstance(model, Reconstructs):
         raise UserError(f"{type(model).__name__} on {spec.kind} data cannot reconstruct {kind.plural}")
-    names, x = _names(given.files), read_all(given.files, spec)
+    listed = find_all_examples(given.files, given.out, kind.is_example_file)
+    files, x = read_files(listed, spec, skipped := SkippedFiles(given.strict))
+    names = _names(files)
+    check_originals(listed, (given.out / f"{name}{kind.suffix(spec)}" for name in (*names, "grid", "reconstructions")))
     y = _classes(model, given.label, len(x))
     source = provenance(model, path)
     with torch.inference_mode():
@@ -55,29 +67,32 @@ def main(argv: list[str]) -> None:
         if kind.draws:
             picture = captioned(views.original_and_reconstruction(x, rebuilt, spec), reconstructed("examples", model))
             save_png(picture, given.out / "grid.png", source)
-    sources = [source | {"original": file.name} for file in given.files]
+    sources = [source | {"original": file.name} for file in files]
     write_all(rebuilt, given.out, "reconstructions", names, spec, sources)
     shown = "; grid.png shows them beside their originals" if kind.draws else ""
+    for line in notices_of(given.files, listed):
+        print(line)
     print(f"{len(x)} reconstructions by {path} in {given.out}{shown}")
+    skipped.finish(len(listed))
 
 
-def _classes(model: GenerativeModule, label: int | None, count: int) -> torch.Tensor | None:
+def _classes(model: GenerativeModule, label: str | None, count: int) -> torch.Tensor | None:
     """The class of all examples, where the model takes one; tokens are of the picture alone."""
     classes = model.classes if isinstance(model, SamplesClasses) and not isinstance(model, Tokenises) else 0
     if label is None and not classes:
         return None
-    if label is None or not 0 <= label < classes:
-        given = "no --class" if label is None else f"--class {label}"
-        possible = f"this model needs one of 0 to {classes - 1}" if classes else "this model rebuilds without one"
-        raise UserError(f"{given}: {possible}")
-    return torch.full((count,), label, device=model.device)
+    if not classes:
+        raise UserError(f"--class {label}: this model rebuilds without one")
+    if label is None:
+        raise UserError(f"no --class: this model needs one of {list_classes(model.spec)}")
+    return torch.full((count,), find_class(label, model.spec), device=model.device)
 
 
-def _names(files: list[Path]) -> list[str]:
+def _names(files: Sequence[ExampleFile]) -> list[str]:
     """A name for each result: that of its original, numbered where two are equal or clash with the grid."""
-    stems = [file.stem for file in files]
-    clash = len({*stems, "grid"}) <= len(stems)
-    return [f"{k:03d}_{stem}" for k, stem in enumerate(stems)] if clash else stems
+    stems = [PurePosixPath(file.name).with_suffix("") for file in files]
+    clash = len({str(stem).lower() for stem in stems} | {"grid"}) <= len(stems)
+    return [str(stem.with_name(f"{k:03d}_{stem.name}") if clash else stem) for k, stem in enumerate(stems)]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +15,23 @@ from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.classes import class_name, find_class
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach_sampler, describe_sampler
 from lightning_gen.kinds import kind_of, sheet
 from lightning_gen.kinds.files import write_all
+from lightning_gen.networks.condition import conditions_in_turn
 from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import caption, class_names
 from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.loaded import check_finite, load_on, provenance, sample_in_batches
 from lightning_gen.training.module import GenerativeModule
+
+NAME = re.compile(r"[\w-]{1,20}", re.ASCII)  # of a class, that may be a part of a folder's name
 
 
 def main(argv: list[str]) -> None:
@@ -35,10 +41,12 @@ def main(argv: list[str]) -> None:
     model = load_on(path, given.device, given.trust)
     if not isinstance(model, Samples):
         raise UserError(f"{type(model).__name__} cannot make new examples")
+    given.classes = _class_ids(model, given.classes)
     y = _asked(model, given.classes, given.n)
     drawn_from = attach_sampler(model, given.sampler, _data(given, rest), given.components)
     source = provenance(model, path) | {"seed": given.seed} | drawn_from
-    out, spec, kind = given.out or _folder(path, given), model.spec, kind_of(model.spec)
+    spec, kind = model.spec, kind_of(model.spec)
+    out = given.out or _folder(path, given, spec)
     with torch.inference_mode():
         samples = sample_in_batches(model, given.n, given.seed, y)
         check_finite(samples, f"samples of {path}")
@@ -51,7 +59,7 @@ def main(argv: list[str]) -> None:
             pictures["grid"] = captioned(sheet(samples, spec, columns=columns), text)
     for name, picture in pictures.items():
         save_png(picture, out / f"{name}.png", source)
-    asked = [{} if y is None else {"class": int(y[number])} for number in range(given.n)]
+    asked = [{}] * given.n if y is None else [_source_of_class(k, spec) for k in y.tolist()]
     sources = [source | {"number": number} | classes for number, classes in enumerate(asked)]
     write_all(samples, out, "samples", [f"{number:05d}" for number in range(given.n)], spec, sources)
     if problems := kind.describe(samples, spec).problems:
@@ -69,7 +77,11 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument("-n", type=int, default=64, help="number of examples (default 64)")
     parser.add_argument("--seed", type=int, default=0, help="example k of a seed is always the same (default 0)")
     parser.add_argument(
-        "--class", type=int, nargs="+", dest="classes", metavar="ID", help="of these classes in turn (default: all)"
+        "--class",
+        nargs="+",
+        dest="classes",
+        metavar="CLASS",
+        help="of these classes in turn, by name or number (default: all)",
     )
     parser.add_argument(
         "--out", type=Path, help="folder for the files (default: samples/seed_S beside the checkpoints)"
@@ -103,30 +115,39 @@ def _data(given: Any, rest: list[str]) -> DataModule | None:
     return data
 
 
-def _folder(path: Path, given: Any) -> Path:
+def _folder(path: Path, given: Any, spec: DataSpec) -> Path:
     """Where the files go by default: examples that differ do not overwrite each other."""
     words = [f"seed_{given.seed}", *([given.sampler] if given.sampler != "prior" else [])]
     words += [str(word) for word in (given.components, given.data and Path(given.data).name) if word]
     words += [given.which] if given.which != "best" else []
-    words += ["class", *map(str, given.classes)] if given.classes else []
+    names = [class_name(k, spec) if NAME.fullmatch(class_name(k, spec)) else f"id{k}" for k in given.classes or ()]
+    words += ["class", *names] if names else []
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     return folder / "samples" / "_".join(words)
 
 
-def _asked(model: Samples, ids: Sequence[int] | None, n: int) -> torch.Tensor | None:
-    """The classes (n,) of the examples: the requested ones in turn, else all classes of the model.
+def _class_ids(model: Any, names: Sequence[str] | None) -> list[int] | None:
+    """The ids of the requested classes.
 
     Raises:
         UserError: there is no such class.
     """
-    known = model.classes if isinstance(model, SamplesClasses) else 0
-    if ids and not known:
-        raise UserError(f"--class {ids[0]}: this model knows no classes: take a conditional one, such as cvae or cgan")
-    for asked in ids or ():
-        if not 0 <= asked < known:
-            raise UserError(f"--class {asked}: possible are 0 to {known - 1}")
-    classes = torch.tensor(ids or range(known))
-    return classes[torch.arange(n) % len(classes)] if len(classes) else None
+    if names and not (isinstance(model, SamplesClasses) and model.classes):
+        raise UserError(
+            f"--class {names[0]}: this model knows no classes: take a conditional one, such as cvae or cgan"
+        )
+    return [find_class(name, model.spec) for name in names] if names else None
+
+
+def _asked(model: Samples, ids: Sequence[int] | None, n: int) -> torch.Tensor | None:
+    """The classes (n,) of the examples: the requested ones in turn, else all classes of the model."""
+    in_turn = conditions_in_turn(model, torch.arange(n))
+    return torch.tensor(ids)[torch.arange(n) % len(ids)] if ids else in_turn
+
+
+def _source_of_class(k: int, spec: DataSpec) -> dict[str, Any]:
+    """What a file says of its class."""
+    return {"class": k} | ({"class_name": class_name(k, spec)} if spec.class_names else {})
 
 
 def _columns(y: torch.Tensor | None, ids: Sequence[int] | None, model: Any) -> int | None:

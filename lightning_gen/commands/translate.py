@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import math
 import os
 import re
@@ -22,12 +21,13 @@ from torch import Tensor
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
-from lightning_gen.datamodules.image_files import ACCEPTED, list_images
+from lightning_gen.datamodules.example_files import ExampleFile, check_originals, find_examples, notices_of
 from lightning_gen.datamodules.images import Reader, open_image, try_read
-from lightning_gen.datamodules.listing import is_hidden, is_picture
+from lightning_gen.datamodules.pages import quiet_pillow
 from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
+from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.pictures.views import image_row_blocks
 from lightning_gen.protocols import Translates
 from lightning_gen.storage.checkpoints import find_checkpoint
@@ -73,19 +73,16 @@ def main(argv: list[str]) -> None:
     shape = model.spec.shape if direction.startswith("a") else model.spec.shape_b
     size = shape[1:] if given.size == TRAINING else given.size
     reader = Reader(size[0], size[1], shape[0], "center") if size else Whole(shape[0])
-    broken: dict[str, str] = {}
-    pictures = _read(jobs, reader, broken, None if size else shape[1:])
+    skipped = SkippedFiles(given.strict)
+    pictures = _read(jobs, reader, skipped, None if size else shape[1:])
     first, shown = {job.name for job in jobs[:SHOWN]}, {}
     with torch.inference_mode():
         for job, x, made in translations(model, pictures, direction, given.batch):
             save_whole(made, given.out / job.result, source | {"original": job.name})
             if sheet and job.name in first:
                 shown[job.name] = (x, made)
-    for name, reason in broken.items():
-        print(f"cannot read {name}: {reason}", file=sys.stderr)
-    if len(broken) == len(jobs):
-        raise UserError(f"none of {len(jobs)} pictures in {given.pictures} could be read")
-    missing, says = f", {len(broken)} could not be read" if broken else "", ""
+    skipped.check_any_read(len(jobs))
+    says = ""
     if shown:
         tiles = [shown[job.name] for job in jobs if job.name in shown]
         picture = captioned(
@@ -93,8 +90,11 @@ def main(argv: list[str]) -> None:
         )
         save_whole(picture, given.out / sheet, source)
         says = f"; {sheet} shows {'some' if len(jobs) > SHOWN else 'each'} below its original"
-    done = len(jobs) - len(broken)
-    print(f"{done} of {len(jobs)} pictures translated {direction} by {path} in {given.out}{missing}{says}")
+    for line in notices_of([given.pictures], (ExampleFile(job.path, job.name) for job in jobs)):
+        print(line)
+    done = len(jobs) - len(skipped.reasons)
+    print(f"{done} of {len(jobs)} pictures translated {direction} by {path} in {given.out}{says}")
+    skipped.finish(len(jobs))
 
 
 def _direction(model: Any, given: str | None) -> str:
@@ -126,6 +126,7 @@ def _parse(argv: list[str]) -> Any:
         "size of training (default: each keeps its own size)",
     )
     parser.add_argument("--batch", type=int, default=8, help="pictures of one size in one pass (default 8)")
+    parser.add_argument("--strict", action="store_true", help="end at the first picture that cannot be read")
     parser.add_argument("--force", action="store_true", help="write over results that are there")
     parser.add_argument(
         "--grid", action=argparse.BooleanOptionalAction, default=True, help=f"{GRID} of the first {SHOWN} (default yes)"
@@ -160,44 +161,12 @@ def _size(text: str | None) -> Any:
 def list_jobs(given: str, out: Path) -> list[Job]:
     """The pictures that a file, a folder or a pattern stands for, and the names of their results.
 
-    What lies in ``out`` is no input, so that a folder of results may lie in the folder of the pictures.
-
     Raises:
         UserError: there is none.
     """
-    path, results = Path(given), out.resolve()
-    if path.is_dir():
-        root, names = path, list_images(path)
-    elif path.is_file():
-        root, names = path.parent, [path.name]
-    elif glob.has_magic(given):
-        root, names = _matching(given)
-    else:
-        raise UserError(f"no picture and no folder at {given}")
-    if path.is_dir() and path.resolve() == results:
-        raise UserError(f"{given} holds the pictures: give another folder for the results, --out OUT")
-    if root.resolve() in results.parents:
-        names = [name for name in names if results not in (root / name).resolve().parents]
-    if not names:
-        raise UserError(f"no picture in {given} that is not a result in {out}")
-    return [Job(root / name, name, result) for name, result in zip(names, result_names(names), strict=True)]
-
-
-def _matching(pattern: str) -> tuple[Path, list[str]]:
-    """The folder before the first wildcard, and the pictures that match, relative to it."""
-    parts = Path(pattern).parts
-    fixed = 0  # of these leading parts each is a folder, whatever its name: "set [v1]" is one, and no pattern
-    while fixed < len(parts) - 1 and (not glob.has_magic(parts[fixed]) or Path(*parts[: fixed + 1]).is_dir()):
-        fixed += 1
-    if ".." in parts[fixed:]:
-        raise UserError(f"{pattern}: '..' behind a wildcard leads out of the folder whose names are kept")
-    root = Path(*parts[:fixed])
-    found = [root / name for name in glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True)]
-    below = ((path, path.relative_to(root)) for path in found)
-    names = {name.as_posix() for path, name in below if is_picture(path) and not any(map(is_hidden, name.parts))}
-    if not names:
-        raise UserError(f"no picture matches {pattern}: looked for {ACCEPTED}")
-    return root, sorted(names)
+    files = find_examples(given, out)
+    results = result_names([file.name for file in files])
+    return [Job(file.path, file.name, result) for file, result in zip(files, results, strict=True)]
 
 
 def result_names(names: Sequence[str]) -> list[str]:
@@ -244,10 +213,8 @@ def check_no_overwrite(jobs: Sequence[Job], out: Path, sheet: str, force: bool) 
         UserError: that names what is in the way.
     """
     paths = [out / name for name in (*(job.result for job in jobs), sheet) if name]
-    originals = {job.path.resolve() for job in jobs}
+    check_originals((ExampleFile(job.path, job.name) for job in jobs), paths)
     for path in paths:
-        if path.resolve() in originals:
-            raise UserError(f"{path} is one of the pictures to translate: give another folder, --out OUT")
         if path.is_dir():
             raise UserError(f"{path} is a folder, where a result would be written: give another one, --out OUT")
     for folder in {parent for path in paths for parent in path.parents}:
@@ -263,13 +230,14 @@ def check_no_overwrite(jobs: Sequence[Job], out: Path, sheet: str, force: bool) 
 
 
 def _read(
-    jobs: Sequence[Job], reader: Reader | Whole, broken: dict[str, str], training: tuple[int, ...] | None
+    jobs: Sequence[Job], reader: Reader | Whole, skipped: SkippedFiles, training: tuple[int, ...] | None
 ) -> Iterator[tuple[Job, Tensor]]:
-    """Each picture (C, H, W) uint8; unreadable ones are recorded. A size far from that of training is reported."""
+    """Each picture (C, H, W) uint8; unreadable ones are counted. A size far from that of training is reported."""
     for job in track(jobs, "translating", disable=not sys.stdout.isatty(), transient=True):
-        image = try_read(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
+        with quiet_pillow():
+            image = try_read(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
         if isinstance(image, str):
-            broken[job.name] = image
+            skipped.add(f"cannot read {job.name}: {image}")
             continue
         own = image.shape[1:]
         if training and any(max(n / m, m / n) > FAR for n, m in zip(own, training, strict=True)):

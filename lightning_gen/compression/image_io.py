@@ -17,41 +17,40 @@ from torch import Tensor
 from lightning_gen import kinds
 from lightning_gen.compression.container import is_safe_filename
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.datamodules.image_files import list_images
 from lightning_gen.datamodules.images import kind_of, open_image
+from lightning_gen.datamodules.pages import quiet_pillow
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
+from lightning_gen.kinds.files import SkippedFiles
 
 ARRAY = "examples.npy"  # of examples without names
 
 
-def files_of(given: Sequence[Path]) -> list[Path]:
-    """Files, and all pictures below folders.
+def read_pictures(paths: Sequence[Path], spec: DataSpec, skipped: SkippedFiles) -> tuple[list[Path], Tensor]:
+    """The pictures of exactly the model's size, and x (n, C, H, W) of them as it reaches the model, in [-1, 1].
+
+    Those that cannot be read, or could not come back as they are, are left out.
 
     Raises:
-        UserError: one is not there, or a folder holds no picture.
-    """
-    found: list[Path] = []
-    for path in given:
-        if not path.exists():
-            raise UserError(f"no picture and no folder at {path}")
-        found += [path / name for name in list_images(path)] if path.is_dir() else [path]
-    return found
-
-
-def read_pictures(paths: Sequence[Path], spec: DataSpec) -> Tensor:
-    """Pictures of exactly the model's size -> x (n, C, H, W) as it reaches the model, in [-1, 1].
-
-    Raises:
-        UserError: one cannot be read, or could not come back as it is.
+        UserError: the model is not of pictures; all are left out, or one is and ``skipped`` is strict.
     """
     if spec.values == "real":
         raise UserError("the model's data are real numbers in units of their own, not pictures: give --split test")
     if not kinds.kind_of(spec).fits_png(spec):
         raise UserError(f"the model is of {spec.kind} data of shape {spec.shape}, not of pictures: give --split test")
-    return to_float(torch.from_numpy(np.stack([_read(path, spec) for path in paths])), "uint8")
+    kept, pictures = [], []
+    for path in paths:
+        try:
+            with quiet_pillow():
+                pictures.append(_read(path, spec))
+        except UserError as error:
+            skipped.add(str(error))
+        else:
+            kept.append(path)
+    skipped.check_any_read(len(paths))
+    return kept, to_float(torch.from_numpy(np.stack(pictures)), "uint8")
 
 
 def _read(path: Path, spec: DataSpec) -> np.ndarray:

@@ -19,9 +19,9 @@ from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.base import GatherColumns
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor
-from lightning_gen.networks.condition import condition_of, labels_of
+from lightning_gen.networks.condition import condition_of, conditions_in_turn, labels_of
 from lightning_gen.objectives.latent import reparameterise
-from lightning_gen.protocols import Posterior, Samples, SamplesClasses, SamplesTexts
+from lightning_gen.protocols import Posterior, Samples, SamplesClasses
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, check_finite
 from lightning_gen.training.noise import indexed_noise
 
@@ -138,7 +138,7 @@ class EvaluationRun:
         if not isinstance(self.model, Samples):
             raise Inapplicable(f"{self.name} makes no new examples")
         numbers = torch.tensor(rows)
-        y = numbers % self.classes if self.classes else self._texts(numbers)
+        y = conditions_in_turn(self.model, numbers, self._texts)
         asked = {} if y is None else {"y": y.to(device)}
         x = self.model.sample(len(rows), seed=self.seed, start=rows.start, **asked)
         if x.shape[1:] != self.data.spec.shape:
@@ -146,12 +146,10 @@ class EvaluationRun:
                 f"the model's samples have shape {tuple(x.shape[1:])}, the reference {self.data.spec.shape}"
             )
         check_finite(x, "samples")
-        return ExampleBatch(self.to_stored_levels(x), numbers % self.classes if self.classes else None, numbers)
+        return ExampleBatch(self.to_stored_levels(x), y if self.classes else None, numbers)
 
     def _texts(self, numbers: Tensor) -> Tensor | None:
-        """For samples with these numbers (n,) the texts of real examples (n, L), of a model that takes any."""
-        if not (isinstance(self.model, SamplesTexts) and self.model.condition_length):
-            return None
+        """For samples with these numbers (n,) the texts of real examples (n, L)."""
         size = self.unbinarized_data.size(self.split)
         return condition_of(self.unbinarized_data.examples(self.split, fixed_permutation(size)[numbers % size]))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_gen.atomic import atomic_file
 from lightning_gen.datamodules.custom import read_arrays
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.listing import is_hidden
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.units import to_model
 
@@ -101,6 +102,11 @@ class Kind(ABC):
     def suffix(self, spec: DataSpec) -> str:
         """Of the files that ``write`` makes."""
         return self.suffixes[0]
+
+    def is_example_file(self, path: Path, is_file: bool | None = None) -> bool:
+        """Whether a file of a folder is one of examples, by its name; ``is_file`` where it is known to be a regular one."""
+        named = not is_hidden(path.name) and path.suffix.lower() in self.suffixes
+        return named and (path.is_file() if is_file is None else is_file)
 
     def read(self, path: Path, spec: DataSpec) -> Tensor:
         """The example (*shape) of a file as it reaches a model, or the examples (N, *shape) where files hold many.

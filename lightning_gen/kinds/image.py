@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_gen.atomic import atomic_file
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.images import SUFFIXES, Reader, try_read
-from lightning_gen.datamodules.listing import list_pictures
+from lightning_gen.datamodules.listing import is_picture, list_pictures
 from lightning_gen.datamodules.pixels import threshold, to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.images import save_png
@@ -54,6 +54,9 @@ class Image(Kind):
 
     def suffix(self, spec: DataSpec) -> str:
         return ".png" if self.fits_png(spec) else ".npy"
+
+    def is_example_file(self, path: Path, is_file: bool | None = None) -> bool:
+        return is_picture(path, is_file)
 
     def read(self, path: Path, spec: DataSpec) -> Tensor:
         """A picture file of any size -> (C, H, W): its largest centred part of the right proportions, resized."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_gen.datamodules.classes import find_class
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.networks.condition import ConditionSpec, condition_spec
+from lightning_gen.networks.condition import ConditionSpec, condition_spec, conditions_in_turn
 from lightning_gen.protocols import SamplesLatents
 from lightning_gen.training.noise import indexed_noise
+
+Condition = Tensor | Sequence[str] | str  # of examples: ids (B,), tokens (B, L), names of classes, or one name for all
 
 
 class ConditionalMixin:
@@ -51,7 +55,21 @@ class ConditionalMixin:
             self.condition_spec.check(y, len(y))
         return y
 
-    def conditions_for_samples(self, n: int, y: Tensor | None, start: int) -> Tensor | None:
+    def class_ids(self, y: Condition, n: int) -> Tensor:
+        """A condition of n examples as a tensor: of class names, or one name for all, the ids.
+
+        Raises:
+            UserError: there is no such class.
+        """
+        if isinstance(y, Tensor):
+            return y
+        given = [y] * n if isinstance(y, str | int) else list(y)
+        if self.condition_length or any(not isinstance(name, str | int) for name in given):
+            names = "" if self.condition_length else ", or the names of classes"
+            raise UserError(f"y is a {type(y).__name__}: give a tensor{names}")
+        return torch.tensor([find_class(name, self.spec) for name in given], dtype=torch.int64)  # type: ignore[attr-defined]
+
+    def conditions_for_samples(self, n: int, y: Condition | None, start: int) -> Tensor | None:
         """The condition of n samples: the requested one, or all classes in turn by the sample's index.
 
         Raises:
@@ -61,9 +79,10 @@ class ConditionalMixin:
         if y is None:
             if self.condition_length:
                 raise UserError(f"this model is conditional: give {self.condition_spec.possible}, as y")  # type: ignore[union-attr]
-            return torch.arange(start, start + n, device=device) % self.classes if self.classes else None
+            return conditions_in_turn(self, torch.arange(start, start + n, device=device))
         if self.condition_spec is None:
             raise UserError("this model knows no classes: take a conditional one, such as cvae or cgan")
+        y = self.class_ids(y, n)
         self.condition_spec.check(y, n)
         return y.to(device)
 
@@ -76,14 +95,15 @@ class ConditionalMixin:
         raise NotImplementedError
 
     @torch.no_grad()
-    def sample(self, n: int, y: Tensor | None = None, seed: int = 0, start: int = 0) -> Tensor:
+    def sample(self, n: int, y: Condition | None = None, seed: int = 0, start: int = 0) -> Tensor:
         """n examples (n, *shape) for codes from the prior or the sampler; sample k of a seed is always the same.
 
         Without gradients: ``decode(draw(noise))`` has them.
 
         Args:
             n: how many.
-            y: (n,) classes, of a conditional model, or its texts (n, L); None: labels cycle through all classes.
+            y: (n,) classes, of a conditional model, as ids, as names, or one name for all; or its texts (n, L); None:
+                labels cycle through all classes.
             seed: of the noise.
             start: index of the first.
         """

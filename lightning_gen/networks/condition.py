@@ -8,7 +8,7 @@ that attend.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.transformer import TransformerBlock
+from lightning_gen.protocols import SamplesClasses, SamplesTexts
 
 TEXT_WIDTH, TEXT_HEADS = 64, 4  # of the encoder of texts: 50,000 weights, and 64 for each token of the vocabulary
 PADDING = 0  # the token that fills the rows of shorter texts
@@ -117,6 +118,26 @@ def condition_of(batch: Mapping[str, Tensor]) -> Tensor | None:
 def labels_of(batch: Mapping[str, Tensor]) -> Tensor | None:
     """The classes (B,) of a batch's examples, None where they have none."""
     return batch.get("y")
+
+
+def conditions_in_turn(
+    model: Any, numbers: Tensor, texts: Tensor | Callable[[Tensor], Tensor | None] | None = None
+) -> Tensor | None:
+    """What samples with these numbers are conditioned on: all classes in turn, or the texts of examples in turn.
+
+    Args:
+        model: any that samples.
+        numbers: (n,) of the samples, which alone decide.
+        texts: of examples (B, L), or a function from the numbers to the texts (n, L) of as many.
+
+    Returns:
+        Class ids (n,) or texts (n, L); None of a model without a condition, and of one of texts where none are given.
+    """
+    if isinstance(model, SamplesTexts) and model.condition_length:
+        if isinstance(texts, Tensor):
+            return texts[numbers.to(texts.device) % len(texts)]
+        return texts(numbers) if texts else None
+    return numbers % model.classes if isinstance(model, SamplesClasses) and model.classes else None
 
 
 def repeat(c: Tensor | None, times: int) -> Tensor | None:

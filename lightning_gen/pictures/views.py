@@ -15,7 +15,7 @@ from lightning_gen.drawing import plane
 from lightning_gen.drawing.captions import with_row_labels
 from lightning_gen.drawing.render import GROUND, bars, grid, to_uint8
 from lightning_gen.kinds import kind_of, sheet
-from lightning_gen.networks.condition import condition_of
+from lightning_gen.networks.condition import condition_of, conditions_in_turn
 from lightning_gen.protocols import (
     Decodes,
     Discriminates,
@@ -26,7 +26,6 @@ from lightning_gen.protocols import (
     Samples,
     SamplesClasses,
     SamplesLatents,
-    SamplesTexts,
     Translates,
 )
 from lightning_gen.training.module import GenerativeModule
@@ -93,9 +92,9 @@ def _of_codes(model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | 
         if y is not None and classes_of(model):
             yield "class_swaps", class_swaps(model, examples[:PER_CLASS], y[:PER_CLASS])
     elif isinstance(model, Decodes):
-        yield "interpolations", drawn_interpolations(model, seed, texts_for(model, y, LINES))
+        yield "interpolations", drawn_interpolations(model, seed, _rows_of(model, texts=y))
     if isinstance(model, HasInfoGANCodes) and model.codes:
-        yield "code_traversals", code_traversals(model, seed, texts_for(model, y, LINES))
+        yield "code_traversals", code_traversals(model, seed, _rows_of(model, texts=y))
 
 
 def samples(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
@@ -126,17 +125,10 @@ def classes_of(model: Any) -> int:
     return min(CLASSES, model.classes) if isinstance(model, SamplesClasses) else 0
 
 
-def texts_for(model: Any, y: Tensor | None, n: int) -> Tensor | None:
-    """Texts of examples y (B, L) in turn, (n, L), for a model that takes any; None for others."""
-    if y is None or not (isinstance(model, SamplesTexts) and model.condition_length):
-        return None
-    return y[torch.arange(n, device=y.device) % len(y)]
-
-
-def _sampled(model: Any, n: int, seed: int, y: Tensor | None) -> Tensor:
-    """n samples (n, *shape), of a model that takes texts with those of examples y (B, L)."""
-    texts = texts_for(model, y, n)
-    return model.sample(n, seed=seed) if texts is None else model.sample(n, y=texts, seed=seed)
+def _sampled(model: Any, n: int, seed: int, texts: Tensor | None) -> Tensor:
+    """n samples (n, *shape), of a model that takes texts with those of examples (B, L)."""
+    y = conditions_in_turn(model, torch.arange(n, device=model.device), texts)
+    return model.sample(n, seed=seed) if y is None else model.sample(n, y=y, seed=seed)
 
 
 def original_and_reconstruction(examples: Tensor, rebuilt: Tensor, spec: DataSpec, columns: int = 8) -> Tensor:
@@ -207,7 +199,7 @@ def drawn_interpolations(model: Any, seed: int, y: Tensor | None = None) -> Tens
         seed: of the codes.
         y: (R,) the rows' classes, of a model that takes them; by default all in turn, in at least 8 rows.
     """
-    y = _rows_of(model, y)
+    y = _rows_of(model) if y is None else y.to(model.device)
     rows = range(LINES if y is None else len(y))
     ends = indexed_noise(rows, (2, model.draw_dim), seed, "interpolations")  # (R, 2, D)
     first, second = (model.draw(end.to(model.device)) for end in ends.unbind(1))  # (R, Z)
@@ -246,7 +238,7 @@ def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
         y: (R,) the rows' classes, of a model that takes them; by default all in turn, in at least 8 rows.
     """
     codes = model.codes
-    y = _rows_of(model, y)
+    y = _rows_of(model) if y is None else y.to(model.device)
     noise = indexed_noise(range(LINES if y is None else len(y)), (model.draw_dim,), seed, "traversals")
     drawn = model.draw(noise.to(model.device))  # (R, Z)
     blocks, column = [], codes.start
@@ -265,12 +257,9 @@ def code_traversals(model: Any, seed: int, y: Tensor | None = None) -> Tensor:
     return stack_vertically(blocks)
 
 
-def _rows_of(model: Any, y: Tensor | None) -> Tensor | None:
-    """Conditions of the rows: as given, else all classes, in at least 8 rows; None where the model takes none."""
-    count = classes_of(model)
-    if not count:
-        return texts_for(model, y, 0 if y is None else len(y))
-    return torch.arange(max(LINES, count), device=model.device) % count if y is None else y.to(model.device)
+def _rows_of(model: Any, texts: Tensor | None = None) -> Tensor | None:
+    """Conditions of at least 8 rows: all classes that are shown, or the texts of examples (B, L); or None."""
+    return conditions_in_turn(model, torch.arange(max(LINES, classes_of(model)), device=model.device), texts)
 
 
 def stack_vertically(blocks: Sequence[Tensor]) -> Tensor:
@@ -295,7 +284,7 @@ def density(model: Any, examples: Tensor, seed: int, y: Tensor | None = None) ->
     where = plane.window(real)
     places = plane.raster(where, FIELD)  # (FIELD^2, 2)
     nearest = None
-    if y is not None and (classes_of(model) or texts_for(model, y, 1) is not None):
+    if y is not None and conditions_in_turn(model, torch.zeros(1, dtype=torch.int64), y) is not None:
         nearest = y[torch.cdist(places, real[:REFERENCES]).argmin(1).to(y.device)].to(model.device)
     try:
         field = model.discriminate(places.to(model.device), nearest).float().cpu().view(FIELD, FIELD)
