@@ -39,10 +39,9 @@ def number_classes(labels: np.ndarray, where: str, count: int) -> tuple[Tensor, 
     if labels.dtype.kind == "f":
         odd = np.flatnonzero(~np.isfinite(labels) | (labels != np.rint(labels)))
         if len(odd):
-            share = f"{len(odd):,} of {count:,} labels are no classes"
-            raise UserError(
-                f"{where} holds the label {labels[odd[0]]:g} in row {odd[0]} ({share}): a class is a whole number or a text"
-            )
+            more = f", and {len(odd) - 1:,} more like it" if len(odd) > 1 else ""
+            found = f"holds the label {labels[odd[0]]:g} in row {odd[0]}{more}"
+            raise UserError(f"{where} {found}: a class is a whole number or a text")
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "surrogateescape")
     values, ids = np.unique(labels, return_inverse=True)
@@ -119,7 +118,7 @@ def list_classes(spec: DataSpec) -> str:
 
 def unknown_class(given: str, names: Sequence[str], total: int) -> str:
     """What to say of a class that is not known: with the nearest name and a list that is not too long."""
-    near = get_close_matches(given, names, n=1) if len(given) <= LONGEST else []
+    near = get_close_matches(given, names, n=1) if len(given) <= LONGEST and not given.isdecimal() else []
     hint = f" did you mean {short(near[0])!r}?" if near else ""
     return f"unknown class {short(given)!r}:{hint} known: {_possible(names, total)}"
 

@@ -133,7 +133,7 @@ class Arrays(DataModule):
         if self._loaded is None:
             arrays = read_arrays(self.path)
             x, kind, values = to_examples(arrays["x"], self.path)
-            columns, names = {"x": x}, ()
+            columns, names = {"x": x}, tuple[str, ...]()
             if "y" in arrays:
                 columns["y"], names = number_classes(arrays["y"], f"y in {self.path}", len(x))
             size = len(x) - 2 * _tenth(len(x))

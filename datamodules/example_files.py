@@ -26,7 +26,9 @@ class ExampleFile(NamedTuple):
     name: str
 
 
-def find_examples(given: str | Path, out: Path | None = None, accepts: Accepts = is_picture) -> list[ExampleFile]:
+def find_examples(
+    given: str | Path, out: Path | None = None, accepts: Accepts = is_picture, what: str = "picture"
+) -> list[ExampleFile]:
     """The files that a path stands for: the file itself, those of a folder and below it, or those that match a pattern.
 
     What exists is no pattern, whatever its name, nor is a folder on the way to one: in ``"./set [v1]/*.png"`` the
@@ -36,6 +38,7 @@ def find_examples(given: str | Path, out: Path | None = None, accepts: Accepts =
         given: the path, as the user wrote it.
         out: folder of results, which are no examples though they may lie below what is given.
         accepts: whether a file of a folder or a pattern is one of examples; a single file needs no suffix.
+        what: a file holds, for the error's text.
 
     Raises:
         UserError: there is none.
@@ -43,7 +46,7 @@ def find_examples(given: str | Path, out: Path | None = None, accepts: Accepts =
     path = Path(given).expanduser()
     if path.is_dir():
         if out is not None and path.resolve() == out.resolve():
-            raise UserError(f"{given} holds the examples: give another folder for the results, --out OUT")
+            raise UserError(f"{given} is what is read: give another folder for the results, --out OUT")
         found = [
             ExampleFile(file, file.relative_to(path).as_posix()) for file, known in walk(path) if accepts(file, known)
         ]
@@ -52,29 +55,29 @@ def find_examples(given: str | Path, out: Path | None = None, accepts: Accepts =
             raise UserError(f"{given} is neither a file nor a folder")
         found = [ExampleFile(path, path.name)]
     elif glob.has_magic(str(path)):
-        found = _matching(path, accepts)
+        found = _matching(path, accepts, what)
     else:
-        raise UserError(f"no file and no folder at {given}")
+        raise UserError(f"no {what} and no folder at {given}")
     if not found:
         others = left_out([path]) if path.is_dir() else ""
-        raise UserError(f"no examples in {given}" + (f"; there are {others}" if others else ""))
+        raise UserError(f"no {what} in {given}" + (f"; there are {others}" if others else ""))
     if out is not None:
         results = out.resolve()
         kept = [file for file in found if path.is_file() or results not in file.path.resolve().parents]
         if not kept:
-            raise UserError(f"nothing in {given} that is not a result in {out}")
+            raise UserError(f"no {what} in {given} that is not a result in {out}: give another folder, --out OUT")
         found = kept
     return sorted(found, key=lambda file: file.name)
 
 
 def find_all_examples(
-    given: Sequence[str | Path], out: Path | None = None, accepts: Accepts = is_picture
+    given: Sequence[str | Path], out: Path | None = None, accepts: Accepts = is_picture, what: str = "picture"
 ) -> list[ExampleFile]:
     """The files that several paths stand for, see ``find_examples``."""
-    return [file for path in given for file in find_examples(path, out, accepts)]
+    return [file for path in given for file in find_examples(path, out, accepts, what)]
 
 
-def _matching(pattern: Path, accepts: Accepts) -> list[ExampleFile]:
+def _matching(pattern: Path, accepts: Accepts, what: str) -> list[ExampleFile]:
     """The files that match a pattern, named below the folder before the first wildcard."""
     parts, fixed = pattern.parts, 0
     while fixed < len(parts) - 1 and (not glob.has_magic(parts[fixed]) or Path(*parts[: fixed + 1]).is_dir()):
@@ -86,7 +89,7 @@ def _matching(pattern: Path, accepts: Accepts) -> list[ExampleFile]:
     shown = (name for name in names if not any(map(is_hidden, name.parts)))
     found = [ExampleFile(root / name, name.as_posix()) for name in shown if accepts(root / name, None)]
     if not found:
-        raise UserError(f"no file of examples matches {pattern}")
+        raise UserError(f"no {what} matches {pattern}")
     return found
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 PAGES = ("first", "all")
-PAGED = (".gif", ".tif", ".tiff", ".webp", ".png", ".apng", ".avif", ".avifs")
-PAGED += (".dcx", ".fli", ".flc", ".mpo")  # may hold several
+ANIMATED = (".gif", ".webp", ".png", ".apng", ".avif", ".avifs", ".fli", ".flc")
+PAGED = (*ANIMATED, ".tif", ".tiff", ".dcx", ".mpo")  # suffixes of files that may hold several
 PAGE = re.compile(rf"(.+(?:{'|'.join(map(re.escape, PAGED))}))\[(\d{{1,9}})\]", re.IGNORECASE | re.DOTALL)
 PNG, CHUNKS = b"\x89PNG\r\n\x1a\n", 64  # of a PNG, that are looked at in search of an animation
 

@@ -741,7 +741,7 @@ def test_arrays_that_do_not_fit(tmp_path):
     error(np.full((4, 4), np.nan), "not finite")
     error(np.zeros(4), "expected images")
     error(np.array([{}, {}], dtype=object), "cannot read")
-    error(np.zeros((4, 4, 4), np.uint8), "class ids", y=np.zeros(3, int))
+    error(np.zeros((4, 4, 4), np.uint8), r"shape \(3,\): expected the classes of 4", y=np.zeros(3, int))
     (tmp_path / "short.npy").write_bytes(b"\x93NUMPY\x01\x00")
     with pytest.raises(UserError, match="cannot read"):
         _ = Arrays(str(tmp_path / "short.npy")).spec

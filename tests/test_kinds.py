@@ -17,11 +17,13 @@ from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.config.default_model import fill_in, fitting_batch
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.example_files import find_all_examples, find_examples
 from lightning_gen.datamodules.outline_shapes import OutlineShapes
 from lightning_gen.datamodules.spec import KINDS as DECLARED
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.exits import Incomplete
 from lightning_gen.kinds import KINDS, kind_of, kinds_of_table, sheet
-from lightning_gen.kinds.files import read_all, write_all
+from lightning_gen.kinds.files import SkippedFiles, read_files, write_all
 from lightning_gen.kinds.image import LEAST
 from lightning_gen.models.cyclegan import CycleGAN
 from lightning_gen.networks.dcgan import SMALLEST
@@ -213,12 +215,21 @@ def test_an_image_comes_back_from_its_file_with_provenance(tmp_path):
     with Image.open(tmp_path / "b.png") as opened:
         assert opened.text["number"] == "1"
     kind = kind_of(IMAGES)
-    again = read_all([tmp_path / f"{name}.png" for name in "abc"], IMAGES)
+    files = find_examples(tmp_path)
+    kept, again = read_files(files, IMAGES, SkippedFiles(strict=True))
+    assert kept == files and [file.name for file in files] == ["a.png", "b.png", "c.png"]
     assert torch.equal(again, kind.restored(kind.stored(x, IMAGES), IMAGES))
     assert set(kind.read(tmp_path / "a.png", IMAGES._replace(values="binary")).unique().tolist()) <= {-1.0, 1.0}
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"cannot read .*broken\.png as a picture"):
-        read_all([tmp_path / "broken.png"], IMAGES)
+    with pytest.raises(UserError, match=r"^cannot read .*broken\.png as a picture"):
+        read_files(find_examples(tmp_path / "broken.png"), IMAGES, SkippedFiles(strict=False))
+    skipped = SkippedFiles(strict=False)
+    kept, some = read_files(find_examples(tmp_path), IMAGES, skipped)
+    assert kept == files and torch.equal(some, again)
+    with pytest.raises(Incomplete, match=r"^skipped 1 of 4 files; cannot read .*broken\.png as a picture: "):
+        skipped.finish(4)
+    with pytest.raises(UserError, match=r"broken\.png .*without --strict"):
+        read_files(find_examples(tmp_path), IMAGES, SkippedFiles(strict=True))
 
 
 def test_images_that_are_no_pictures_keep_their_numbers(tmp_path):
@@ -234,7 +245,10 @@ def test_images_that_are_no_pictures_keep_their_numbers(tmp_path):
 def test_vectors_come_back_from_their_file(tmp_path):
     x = torch.randn(5, 2)
     write_all(x, tmp_path, "samples", [], POINTS, [{}])
-    assert torch.equal(read_all([tmp_path / "samples.npy"] * 2, POINTS), torch.cat([x, x]))
+    (tmp_path / "more.txt").write_text("")
+    files = find_all_examples([tmp_path, tmp_path / "samples.npy"], accepts=kind_of(POINTS).is_example_file)
+    kept, again = read_files(files, POINTS, SkippedFiles(strict=True))
+    assert len(kept) == 2 and torch.equal(again, torch.cat([x, x]))
     with pytest.raises(UserError, match=r"an array \(5, 2\): expected \(N, 3\)"):
         kind_of(POINTS).read(tmp_path / "samples.npy", POINTS._replace(shape=(3,)))
 

@@ -190,7 +190,7 @@ def test_sample_of_chosen_classes(there):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ([CVAE, "--class", "3", "10"], "--class 10: possible are 0 to 9"),
+        ([CVAE, "--class", "3", "10"], "unknown class '10': known: 0 to 9"),
         ([AE, "--class", "0"], "this model knows no classes"),
         ([AE, "--sampler", "gmm", "--components", "400"], "try --components 260"),
         ([AE, "--sampler", "gmm", "--date.root", "x"], "unknown option '--date.root'"),

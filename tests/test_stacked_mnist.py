@@ -73,7 +73,8 @@ def test_a_class_has_the_digits_of_the_channels():
 def test_the_spec_and_the_name():
     assert resolve_dataset("stacked-mnist") == ("lightning_gen.datamodules.stacked_mnist.StackedMNIST", {})
     data = StackedMNIST()
-    assert data.spec == DataSpec((3, 28, 28), size=128_000, num_classes=1000)
+    names = tuple(f"{k:03d}" for k in range(1000))
+    assert data.spec == DataSpec((3, 28, 28), size=128_000, num_classes=1000, class_names=names)
     assert isinstance(data, StackedData) and not isinstance(MNIST(), StackedData)
     assert data.channel_dataset() == ("mnist", MNIST().spec)
 

@@ -12,6 +12,7 @@ from translators import SPEC, Diverged, Mixing, Unchanged, saved
 from lightning_gen.commands import translate
 from lightning_gen.commands.translate import Job, of_one_size, padded, result_names
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.exits import Incomplete
 from lightning_gen.models.vae import VAE
 from lightning_gen.presets import preset
 
@@ -273,13 +274,14 @@ def test_broken_pictures_are_named_and_the_rest_is_translated(place, run, capsys
     picture(place / "in/a.png", 9, 9)
     (place / "in/b.png").write_bytes(b"no picture")
     (place / "in/c.png").write_bytes((place / "in/a.png").read_bytes()[:60])
-    translated(run, "in", "out")
-    said = capsys.readouterr()
+    with pytest.raises(Incomplete, match=r"^skipped 2 of 3 files; the first: cannot read b\.png: "):
+        translated(run, "in", "out")
     assert names(place / "out") == ["a.png", "grid.png"]
-    assert "1 of 3 pictures translated" in said.out and "2 could not be read" in said.out
-    assert "cannot read b.png: " in said.err and "cannot read c.png: " in said.err
+    assert "1 of 3 pictures translated" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"cannot read b\.png: .*without --strict"):
+        translated(run, "in", "strict", "--strict", "--no-grid")
     (place / "in/a.png").unlink()
-    with pytest.raises(UserError, match="none of 2 pictures in in could be read"):
+    with pytest.raises(UserError, match=r"none of 2 files can be taken, the first: cannot read b\.png"):
         translated(run, "in", "none")
     assert not (place / "none").exists()
 
@@ -293,7 +295,7 @@ def test_broken_pictures_are_named_and_the_rest_is_translated(place, run, capsys
         (["in", "out", "--direction", "b2c"], ["unknown --direction of this Unchanged 'b2c'", "a2b, b2a"]),
         (["nowhere", "out"], ["no picture and no folder at nowhere"]),
         (["nowhere/*.png", "out"], ["no picture matches nowhere/*.png"]),
-        (["empty", "out"], ["no image in empty"]),
+        (["empty", "out"], ["no picture in empty"]),
         (["in"], ["--out OUT"]),
         (["in", "out", "--out", "out"], ["give one folder"]),
         (["in/a.png", "in/b.png", "in/c.png", "out"], ["4 paths", "quotes"]),
@@ -339,4 +341,4 @@ def test_a_pattern_does_not_lead_out_of_its_folder(tmp_path):
     (tmp_path / "g/sub").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
     with pytest.raises(UserError, match="behind a wildcard"):
-        translate._matching(f"{tmp_path}/g/*/../../y.png")
+        translate.list_jobs(f"{tmp_path}/g/*/../../y.png", tmp_path / "out")

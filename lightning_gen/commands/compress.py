@@ -102,7 +102,7 @@ def encode(argv: list[str]) -> None:
     path = find_checkpoint(given.run, given.which)
     model = load(path, trust=given.trust)
     codec.coder_for(model)  # first, so that a model that cannot code is refused at once
-    skipped, names = SkippedFiles(given.strict), ()
+    skipped, names = SkippedFiles(given.strict), tuple[str, ...]()
     listed = find_all_examples(given.images)
     if given.split:
         x = _rows(given, rest)

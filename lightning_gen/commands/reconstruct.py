@@ -36,9 +36,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the reconstructions and grid.png")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument(
-        "--class", dest="label", help="class of all examples, by name or number, for a conditional model"
-    )
+    parser.add_argument("--class", dest="label", help="class of all examples, by name or number")
     parser.add_argument("--strict", action="store_true", help="end at the first file that cannot be read")
     parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
@@ -48,7 +46,7 @@ def main(argv: list[str]) -> None:
     spec, kind = model.spec, kind_of(model.spec)
     if not isinstance(model, Reconstructs):
         raise UserError(f"{type(model).__name__} on {spec.kind} data cannot reconstruct {kind.plural}")
-    listed = find_all_examples(given.files, given.out, kind.is_example_file)
+    listed = find_all_examples(given.files, given.out, kind.is_example_file, f"file of {kind.plural}")
     files, x = read_files(listed, spec, skipped := SkippedFiles(given.strict))
     names = _names(files)
     check_originals(listed, (given.out / f"{name}{kind.suffix(spec)}" for name in (*names, "grid", "reconstructions")))

@@ -104,7 +104,7 @@ class Kind(ABC):
         return self.suffixes[0]
 
     def is_example_file(self, path: Path, is_file: bool | None = None) -> bool:
-        """Whether a file of a folder is one of examples, by its name; ``is_file`` where it is known to be a regular one."""
+        """Whether a file of a folder holds examples, by its name; ``is_file`` says whether it is regular, if known."""
         named = not is_hidden(path.name) and path.suffix.lower() in self.suffixes
         return named and (path.is_file() if is_file is None else is_file)
 

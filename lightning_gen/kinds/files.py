@@ -47,9 +47,8 @@ class SkippedFiles:
             UserError: with the reason of the first.
         """
         if total and len(self.reasons) == total:
-            raise UserError(
-                f"none of {total:,} files can be read, the first: {self.reasons[0]}" if total > 1 else self.reasons[0]
-            )
+            many = f"none of {total:,} files can be taken, the first: " if total > 1 else ""
+            raise UserError(f"{many}{self.reasons[0]}")
 
     def finish(self, total: int) -> None:
         """End a command that has done all else.
