@@ -10,6 +10,7 @@ import torch
 
 from .base import DataModule
 from .download import damaged_file_error, download_errors
+from .paths import to_path
 from .sources import Source, Tensors
 from .spec import DataSpec
 
@@ -39,7 +40,7 @@ class CIFAR10(DataModule):
     @property
     def raw(self) -> Path:
         """Where the six files lie."""
-        return Path(self.root).expanduser() / "cifar-10-batches-bin"
+        return to_path(self.root) / "cifar-10-batches-bin"
 
     def describe(self) -> DataSpec:
         """(3, 32, 32) uint8, 10 classes."""

@@ -19,6 +19,7 @@ from .base import DataModule
 from .classes import ClassTable, classes_of_dataset, number_classes, targets_of
 from .errors import UserError
 from .order import fixed_split
+from .paths import to_path
 from .sources import Batch, Source, Tensors, subsets
 from .spec import DataSpec
 
@@ -112,7 +113,7 @@ class Arrays(DataModule):
 
     def __init__(self, path: str, **options: Any) -> None:
         super().__init__(**options)
-        self.path = Path(path).expanduser()
+        self.path = to_path(path)
         self._loaded: tuple[Tensors, DataSpec] | None = None
 
     def describe(self) -> DataSpec:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .image_files import ImageFiles
+from .paths import to_path
 from .sources import Source
 from .spec import DataSpec
 from .split_folders import SPLITS, own_splits, split_paths
@@ -32,7 +33,7 @@ class Folder(ImageFiles):
 
     def __init__(self, root: str, **options: Any) -> None:
         super().__init__(**options)
-        self.root = Path(root).expanduser()
+        self.root = to_path(root)
 
     @cached_property
     def split_folders(self) -> dict[str, Path]:

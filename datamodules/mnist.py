@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .base import DataModule
 from .download import damaged_file_error, download_errors
+from .paths import to_path
 from .sources import Source, Tensors
 from .spec import DataSpec
 
@@ -69,7 +70,7 @@ class MNIST(DataModule):
     @property
     def raw(self) -> Path:
         """Where the four files lie."""
-        return Path(self.root).expanduser() / self.folder / "raw"
+        return to_path(self.root) / self.folder / "raw"
 
     def describe(self) -> DataSpec:
         """(1, 28, 28) uint8, 10 classes."""
@@ -82,7 +83,7 @@ class MNIST(DataModule):
         with download_errors(self.dataset_name, self.raw, ", ".join(f"{name}.gz" for name in FILES)):
             from torchvision import datasets  # here: a second to import, and needed only once
 
-            getattr(datasets, self.folder)(Path(self.root).expanduser(), download=True)
+            getattr(datasets, self.folder)(to_path(self.root), download=True)
 
     def splits(self) -> dict[str, Source]:
         """Read the four files."""

@@ -11,6 +11,7 @@ from .errors import UserError
 from .image_files import ImageFiles
 from .images import ImageInfo, read_image_infos, to_size
 from .pair_data import PairData
+from .paths import to_path
 from .spec import DataSpec
 from .split_folders import Parts
 
@@ -60,10 +61,10 @@ class PairFiles(ImageFiles, PairData):
         if root is None and (a is None or b is None):
             given = "neither --data.a nor --data.b" if a is b else "--data.a alone" if b is None else "--data.b alone"
             raise UserError(f"{kind} data: {given}: give {ways}")
-        if a is not None and b is not None and Path(a).expanduser().resolve() == Path(b).expanduser().resolve():
+        if a is not None and b is not None and to_path(a).resolve() == to_path(b).resolve():
             raise UserError(f"--data.a and --data.b are one folder, {a}: the two sides need one each")
-        self.root = None if root is None else Path(root).expanduser()
-        self.folders = None if a is None or b is None else (Path(a).expanduser(), Path(b).expanduser())
+        self.root = None if root is None else to_path(root)
+        self.folders = None if a is None or b is None else (to_path(a), to_path(b))
         self.upscale = upscale
         self._converted: list[str] = []
 

@@ -28,6 +28,7 @@ from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.config.objects import build
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.datamodules.paths import to_path
 from lightning_gen.exits import is_global_zero
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import find_extractor
@@ -129,7 +130,7 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
         return attempt.folder
     _check_batch(model, data, world)
     if config["init"] and not attempt.state:
-        start = find_checkpoint(config["init"])
+        start = find_checkpoint(str(to_path(config["init"])))
         load_weights(model, start, read_checkpoint(start), memory=False)
     watch = _watch(config, model, data)
     stability = _stability(config, model, data, watch)

@@ -19,6 +19,7 @@ from lightning_gen.compression.container import is_safe_filename
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.images import kind_of, open_image
 from lightning_gen.datamodules.pages import quiet_pillow
+from lightning_gen.datamodules.paths import from_text, to_text
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.images import save_png
@@ -84,12 +85,12 @@ def _is_deep(file: Image.Image) -> bool:
 
 
 def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
-    """A name for each result: that of its original, numbered where two are equal (but for case).
+    """A name for each result: that of its original, numbered where two are equal (but for case); as text in UTF-8.
 
     Raises:
         UserError: one cannot be a file's name everywhere.
     """
-    stems = [path.stem for path in paths]
+    stems = [to_text(path.stem) for path in paths]
     if len({stem.lower() for stem in stems}) < len(stems):
         stems = [f"{k:0{len(str(len(stems) - 1))}d}_{stem}" for k, stem in enumerate(stems)]
     for path, stem in zip(paths, stems, strict=True):
@@ -123,7 +124,7 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
     try:
         if names:
             for name, picture in zip(names, to_uint8(x), strict=True):
-                save_png(picture, part / f"{name}.png")
+                save_png(picture, part / from_text(f"{name}.png"))
         else:
             np.save(part / ARRAY, to_stored_values(x, spec))
         part.chmod(0o777 & ~_umask())

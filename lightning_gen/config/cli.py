@@ -12,7 +12,6 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -32,6 +31,7 @@ from lightning_gen.config.objects import build, check_objects, import_classes
 from lightning_gen.config.options import REPLACED_OPTIONS, check_known, options_of, type_error
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.paths import to_path, to_text
 from lightning_gen.names import expect_class, resolve
 from lightning_gen.presets import preset
 from lightning_gen.presets.layers import drop_network_options, merge
@@ -56,7 +56,8 @@ def resolve_config(given: dict[str, Any], rest: list[str], base: Mapping[str, An
     Raises:
         UserError: an unknown name or option, or a value of the wrong type.
     """
-    pairs = _pairs(rest)
+    given = {name: to_text(value) if isinstance(value, str) else value for name, value in given.items()}
+    pairs = _pairs([to_text(word) for word in rest])
     layer = _layer(given, base, {key: dict(pairs).get(f"model.{key}") for key in ("network", "critic")})
     classes = {section: _class(section, layer[section]["class_path"]) for section in ("model", "data")}
     passed = _take_dict_entries(pairs, layer, classes)
@@ -138,7 +139,7 @@ def read_config(path: str) -> dict[str, Any]:
         UserError: it is missing, or no mapping.
     """
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = yaml.safe_load(to_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_gen import datamodules
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.paths import to_path, to_text
 from lightning_gen.kinds import kinds_of_table
 from lightning_gen.kinds.base import Claim
 from lightning_gen.names import resolve
@@ -24,7 +25,7 @@ def find(name: str, model: str | None) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: it is none of these, or several data sets take it.
     """
-    path = Path(name)
+    path = to_path(name)
     if not name or name in datamodules.DATASETS or not path.exists():
         return datamodules.resolve_dataset(name)
     claims = claims_of(path)
@@ -39,7 +40,12 @@ def find(name: str, model: str | None) -> tuple[str, dict[str, Any]]:
     if len(claims) > 1:
         choices = " or ".join(_as_options(claim) for claim in claims)
         raise UserError(f"--data {name} can be read in {len(claims)} ways: give {choices}")
-    return datamodules.resolve_dataset(claims[0].data)[0], claims[0].options
+    return datamodules.resolve_dataset(claims[0].data)[0], _as_texts(claims[0].options)
+
+
+def _as_texts(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that say where the data are, in a form that a file of configuration can hold."""
+    return {name: to_text(value) if isinstance(value, str) else value for name, value in options.items()}
 
 
 def claims_of(path: Path) -> list[Claim]:

@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lightning_gen.atomic import atomic_file
+from lightning_gen.datamodules.paths import printable
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -27,7 +28,7 @@ def save_png(picture: Tensor, path: Path, provenance: Mapping[str, object] | Non
     if provenance is not None:
         info.add_itxt("XML:com.adobe.xmp", XMP.format(source_type=SOURCE_TYPE))
         for name, value in provenance.items():
-            info.add_itxt(name, str(value))
+            info.add_itxt(name, printable(str(value)))
     array = picture.permute(1, 2, 0).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
