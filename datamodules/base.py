@@ -224,6 +224,19 @@ class DataModule(L.LightningDataModule, ABC):
         plain.__dict__.pop("spec", None)  # a cached property
         return plain
 
+    def in_units_of(self, spec: DataSpec) -> DataModule:
+        """These data as a model of this spec sees them: real columns are standardized by its mean and scale.
+
+        Themselves where these are their own, else a copy that shares what is loaded.
+        """
+        own = self.stored_spec
+        if own.values != "real" or own.shape != spec.shape or (own.mean, own.scale) == (spec.mean, spec.scale):
+            return self
+        other = copy.copy(self)
+        other.__dict__["stored_spec"] = own._replace(mean=spec.mean, scale=spec.scale)  # a cached property
+        other.__dict__.pop("spec", None)
+        return other
+
     def size(self, split: str) -> int:
         """Number of examples of "train", "val" or "test"."""
         self.setup()

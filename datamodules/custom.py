@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import identity
+from . import columns, identity
 from .base import DataModule
 from .classes import ClassTable, classes_of_dataset, number_classes, targets_of
 from .errors import UserError
@@ -24,6 +24,7 @@ from .sources import Batch, Source, Tensors, subsets
 from .spec import DataSpec
 
 FORMS = "images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in [0, 1], or vectors (N, D)"
+MOST = 100_000  # examples of a Dataset of vectors whose mean and scale are taken
 X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")
 
 
@@ -84,12 +85,13 @@ def to_examples(x: np.ndarray, path: Path) -> tuple[Tensor, str, str]:
     floats = np.issubdtype(x.dtype, np.floating)
     if x.ndim not in (2, 3, 4) or 0 in x.shape or not (floats or x.dtype == np.uint8):
         raise UserError(f"{path} holds {x.dtype} of shape {x.shape}: expected {FORMS}")
-    examples = torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float32, copy=False))
+    wide = x.ndim == 2 and x.dtype.itemsize >= 8  # columns such as times need all their digits until they are centred
+    examples = torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float64 if wide else np.float32, copy=False))
     low, high = (float(bound) for bound in torch.aminmax(examples)) if floats else (0.0, 255.0)
     if not np.isfinite([low, high]).all():
-        raise UserError(f"{path} holds values that are not finite (nan or inf)")
+        raise columns.not_finite(examples, str(path))
     if x.ndim == 2:
-        return examples.float(), "vector", "real"
+        return examples if floats else examples.float(), "vector", "real"
     if floats and (low < 0 or high > 1):
         raise UserError(f"{path} holds floats in [{low:g}, {high:g}]: float images must lie in [0, 1]")
     if x.ndim == 3:
@@ -108,12 +110,15 @@ class Arrays(DataModule):
 
     Args:
         path: the file. Pickled objects in it are refused.
+        standardize: subtract the mean of each column of vectors and divide by its standard deviation, both of the
+            training examples (default: true for vectors); samples, likelihoods and files stay in the units of the data.
         options: those of every data set, see ``DataModule``.
     """
 
-    def __init__(self, path: str, **options: Any) -> None:
+    def __init__(self, path: str, *, standardize: bool | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.path = to_path(path)
+        self.path, self.standardize = to_path(path), standardize
+        self.columns: columns.Columns | None = None  # of vectors
         self._loaded: tuple[Tensors, DataSpec] | None = None
 
     def describe(self) -> DataSpec:
@@ -123,8 +128,7 @@ class Arrays(DataModule):
     def splits(self) -> dict[str, Source]:
         """Three fixed parts of the file."""
         source, _ = self._load()
-        tenth = _tenth(len(source))
-        return subsets(source, fixed_split(len(source), tenth, tenth))
+        return subsets(source, self._parts(len(source)))
 
     def identity(self) -> dict[str, Any]:
         """With the number of rows, and a hash of the file."""
@@ -134,13 +138,26 @@ class Arrays(DataModule):
         if self._loaded is None:
             arrays = read_arrays(self.path)
             x, kind, values = to_examples(arrays["x"], self.path)
-            columns, names = {"x": x}, tuple[str, ...]()
+            entries, names = {"x": x}, tuple[str, ...]()
             if "y" in arrays:
-                columns["y"], names = number_classes(arrays["y"], f"y in {self.path}", len(x))
+                entries["y"], names = number_classes(arrays["y"], f"y in {self.path}", len(x))
             size = len(x) - 2 * _tenth(len(x))
             spec = DataSpec(tuple(x.shape[1:]), kind, values, size, num_classes=len(names), class_names=names)
-            self._loaded = Tensors(**columns), spec
+            source = Tensors(**entries)
+            columns.check_option(self.standardize, spec)
+            if kind == "vector":
+                self.columns = columns.measure(source, self._parts(len(x))["train"], str(self.path))
+                spec = spec if self.standardize is False else self.columns.standardized(spec)
+            self._loaded = source, spec
         return self._loaded
+
+    def notices(self) -> list[str]:
+        """Also what is unusual about columns of vectors."""
+        return super().notices() + columns.notices(self.columns, self.stored_spec)
+
+    @staticmethod
+    def _parts(size: int) -> dict[str, Tensor]:
+        return fixed_split(size, _tenth(size), _tenth(size))
 
 
 def take_apart(item: Any) -> tuple[Any, Any]:
@@ -159,7 +176,10 @@ def take_apart(item: Any) -> tuple[Any, Any]:
 
 
 def to_tensor(x: Any) -> Tensor:
-    """One example, uint8 or float32: (C, H, W) from a PIL image, an array (H, W) or (H, W, C), a tensor; or (D,)."""
+    """One example, uint8 or float32: (C, H, W) from a PIL image, an array (H, W) or (H, W, C), a tensor; or (D,).
+
+    Vectors of float64 stay: columns such as times need all their digits until they are centred.
+    """
     if isinstance(x, Tensor):
         x = x.detach().cpu()
     elif isinstance(x, np.ndarray):
@@ -169,8 +189,10 @@ def to_tensor(x: Any) -> Tensor:
         x = torch.from_numpy(np.array(x.convert("L" if x.mode in ("1", "L", "LA") else "RGB")))
         x = x.movedim(-1, 0) if x.ndim == 3 else x
     else:
-        x = torch.as_tensor(x)
+        x = torch.as_tensor(np.asarray(x))  # not directly, which would make float32 of Python's numbers
     x = x.unsqueeze(0) if x.ndim == 2 else x
+    if x.ndim == 1 and x.dtype == torch.float64:
+        return x
     return x if x.dtype == torch.uint8 and x.ndim == 3 else x.float()
 
 
@@ -201,6 +223,8 @@ class Adapted:
                     "bring all to one shape and type, e.g. with a transform of the Dataset"
                 )
         batch: Batch = {"x": torch.stack(images), "index": index}
+        if self.spec.values == "real" and not batch["x"].isfinite().all():
+            raise columns.not_finite(batch["x"], "this Dataset", index)
         if self.spec.values == "unit" and (batch["x"].min() < 0 or batch["x"].max() > 1):
             raise UserError(
                 "float images of this Dataset leave [0, 1], where the first ones lie: use one range for all"
@@ -222,8 +246,9 @@ class Custom(DataModule):
     """Any map-style Dataset, for use from Python.
 
     Its items are x, (x, y, ...) or dicts with "x" or "image" and "y" or "label"; x is a PIL image, array or tensor.
-    PIL images and uint8, floats in [0, 1], and floats of any range ("real", taken as they are) are recognised by some
-    examples. Random transforms of the Dataset draw from global generators: such a run does not resume bit-identically.
+    PIL images and uint8, floats in [0, 1], and floats of any range ("real": images taken as they are, vectors
+    standardized) are recognised by some examples. Random transforms of the Dataset draw from global generators: such a
+    run does not resume bit-identically.
 
     Args:
         train: training examples.
@@ -233,6 +258,8 @@ class Custom(DataModule):
         class_names: names of the classes, of labels that are their numbers or names. Without both, the classes are the
             Dataset's ``classes``, else the values of its ``targets``, else of labels that are texts; other labels are
             left out, which ``notices`` says.
+        standardize: subtract the mean of each column of vectors and divide by its standard deviation, both of the
+            training examples, of 100,000 spread over them where they are more (default: true for vectors).
         options: those of every data set, see ``DataModule``.
     """
 
@@ -244,6 +271,7 @@ class Custom(DataModule):
         *,
         num_classes: int = 0,
         class_names: Sequence[str] = (),
+        standardize: bool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -251,6 +279,8 @@ class Custom(DataModule):
             raise UserError("the Dataset is empty")
         self.train_examples, self.val_examples, self.test_examples = train, val, test
         self.num_classes, self.class_names = num_classes, tuple(class_names)
+        self.standardize = standardize
+        self.columns: columns.Columns | None = None  # of vectors
         tenth = _tenth(len(train))
         self.parts = fixed_split(len(train), 0 if val is not None else tenth, 0 if test is not None else tenth)
 
@@ -270,7 +300,14 @@ class Custom(DataModule):
         size = len(self.parts["train"])
         known, total = self.classes, self.classes.total if self.classes else 0
         names = known.names if known else ()
-        return DataSpec(tuple(some[0].shape), kind, values, size, num_classes=total, class_names=names)
+        spec = DataSpec(tuple(some[0].shape), kind, values, size, num_classes=total, class_names=names)
+        columns.check_option(self.standardize, spec)
+        if kind != "vector":
+            return spec
+        rows = self.parts["train"]
+        source = Adapted(self.train_examples, spec, self.classes)
+        self.columns = columns.measure(source, rows[:: -(-len(rows) // MOST)])
+        return spec if self.standardize is False else self.columns.standardized(spec)
 
     def identity(self) -> dict[str, Any]:
         """With the lengths of the Datasets, and some examples of the first, unless these are drawn at random."""
@@ -304,8 +341,9 @@ class Custom(DataModule):
         return take_apart(self.train_examples[k])[1]
 
     def notices(self) -> list[str]:
-        """Also whether there are labels that are left out."""
+        """Also whether there are labels that are left out, and what is unusual about columns of vectors."""
+        lines = super().notices() + columns.notices(self.columns, self.stored_spec)
         if self.classes or self._label_of(0) is None:
-            return super().notices()
+            return lines
         ways = "num_classes= or class_names= says what they are"
-        return [f"left out: the labels of the Dataset, whose classes are not known; {ways}", *super().notices()]
+        return [f"left out: the labels of the Dataset, whose classes are not known; {ways}", *lines]

@@ -18,7 +18,7 @@ def to_float(x: Tensor, values: str) -> Tensor:
     """
     if values == "tokens":
         return x.long()
-    if x.dtype == torch.uint8:
+    if x.dtype == torch.uint8 and values != "real":
         return x.to(torch.float32).div_(127.5).sub_(1)
     return x.float() * 2 - 1 if values == "unit" else x.float()
 

@@ -38,15 +38,15 @@ def to_units(x: Tensor, spec: DataSpec) -> Tensor:
 
     Returns:
         float32, not rounded: "binary" in [0, 1], "uint8" in [0, 255], "unit" in the spec's range, or [0, 1]; "real" in
-        the units of the data. Tokens are returned as they are.
+        the units of the data, float64 on the CPU where they were standardized. Tokens are returned as they are.
     """
     if spec.values == "tokens":
         return x
     if spec.values == "real":
         if not spec.scale:
             return x.float()
-        mean, scale = _columns(spec, x.device)
-        return (x.double() * scale + mean).float()
+        mean, scale = _columns(spec, torch.device("cpu"))
+        return x.detach().cpu().double() * scale + mean
     low, high = spec.range or ((0.0, 255.0) if spec.values == "uint8" else (0.0, 1.0))
     return ((x.float() + 1) / 2).mul_(high - low).add_(low)
 

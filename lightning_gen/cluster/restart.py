@@ -15,6 +15,7 @@ from lightning_gen.cluster.launch import Launch, attempt_of
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.exits import is_global_zero
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import CONFIG as ENTRY
@@ -53,6 +54,12 @@ class Attempt(NamedTuple):
     def done(self) -> int:
         """Iterations."""
         return self.state["lightning_gen"]["iteration"] if self.state else 0
+
+    def in_units(self, data: Any) -> Any:
+        """The data in the units of the checkpoint, whose mean and scale of columns they keep."""
+        if not (self.state and isinstance(data, DataModule)):
+            return data
+        return data.in_units_of(DataSpec.of(self.state["hyper_parameters"]["spec"]))
 
     def check_data(self, data: Any) -> None:
         """Refuse other data than those of the checkpoint.

@@ -16,6 +16,7 @@ from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.example_files import find_all_examples, notices_of
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.storage.checkpoints import find_checkpoint, load
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
@@ -105,7 +106,7 @@ def encode(argv: list[str]) -> None:
     skipped, names = SkippedFiles(given.strict), tuple[str, ...]()
     listed = find_all_examples(given.images)
     if given.split:
-        x = _rows(given, rest)
+        x = _rows(given, rest, model.spec)
     else:
         files, x = image_io.read_pictures([file.path for file in listed], model.spec, skipped)
         names = image_io.names_of(files)
@@ -123,13 +124,14 @@ def encode(argv: list[str]) -> None:
     skipped.finish(len(listed))
 
 
-def _rows(given: Any, rest: list[str]) -> Tensor:
-    """Examples of a data set (n, *shape), in its order."""
+def _rows(given: Any, rest: list[str], spec: DataSpec) -> Tensor:
+    """Examples of a data set (n, *shape) as a model of this spec sees them, in its order."""
     data, _ = instantiate_run_data(given.run, rest, given.trust, given.data)
     data.prepare_data()
     data.setup()
     if data.spec.has_two_sides:
         raise UserError("these data have two sides, and a compressor takes single examples")
+    data = data.in_units_of(spec)
     rows = torch.arange(min(data.size(given.split), given.n or data.size(given.split)))
     return torch.cat([data.examples(given.split, part)["x"] for part in rows.split(EVAL_BATCH_SIZE)])
 

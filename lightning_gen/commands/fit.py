@@ -122,7 +122,7 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
     attempt = attempt or restart.previous_attempt(lock, config, launch) or restart.Attempt()
     preflight.refuse_requeue_checkpoints(runs.ROOT, *([attempt.folder] if attempt.folder else []))
     L.seed_everything(config["seed"], verbose=False)
-    data = cli.instantiate_data(plan)
+    data = attempt.in_units(cli.instantiate_data(plan))
     attempt.check_data(data)  # first: a model of data of another shape would only say that its weights differ
     model = cli.instantiate_model(plan, data)
     steps = _steps(config, data)

@@ -22,6 +22,7 @@ from lightning_gen.datamodules.pages import quiet_pillow
 from lightning_gen.datamodules.paths import from_text, to_text
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.units import to_units
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.kinds.files import SkippedFiles
@@ -138,10 +139,10 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
 
 
 def to_stored_values(x: Tensor, spec: DataSpec) -> np.ndarray:
-    """x as data sets store it: uint8 for "uint8" (0..255) and "binary" (0, 255), floats in [0, 1] for "unit"."""
+    """x as data sets store it: uint8 for "uint8" (0..255) and "binary" (0, 255), others in their units."""
     if spec.values in ("uint8", "binary"):
         return to_uint8(x).numpy()
-    return (x.float() + 1).div(2).numpy() if spec.values == "unit" else x.float().numpy()
+    return to_units(x, spec).numpy()
 
 
 def _umask() -> int:

@@ -12,6 +12,8 @@ from torch import Tensor
 from lightning_gen.compression.baselines import measure_baselines
 from lightning_gen.compression.codec import Encoded, coder_for
 from lightning_gen.compression.image_io import to_stored_values
+from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.units import to_units
 from lightning_gen.storage.runs import environment
 from lightning_gen.training.module import GenerativeModule
 
@@ -37,7 +39,7 @@ def measure(model: GenerativeModule, x: Tensor, made: Encoded, others: bool = Tr
     with torch.inference_mode():
         bits = coder.ideal_bits(made.symbols, made.header.block)
         back = None if coder.lossless else coder.from_symbols(made.symbols, made.header.block)
-        error = None if back is None else _mean_squared_error(x, back, model.spec.values)
+        error = None if back is None else _mean_squared_error(x, back, model.spec)
     count, dims = len(x), math.prod(x.shape)
     report: dict[str, Any] = {
         "method": made.header.method,
@@ -98,10 +100,12 @@ def _over(ratio: float | None) -> str:
     return "" if ratio is None else f"the file is {ratio:.4f} times that"
 
 
-def _mean_squared_error(x: Tensor, y: Tensor, values: str) -> float:
-    """Of values in [0, 1], or of the data's own where these are real."""
+def _mean_squared_error(x: Tensor, y: Tensor, spec: DataSpec) -> float:
+    """Of values in [0, 1], or in the data's own units where these are real."""
+    if spec.values == "real":
+        x, y = to_units(x, spec), to_units(y, spec)
     error = float((x.double() - y.double()).square().mean())
-    return error if values == "real" else error / 4  # x is in [-1, 1]
+    return error if spec.values == "real" else error / 4  # x is in [-1, 1]
 
 
 def _tensors(model: GenerativeModule) -> list[Tensor]:

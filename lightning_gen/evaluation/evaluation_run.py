@@ -113,6 +113,7 @@ class EvaluationRun:
                 f"the model makes examples of shape {self.model.spec.shape}, the reference has {self.data.spec.shape}: "
                 "evaluate on data of the model's shape"
             )
+        self.data = self.data.in_units_of(self.model.spec)
         self.unbinarized_data = self.data.without_binarization()
         self.n = min(self.n, self.unbinarized_data.size(self.split))
 

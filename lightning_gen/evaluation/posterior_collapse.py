@@ -44,7 +44,7 @@ def report(model: GenerativeModule, data: Any) -> dict[str, Any] | None:
 
 def _codes(model: Any, data: DataModule) -> tuple[Tensor, Tensor, Tensor]:
     """Draws, means and log-variances (n, Z) of q(z|x) of the first validation examples, on the CPU."""
-    parts = []
+    data, parts = data.in_units_of(model.spec), []
     for rows in torch.arange(min(EXAMPLES, data.size("val"))).split(EVAL_BATCH_SIZE):
         batch = {name: value.to(model.device) for name, value in data.examples("val", rows).items()}
         if not len(batch["x"]):  # none could be read

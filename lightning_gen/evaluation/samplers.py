@@ -114,6 +114,7 @@ def encode_training_set(model: Any, data: DataModule) -> Tensor:
     """
     if model.spec.shape != data.spec.shape:
         raise UserError(f"the model takes examples of shape {model.spec.shape}, the data have {data.spec.shape}")
+    data = data.in_units_of(model.spec)
     order = torch.randperm(data.size("train"), generator=torch.Generator().manual_seed(SEED))  # data may be sorted
     parts = []
     for rows in order[:MOST].split(EVAL_BATCH_SIZE):

@@ -16,7 +16,7 @@ from lightning_gen.datamodules.custom import read_arrays
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.listing import is_hidden
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.datamodules.units import to_model
+from lightning_gen.datamodules.units import to_model, to_units
 
 ARRAYS = (".npy", ".npz")
 
@@ -57,7 +57,8 @@ class Kind(ABC):
     """One kind of data. It has no state: what differs between two data sets of a kind stands in their specs.
 
     Examples ``x`` are (N, *shape) float32 as they reach a model: in [-1, 1], but for values "real" in units of their
-    own. The defaults below suit any array; a kind must say how it is drawn.
+    own or standardized; files, and what metrics compare, are in the units of the data. The defaults below suit any
+    array; a kind must say how it is drawn.
     """
 
     plural: ClassVar[str] = "examples"
@@ -125,16 +126,17 @@ class Kind(ABC):
 
         The provenance says what made them; formats that hold no text leave it out.
         """
+        values = to_units(x, spec) if spec.values in ("real", "unit") else x
         with atomic_file(path, durable=False) as file:
-            np.save(file, x.numpy())
+            np.save(file, values.numpy())
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Examples (N, *shape) as a file of this kind would hold them, on the CPU: what metrics compare."""
-        return x.detach().float().cpu()
+        return to_units(x.detach().cpu(), spec) if spec.values == "real" else x.detach().float().cpu()
 
     def restored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Stored examples (N, *shape) as they reach a model."""
-        return x
+        return to_model(x, spec) if spec.values == "real" else x
 
     # Views
 

@@ -26,7 +26,10 @@ class Vector(Kind):
         return arrays(path)
 
     def sheet(self, samples: Tensor, spec: DataSpec, columns: int | None = None, extent: float | None = None) -> Tensor:
-        """The density of the first two numbers, or a histogram where there is one; ``columns`` makes no difference."""
+        """The density of the first two numbers, or a histogram where there is one; ``columns`` makes no difference.
+
+        Standardized columns are drawn as such: round the mean of the data, each at its own scale.
+        """
         x = samples.detach().float().cpu()
         if spec.shape[0] > 1:
             return density(x[:, :2], extent)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.units import to_model
 from lightning_gen.kinds import kind_of
 from lightning_gen.networks.classifier import Classifier
 
@@ -168,6 +169,29 @@ def _levels(x: Tensor) -> Tensor:
 RAW = Extractor(nn.Flatten(), "raw")  # the values themselves
 
 
+class _Standardize(nn.Module):
+    """Vectors (B, D) in the units of the data -> standardized: else the column of the largest numbers counts alone.
+
+    Args:
+        spec: with the mean and the scale.
+    """
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_model(x, self.spec)
+
+
+def _raw(spec: DataSpec) -> Extractor:
+    """The values themselves; of standardized data, as a model sees them, under a hash of the mean and the scale."""
+    if not spec.scale:
+        return RAW
+    digest = hashlib.sha256(repr((spec.mean, spec.scale)).encode()).hexdigest()
+    return Extractor(_Standardize(spec), "raw", sha256=digest)
+
+
 class _Inception(nn.Module):
     """The published network as an extractor's: it takes uint8, and resizes to 299x299 itself.
 
@@ -305,6 +329,8 @@ def find_extractor(name: str, dataset: str, spec: DataSpec) -> Extractor:
     """
     if name == "auto":
         extractor = _auto(dataset, spec)
+    elif name == "raw":
+        extractor = _raw(spec)
     elif name in EXTRACTORS:
         extractor = EXTRACTORS[name]()
     elif Path(name).is_file() or re.search(r"[/\\]|\.safetensors$", name):
@@ -333,7 +359,7 @@ def _auto(dataset: str, spec: DataSpec) -> Extractor:
         return EXTRACTORS["digits_v1"]()
     usual = kind_of(spec).extractor(spec)
     if usual == "raw":
-        return RAW
+        return _raw(spec)
     if trained_path(dataset).is_file():
         return load_extractor(trained_path(dataset))
     missing = _missing_inception() if usual == "inception" else "is for RGB images"

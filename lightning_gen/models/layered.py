@@ -80,7 +80,7 @@ class HierarchicalVAEBase(VAEBase):
         out, levels = self.latent_layers(x, noise)
         z = torch.cat([level.z for level in levels], -1)
         log_ratio = torch.stack([level.log_ratio() for level in levels]).sum(0)
-        return ImportanceSamples(z, self.network("likelihood").log_prob(x, out), log_ratio)
+        return ImportanceSamples(z, self.log_px(x, out), log_ratio)
 
 
 class LayeredVAE(GaussianPosteriorMixin, HierarchicalVAEBase):

@@ -120,7 +120,7 @@ class VAE(GaussianPosteriorMixin, VAEBase):
         if self.training and self.estimator and self.estimator.detach_posterior_params:
             mean, log_var = mean.detach(), log_var.detach()
         log_ratio = self.network("prior").log_prob(z, self.posterior) - gaussian_log_density(z, mean, log_var)
-        return ImportanceSamples(z, self.network("likelihood").log_prob(x, out), log_ratio)
+        return ImportanceSamples(z, self.log_px(x, out), log_ratio)
 
     # Inference
 

@@ -76,6 +76,7 @@ class VAEBase(AutoencoderBase):
         check_at_least_one(k=k, val_k=val_k)
         self.k, self.val_k = k, val_k
         self.likelihood = likelihoods.build(likelihood, self.spec, scale)
+        self.log_scale = sum(math.log(scale) for scale in self.spec.scale)  # of all columns, where standardized
         self.estimator: Estimator | None = resolve(estimator, ESTIMATORS, "estimator")
         if self.estimator is None and k > 1:
             raise UserError(f"estimator 'elbo' draws one z for each example, not k = {k}: take iwae, stl or dreg")
@@ -119,7 +120,16 @@ class VAEBase(AutoencoderBase):
 
     def per_example_losses(self, s: Step) -> Logs:
         """The reconstruction error -log p(x|z) and each term, (B,) in nats."""
-        return {"reconstruction": -self.network("likelihood").log_prob(s.x, s.out), **self.term_values(s)}
+        return {"reconstruction": -self.log_px(s.x, s.out), **self.term_values(s)}
+
+    def log_px(self, x: Tensor, out: Tensor) -> Tensor:
+        """log p(x|z) (...) in nats of the data's own units, of x (..., *shape) and the decoder's output.
+
+        Of x = mean + scale * u, with u as the network sees it, the density is p(u|z) / prod scale. The difference is a
+        constant, so that gradients are those of log p(u|z).
+        """
+        nats = self.network("likelihood").log_prob(x, out)
+        return nats - self.log_scale if self.spec.scale else nats
 
     # Inference
 
@@ -132,7 +142,7 @@ class VAEBase(AutoencoderBase):
         noise = indexed_noise(range(len(x)) if numbers is None else numbers, (self.noise_dim,), self.seed, "elbo")
         s = self.infer(x, y, noise.to(x.device))
         assert s.kl is not None
-        return self.network("likelihood").log_prob(x, s.out), s.kl.sum(1)
+        return self.log_px(x, s.out), s.kl.sum(1)
 
     def log_likelihood(
         self, x: Tensor, k: int, y: Tensor | None = None, numbers: list[int] | None = None, power: float = 1.0

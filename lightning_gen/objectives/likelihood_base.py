@@ -18,8 +18,9 @@ HALF = 1 / 255  # half the distance of two levels in [-1, 1]
 class Likelihood(nn.Module, ABC):
     """p(x | z), given the output of a decoder, with x as it reaches the model.
 
-    Data of values "binary", "unit" and "uint8" reach the model in [-1, 1], "real" ones as they are. The decoder gives
-    logits or locations, never squashed.
+    Data of values "binary", "unit" and "uint8" reach the model in [-1, 1], "real" ones as they are, or standardized:
+    then nats are those of standardized values, and ``VAEBase.log_px`` gives those of the data's units. The decoder
+    gives logits or locations, never squashed.
 
     Args:
         spec: what one example looks like.

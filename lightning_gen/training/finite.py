@@ -35,6 +35,12 @@ class FiniteCheck:
             broken = [name for name in values if not next(finite)]
             if broken:
                 terms = [name for name in broken if name != "loss"]
+                if iteration == 0:
+                    return NonFinite(
+                        f"the loss of player {player!r} is NaN or infinite at iteration 0, before a step was taken, "
+                        f"first in: {', '.join(terms) or 'loss'}. Look at the size of the data's values, and of "
+                        "weights of terms: numbers near 1 suit a network (vectors: --data.standardize true)"
+                    )
                 return NonFinite(
                     f"the loss of player {player!r} became NaN or infinite at iteration {iteration}, first in: "
                     f"{', '.join(terms) or 'loss'}. Nothing was saved since. "
