@@ -17,8 +17,8 @@ from . import identity, pixels, units
 from .classes import describe_classes
 from .errors import UserError, unknown
 from .loader import EvalLoader, Position, TrainLoader
-from .order import BalancedOrder, BatchOrder, Order, derive_seed, rank_slice
-from .sources import Batch, Source, binarize_source, labels_of
+from .order import BalancedOrder, BatchOrder, Order, Repeated, derive_seed, limited, rank_slice
+from .sources import Batch, Source, Subset, binarize_source, labels_of
 from .spec import DataSpec
 
 EXAMPLES = ("x", "a", "b")  # entries of a batch that hold the examples
@@ -121,13 +121,20 @@ class DataModule(L.LightningDataModule, ABC):
         """The training stream from the current position on."""
         self.setup()
         rank, world = self._rank_and_world()
-        source, order = self._splits["train"], self._order()
+        source, period = self._splits["train"], self._period()
+        order = Repeated(self._order(), period) if period else self._order()
         loader = TrainLoader(source, order, self.position, rank, world, self.num_workers, self.record_skipped)
         self._loaders.add(loader)
         return loader
 
     def val_dataloader(self) -> EvalLoader:
-        """The validation examples once, in order."""
+        """The validation examples once, in order; of a Trainer that overfits batches, those of these."""
+        period = self._period()
+        if period and self.trainer is not None and self.trainer.overfit_batches:
+            self.setup()
+            self.trainer.limit_val_batches = period  # read after this; a share would be taken of these few again
+            rows = torch.cat([self._order().batch(n) for n in range(period)])
+            return self._eval_loader(Subset(self._splits["train"], rows))
         return self._eval_loader("val")
 
     def test_dataloader(self) -> EvalLoader:
@@ -273,6 +280,22 @@ class DataModule(L.LightningDataModule, ABC):
         known = describe_classes(self.spec, self.class_counts()) if self.spec.num_classes else []
         return [*([line] if self._is_unknown else []), *known]
 
+    def __repr__(self) -> str:
+        """Name and spec; and the splits, which are not loaded for that."""
+        name = type(self).__name__
+        try:
+            spec = self.stored_spec
+        except UserError as error:
+            return f"{name}({error})"
+        shapes = " and ".join("x".join(map(str, shape)) for shape in (spec.shape, spec.shape_b) if shape)
+        entries = [f"{spec.kind} {shapes} of {spec.values} values", f"{spec.size:,} training examples"]
+        if self._splits:
+            entries += [f"{len(self._splits[part]):,} {part}" for part in ("val", "test")]
+        entries += [f"{spec.num_classes} classes"] if spec.num_classes else []
+        return f"{name}({', '.join(entries)}, batch_size {self.batch_size})"
+
+    __str__ = __repr__
+
     def report(self) -> str | None:
         """A message about the data for the end of a run; None for no message."""
         return None
@@ -299,9 +322,17 @@ class DataModule(L.LightningDataModule, ABC):
             part.uniform_(-1, 1, generator=generator)
         return noise[:, rank_slice(self.batch_size, rank, world)].flatten(0, 1)
 
-    def _eval_loader(self, split: str) -> EvalLoader:
+    def _period(self) -> int | None:
+        """The number of training batches that a Trainer's options make an epoch of; None: it takes all in turn."""
+        limit = 0 if self.trainer is None else self.trainer.limit_train_batches
+        if not limit or (isinstance(limit, float) and limit == 1):
+            return None
+        count = max(1, self.size("train") // self.batch_size)
+        return limited(limit, count) if self.trainer.overfit_batches or limited(limit, count) < count else None
+
+    def _eval_loader(self, split: str | Source) -> EvalLoader:
         self.setup()
-        source = self._splits[split]
+        source = self._splits[split] if isinstance(split, str) else split
         rank, world = self._rank_and_world()
         loader = EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.record_skipped)
         self._loaders.add(loader)

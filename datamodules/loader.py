@@ -146,7 +146,8 @@ class TrainLoader:
 class EvalLoader:
     """All examples once, in order: each global batch is shared out, without padding and without duplicates.
 
-    The last global batch is what remains; a rank that gets nothing of it has one batch less.
+    The last global batch is what remains; a rank that gets nothing of it has one batch less. Where there are so few
+    examples that a rank gets none at all, it gets the first one under the index -1: Lightning refuses an empty loader.
 
     Args:
         source: the examples.
@@ -163,6 +164,9 @@ class EvalLoader:
         self.source, self.record_skipped = source, record_skipped
         shares = [rows[rank_slice(len(rows), rank, world)] for rows in torch.arange(len(source)).split(batch_size)]
         self.shares: list[Tensor] = [rows for rows in shares if len(rows)]
+        self.stands_in = not self.shares and len(source) > 0
+        if self.stands_in:
+            self.shares = [torch.zeros(1, dtype=torch.int64)]
         self.num_workers = num_workers
         self._workers: DataLoader | None = None
 
@@ -176,6 +180,8 @@ class EvalLoader:
         for batch in map(self.source.fetch, self.shares) if self._workers is None else self._workers:
             if "skipped" in batch:
                 self.record_skipped(batch.pop("skipped"))
+            if self.stands_in:
+                batch["index"] = torch.full_like(batch["index"], -1)
             if len(batch["index"]):
                 yield batch
 

@@ -129,6 +129,28 @@ class SideOrders:
         return torch.stack([side.batch(n, rank, world, batches_per_fetch) for side in self.sides], 1)
 
 
+def limited(limit: int | float, count: int) -> int:
+    """Batches of ``count`` that a Trainer's limit leaves: a number of them, or a share of at most 1.0."""
+    return min(limit, count) if isinstance(limit, int) else max(1, int(limit * count))
+
+
+class Repeated:
+    """The first batches of an order, again and again.
+
+    Args:
+        order: of all.
+        period: number of batches.
+    """
+
+    def __init__(self, order: BatchOrder, period: int) -> None:
+        self.order, self.period, self.batch_size = order, period, order.batch_size
+
+    def batch(self, n: int, rank: int = 0, world: int = 1, batches_per_fetch: int = 1) -> Tensor:
+        """As of ``Order``, of batch n modulo the period."""
+        numbers = range(n, n + batches_per_fetch)
+        return torch.cat([self.order.batch(k % self.period, rank, world) for k in numbers])
+
+
 class BatchOrder(Protocol):
     """An order of training batches."""
 

@@ -19,6 +19,7 @@ from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.example_files import find_all_examples, find_examples
 from lightning_gen.datamodules.outline_shapes import OutlineShapes
+from lightning_gen.datamodules.sources import Tensors
 from lightning_gen.datamodules.spec import KINDS as DECLARED
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.exits import Incomplete
@@ -111,7 +112,9 @@ def test_a_path_to_no_kind_is_refused(place):
 
 def test_a_declared_kind_without_a_file_trains_without_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Digits, "describe", lambda self: DataSpec((1, 8, 8), "points", "real", size=1300))
+    x = torch.randn(40, 3, 5)
+    monkeypatch.setattr(Digits, "describe", lambda self: DataSpec((3, 5), "points", "real", size=20))
+    monkeypatch.setattr(Digits, "splits", lambda self: {part: Tensors(x=x) for part in ("train", "val", "test")})
     fit.main(["--model", "vae", "--data", "digits", "--steps", "2", "--trainer.accelerator", "cpu"])
     (run,) = tmp_path.glob("tb_logs/*/version_0")
     says = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no pictures")]
@@ -119,7 +122,7 @@ def test_a_declared_kind_without_a_file_trains_without_pictures(tmp_path, monkey
     assert not (run / "samples.png").exists()
     sample.main([str(run), "-n", "3", "--out", "made"])
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["samples.npy"]
-    assert np.load("made/samples.npy").shape == (3, 1, 8, 8)
+    assert np.load("made/samples.npy").shape == (3, 3, 5)
     with pytest.raises(UserError, match="no picture is known for data of kind 'points'"):
         sheet(torch.zeros(3, 4, 2), load(run).spec)
 
@@ -137,6 +140,12 @@ LATER = {**IMAGES.to_dict(), "format": 9}
         (DataSpec((256, 3), "vector", "real"), r"vector data of shape \(256, 3\): .*\(D,\)"),
         (DataSpec((5,)), r"image data of shape \(5,\): .*\(C, H, W\)"),
         (DataSpec((0, 8, 8)), "at least 1"),
+        (DataSpec((5,), "points", "real"), r"points data of shape \(5,\): .*\(C, P\)"),
+        (DataSpec((2, 9), "points", "real"), r"points data of shape \(2, 9\): .*\(3 or 6, P\)"),
+        (DataSpec((1, 8, 8), "audio", "real"), r"\(C, T\)"),
+        (DataSpec((3, 8, 8), "video"), r"\(C, T, H, W\)"),
+        (DataSpec((3, 8), "text", "tokens", vocab=("a",)), r"\(L,\)"),
+        (DataSpec((3, 8), "table", "real"), r"\(D,\)"),
         (LATER, "data spec of format 9: this version reads"),
         (OutlineShapes().spec, "VAE takes data of one side, and these have two.*--model cyclegan"),
         (POINTS._replace(shape_b=(2,)), "have two, a and b: no model takes such yet"),

@@ -214,7 +214,7 @@ def test_other_data_are_seen_in_the_units_of_the_model(path, rows, tmp_path):
 
 
 def test_raw_features_of_standardized_columns(path):
-    """Else the times would be all of a distance. The hash says that these features are not those of the bare numbers."""
+    """Else the times would be all of a distance. The hash tells these features from the bare numbers."""
     data = Arrays(path)
     extractor = find_extractor("auto", "rows", data.spec)
     x = data.examples("test", torch.arange(60))["x"]

@@ -440,7 +440,7 @@ def test_mistakes_are_named(options, text):
 
 
 def test_data_that_do_not_go():
-    with pytest.raises(UserError, match="tokens of numbers"):
+    with pytest.raises(UserError, match="numbers, not tokens"):
         made(DataSpec(shape=(16,), kind="text", values="tokens", vocab=tuple("abcdefghi")))
     with pytest.raises(UserError, match="needs images"):
         made(DataSpec(shape=(16,), kind="vector", values="real"), network="conv")

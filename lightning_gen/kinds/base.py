@@ -62,7 +62,7 @@ class Kind(ABC):
     """
 
     plural: ClassVar[str] = "examples"
-    axes: ClassVar[tuple[str, ...]] = ()  # of an example's shape, as ("C", "H", "W"); empty: any
+    axes: tuple[str, ...] = ()  # of an example's shape, as ("C", "H", "W"); empty: any
     suffixes: ClassVar[tuple[str, ...]] = ARRAYS  # of its files; the first is the one that ``write`` makes
     many: ClassVar[bool] = True  # whether a file holds many examples, as an array does; else it holds one
     draws: ClassVar[bool] = True  # whether there is a ``sheet``

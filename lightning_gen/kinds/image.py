@@ -31,7 +31,7 @@ class Image(Kind):
     """Images of any number of channels; those of 1 and 3 are pictures."""
 
     plural: ClassVar[str] = "pictures"
-    axes: ClassVar[tuple[str, ...]] = ("C", "H", "W")
+    axes = ("C", "H", "W")
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     many: ClassVar[bool] = False
     translator: ClassVar[str | None] = "cyclegan"

@@ -19,7 +19,7 @@ class Vector(Kind):
     """Numbers side by side, such as points of a plane or rows of measurements."""
 
     plural: ClassVar[str] = "vectors"
-    axes: ClassVar[tuple[str, ...]] = ("D",)
+    axes = ("D",)
     tiled: ClassVar[bool] = False
 
     def claims(self, path: Path) -> list[Claim]:

@@ -29,6 +29,7 @@ from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.latent import Step, active_units
 from lightning_gen.objectives.terms import CODE_TERMS
 from lightning_gen.schedule import Schedule, schedule
+from lightning_gen.training.accepted import of_examples
 from lightning_gen.training.validation import Batch, Logs
 
 PRIORS = ("normal", "fitted")
@@ -79,6 +80,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
         UserError: an unknown name, an impossible amount, data that are no numbers, or mmd with a fitted prior.
     """
 
+    takes_tokens: ClassVar[bool] = False
     players: ClassVar[dict[str, tuple[str, ...]]] = {"autoencoder": ("encoder", "decoder")}
     known_terms = CODE_TERMS
     code_mean: Tensor
@@ -100,8 +102,6 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
     ) -> None:
         super().__init__(spec, terms=terms or {}, conditional=conditional, **options)
         check_at_least_one(latent_dim=latent_dim)
-        if self.spec.values == "tokens":
-            raise UserError("an autoencoder compares numbers, not tokens: take data of values uint8, unit or real")
         if prior not in PRIORS:
             raise unknown("prior", prior, PRIORS)
         if prior == "fitted" and "mmd" in self.terms:
@@ -145,6 +145,7 @@ class Autoencoder(ReconstructionMixin, AutoencoderBase):
 
     # Inference
 
+    @of_examples
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> z (B, Z)."""
         return call(self.network("encoder"), x, self.condition(y)).float()

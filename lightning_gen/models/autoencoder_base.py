@@ -15,6 +15,7 @@ from lightning_gen.objectives.groups import grouped_steps
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import Term, parse_terms
 from lightning_gen.schedule import schedule
+from lightning_gen.training.accepted import of_examples
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.validation import Batch, Logs, Rows
 
@@ -104,6 +105,7 @@ class ReconstructionMixin:
         """x (B, *shape), classes (B,) of a conditional model -> z (B, Z), the mean where the code is random."""
         raise NotImplementedError
 
+    @of_examples
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> (B, *shape)."""
         return self.decode(self.encode(x, y), y)  # type: ignore[attr-defined]
@@ -114,10 +116,12 @@ class ReconstructionMixin:
 class GaussianPosteriorMixin(ReconstructionMixin):
     """q(z|x) = N(mu(x), diag sigma^2(x)), both from one encoder, which gives them side by side."""
 
+    @of_examples
     def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, *shape), classes (B,) of a conditional model -> mean (B, Z) and log-variance (B, Z) of q(z|x)."""
         return split_gaussian_params(call(self.network("encoder"), x, self.condition(y)))  # type: ignore[attr-defined]
 
+    @of_examples
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> posterior mean (B, Z)."""
         return self.posterior(x, y)[0]

@@ -34,8 +34,6 @@ def check_choices(
         raise UserError(
             "condition 'classifier' names a class, and these data come with texts: take concat or projection"
         )
-    if spec.values == "tokens":
-        raise UserError("a GAN makes numbers, not tokens: take data of values uint8, unit, binary or real")
     if weight_clip is not None and not weight_clip > 0:
         raise UserError(f"weight_clip {weight_clip}: the largest weight must be above 0, such as 0.01")
     if pack > 1 and (condition != "none" or codes):

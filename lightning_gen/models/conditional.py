@@ -12,6 +12,7 @@ from lightning_gen.datamodules.classes import find_class
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.networks.condition import ConditionSpec, condition_spec, conditions_in_turn
 from lightning_gen.protocols import SamplesLatents
+from lightning_gen.training.accepted import check_count
 from lightning_gen.training.noise import indexed_noise
 
 Condition = Tensor | Sequence[str] | str  # of examples: ids (B,), tokens (B, L), names of classes, or one name for all
@@ -106,7 +107,11 @@ class ConditionalMixin:
                 labels cycle through all classes.
             seed: of the noise.
             start: index of the first.
+
+        Raises:
+            UserError: a number that is none, or an impossible condition.
         """
+        check_count(n, start)
         source: Any = self.sampler or self
         noise = indexed_noise(range(start, start + n), (source.draw_dim,), seed, "sample").to(self.device)  # type: ignore[attr-defined]
         return self.decode(source.draw(noise), self.conditions_for_samples(n, y, start))

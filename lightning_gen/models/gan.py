@@ -37,6 +37,7 @@ from lightning_gen.objectives.codes import InfoGANCodes
 from lightning_gen.objectives.generator import GENERATOR_TERMS, GeneratorStep
 from lightning_gen.objectives.terms import parse_terms
 from lightning_gen.schedule import schedule
+from lightning_gen.training.accepted import of_examples
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.noise import indexed_noise
 from lightning_gen.training.validation import Batch, Logs
@@ -70,6 +71,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         UserError: a choice that is unknown, or that does not go with another one or with the data.
     """
 
+    takes_tokens: ClassVar[bool] = False
     players: ClassVar[dict[str, tuple[str, ...]]] = {
         "discriminator": ("discriminator",),
         "generator": ("generator",),
@@ -254,6 +256,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         noise = indexed_noise(batch["index"].tolist(), (self.draw_dim,), self.seed, "sample").to(self.device)
         return self.decode(self.draw(noise), condition_of(batch))
 
+    @of_examples
     def discriminate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape), classes (B,) of a conditional model -> the discriminator's logit (B,), without augmentation.
 

@@ -23,6 +23,7 @@ from lightning_gen.models.layered import HierarchicalVAEBase, LatentLayer
 from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.dcgan import LARGEST, SMALLEST, downsampled_sizes, fits
 from lightning_gen.networks.topdown import BottomUp, Gaussian, TopDown
+from lightning_gen.training.accepted import of_examples
 
 
 class HierarchicalVAE(HierarchicalVAEBase):
@@ -89,6 +90,7 @@ class HierarchicalVAE(HierarchicalVAEBase):
         """Standard normal noise of all groups (B, noise_dim) -> latents from p -> mean of p(x|z) (B, *shape)."""
         return self.network("likelihood").mean(self.network("top_down")(z)[0])
 
+    @of_examples
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape) -> (B, *shape) through the mean of q in each group, given the means above."""
         out, _ = self.latent_layers(x, x.new_zeros(1, len(x), self.noise_dim))

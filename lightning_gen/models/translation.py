@@ -28,6 +28,7 @@ from lightning_gen.objectives.translation import (
     psnr,
 )
 from lightning_gen.schedule import schedule
+from lightning_gen.training.accepted import check_pictures
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.validation import Batch, Logs
 
@@ -56,6 +57,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         UserError: data that are no pairs, an unknown choice, sizes that a network does not take.
     """
 
+    takes_tokens: ClassVar[bool] = False
     directions: tuple[str, ...] = ("a2b",)
     translators: ClassVar[dict[str, str]] = {"a2b": "generator"}  # direction -> submodule
     critics: ClassVar[dict[str, str]] = {"b": "discriminator"}  # side that a discriminator scores -> submodule
@@ -170,10 +172,12 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
             direction: "a2b", or "b2a" where there is a reverse translator.
 
         Raises:
-            UserError: the model does not translate in this direction.
+            UserError: the model does not translate in this direction, or such pictures.
         """
         if direction not in self.directions:
             raise unknown(f"direction of {type(self).__name__}", direction, self.directions)
+        shape = self.spec.shape if DIRECTION_SIDES[direction][0] == "a" else self.spec.shape_b
+        check_pictures(x, shape[0], self.stride, f"{type(self).__name__}.translate")
         return self.apply_translator(x, direction)
 
     def forward(self, a: Tensor, direction: str = "a2b") -> Tensor:

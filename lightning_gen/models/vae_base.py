@@ -26,6 +26,7 @@ from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives import likelihoods
 from lightning_gen.objectives.estimators import ESTIMATORS, Estimator, apply_dreg_weights
 from lightning_gen.objectives.latent import Step, importance_bound
+from lightning_gen.training.accepted import of_examples
 from lightning_gen.training.noise import indexed_noise
 from lightning_gen.training.validation import Batch, Logs, Ratio, perplexity
 
@@ -133,6 +134,7 @@ class VAEBase(AutoencoderBase):
 
     # Inference
 
+    @of_examples
     def elbo(self, x: Tensor, y: Tensor | None = None, numbers: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z) for one draw of z, and KL(q(z|x) || p(z)), each (B,) in nats: their difference is the ELBO's draw.
 
@@ -144,6 +146,7 @@ class VAEBase(AutoencoderBase):
         assert s.kl is not None
         return self.log_px(x, s.out), s.kl.sum(1)
 
+    @of_examples
     def log_likelihood(
         self, x: Tensor, k: int, y: Tensor | None = None, numbers: list[int] | None = None, power: float = 1.0
     ) -> Tensor:

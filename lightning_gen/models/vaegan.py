@@ -47,6 +47,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         **options: of GenerativeModule: optimizers, lr, ema, clip, accumulate, log_every, seed.
     """
 
+    takes_tokens: ClassVar[bool] = False
     players: ClassVar[dict[str, tuple[str, ...]]] = {
         "encoder": ("encoder",),
         "decoder": ("decoder",),
@@ -72,8 +73,6 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
     ) -> None:
         super().__init__(spec, terms={"kl": 1.0} if terms is None else terms, conditional=conditional, **options)
         check_at_least_one(latent_dim=latent_dim)
-        if self.spec.values == "tokens":
-            raise UserError("a VAE-GAN compares numbers, not tokens: take data of values uint8, unit, binary or real")
         self.latent_dim = self.draw_dim = latent_dim
         self.gamma = self.schedules["gamma"] = schedule(gamma)
         self.pair: AdversarialLosses = resolve(adversarial, ADVERSARIAL, "adversarial pair")

@@ -34,6 +34,7 @@ from lightning_gen.networks.quantizer import QUANTIZERS, Quantized, perplexity
 from lightning_gen.objectives.latent import Step
 from lightning_gen.objectives.terms import QUANTIZED_TERMS
 from lightning_gen.schedule import Schedule, schedule
+from lightning_gen.training.accepted import of_examples
 from lightning_gen.training.validation import Batch, Logs
 
 VQ_NETWORKS: dict[str, Network] = {"conv": Network(MapEncoder, MapDecoder), "mlp": Network(VQMLPEncoder, VQMLPDecoder)}
@@ -62,6 +63,7 @@ class VQVAE(AutoencoderBase):
         UserError: an unknown name, an impossible option, or data that are no numbers.
     """
 
+    takes_tokens: ClassVar[bool] = False
     players: ClassVar[dict[str, tuple[str, ...]]] = {
         "autoencoder": ("encoder", "quantizer", "decoder"),
         "prior": ("prior",),
@@ -105,8 +107,6 @@ class VQVAE(AutoencoderBase):
         self.prior = _built({}, "prior", CodePrior, {**(prior_args or {}), **sizes})
 
     def _check_options(self, no_class: float) -> None:
-        if self.spec.values == "tokens":
-            raise UserError("a VQ-VAE makes tokens of numbers: take data of values uint8, unit, binary or real")
         if not 0 < no_class <= 1:
             raise UserError(f"no_class {no_class}: a share of the examples, above 0 and at most 1")
         if "autoencoder" in self.half_life:
@@ -168,6 +168,7 @@ class VQVAE(AutoencoderBase):
         """Quantised vectors (B, P, D) -> the decoder's output (B, *shape), unbounded."""
         return self.decoder(q.transpose(1, 2).unflatten(2, self.places))
 
+    @of_examples
     def tokens(self, x: Tensor) -> Tensor:
         """x (B, *shape) in the range of the data -> (B, L) int64."""
         return self.quantizer(self.vectors(x)).tokens.flatten(1)  # (B, G, P) -> (B, L)
@@ -200,6 +201,7 @@ class VQVAE(AutoencoderBase):
 
     # Inference
 
+    @of_examples
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *shape) -> (B, *shape) by way of its tokens."""
         return self.from_tokens(self.tokens(x))

@@ -56,6 +56,8 @@ class ConditionSpec(NamedTuple):
         """
         text = self.kind == "text"
         wanted = (n, self.length) if text else (n,)
+        if not isinstance(c, Tensor):
+            raise UserError(f"a condition is a tensor, not {type(c).__name__}: give {self.possible}")
         if tuple(c.shape) != wanted:
             given = f"text of shape {tuple(c.shape)}" if text else f"{len(c)} class ids"
             given = given if text or c.dim() == 1 else f"class ids of shape {tuple(c.shape)}"

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_gen.training.lightning_use import LightningUse
 from lightning_gen.training.players import size_of
 
 Batch = dict[str, Tensor]
@@ -94,7 +94,7 @@ class Rows:
         return {name: torch.cat([part[name] for _, part in ranks])[order] for name in ranks[0][1]} if ranks else {}
 
 
-class ExampleMeanValidation(L.LightningModule):
+class ExampleMeanValidation(LightningUse):
     """A LightningModule whose validation and test are means over examples, and statistics of all of them."""
 
     iteration: int
@@ -125,6 +125,8 @@ class ExampleMeanValidation(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         size = size_of(batch)
         index = batch.get("index")
+        if index is not None and bool((index < 0).all()):  # stands in on a device that gets no example
+            return
         # of the examples, on which their noise depends
         self.example_indices = (
             list(range(batch_idx * size, (batch_idx + 1) * size)) if index is None else index.tolist()
