@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakSet
@@ -175,6 +176,19 @@ class DataModule(L.LightningDataModule, ABC):
         Raises:
             UserError: these are not the data that were trained on.
         """
+        if self.trainer is None or self.trainer.state.fn == "fit":  # other examples may be tested on
+            self.check_identity(state_dict)
+        self.position.batches = int(state_dict["batches"])
+
+    def check_identity(self, state_dict: Mapping[str, Any]) -> None:
+        """Compare the data with those of a checkpoint.
+
+        Args:
+            state_dict: what the checkpoint holds of them.
+
+        Raises:
+            UserError: they are not the same; says what has changed.
+        """
         before = state_dict.get("identity")
         self._is_unknown = before is None
         if before is not None and (changed := identity.changes(before, self.digest, self.files())):
@@ -182,7 +196,6 @@ class DataModule(L.LightningDataModule, ABC):
                 f"the data have changed since the checkpoint was written: {'; '.join(changed)}. A run goes on with the "
                 "same data alone: put them back, or start a new run from its weights, with --init RUN"
             )
-        self.position.batches = int(state_dict["batches"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches are fetched on the CPU: there is nothing to move to it."""

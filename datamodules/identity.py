@@ -89,7 +89,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[s
         names: of the files at hand.
     """
     known = [key for key in LABELS if key in before and key in now]
-    told = [f"{LABELS[key]} {_text(before[key])} -> {_text(now[key])}" for key in known if before[key] != now[key]]
+    told = [
+        f"{LABELS[key]} {_text(key, before[key])} -> {_text(key, now[key])}" for key in known if before[key] != now[key]
+    ]
     if "files" in before and "files" in now:
         told = [*(text for text in told if not text.startswith(LABELS["size"])), *_files(before, now, names)]
     if not told and before.get("contents", "") != now.get("contents", ""):
@@ -149,5 +151,6 @@ def _files(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[st
     return told
 
 
-def _text(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+def _text(key: str, value: Any) -> str:
+    between = ", " if key == "lengths" else "x"
+    return between.join(map(str, value)) if isinstance(value, list) else str(value)

@@ -64,11 +64,12 @@ class Nursery:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        world = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
+        world = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         if by == "torchrun":
             world |= {"LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
         else:
             world |= {"NODE_RANK": 0}
+        world |= environment
         ranks = [{"LOCAL_RANK": rank} | ({"RANK": rank} if by == "torchrun" else {}) for rank in range(2)]
         return [self.start(script, *arguments, cwd=cwd, **world, **rank) for rank in ranks]
 

@@ -110,13 +110,15 @@ class Checkpoints(Checkpoint):
 
     # Signals
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
+        self._check_together(trainer, pl_module)  # here, because a rank that has nothing left to do starts no training
+
     def on_train_start(self, trainer: L.Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
         # Lightning counts batches, of which one may hold several iterations, and another number than before the resume.
         total = trainer.fit_loop.epoch_loop.batch_progress.total
         shift = pl_module.iteration // iterations_per_batch(trainer) - total.ready
         for name in ("ready", "started", "processed", "completed"):
             setattr(total, name, getattr(total, name) + shift)
-        self._check_together(trainer, pl_module)
         self._next_question, self._last = pl_module.iteration + 1, (pl_module.iteration, time.monotonic())
         self.signals.install(*STOP_SIGNALS, TIME_LIMIT_SIGNAL)
 

@@ -131,7 +131,12 @@ class RunProgress(ProgressBar):
             print(f"iteration {model.iteration:,}{of}: {text}".removesuffix(": "), flush=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "training_seconds": self.training_seconds}
+        """Of the whole run up to now, also between two log entries."""
+        if self._tick is None:
+            return {"seconds": self.seconds, "training_seconds": self.training_seconds}
+        now = time.perf_counter()
+        more = {"seconds": now - self._tick, "training_seconds": now - self._mark}
+        return {name: getattr(self, name) + value for name, value in more.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.training_seconds = state_dict["seconds"], state_dict["training_seconds"]

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
+import lightning as L
 import numpy as np
 from torch import Tensor
 
+from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.kinds import kind_of
@@ -148,3 +150,15 @@ def check_count(n: Any, start: Any = 0) -> None:
     for name, value in (("n", n), ("start", start)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
             raise UserError(f"sample({name}={value!r}): it must be a whole number, at least 0")
+
+
+def check_same_data(model: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run on other data, before weights of other shapes are loaded.
+
+    Raises:
+        UserError: that says what has changed.
+    """
+    trainer = model._trainer  # None where a model is loaded to be used
+    data = getattr(trainer, "datamodule", None)
+    if trainer is not None and trainer.state.fn == "fit" and isinstance(data, DataModule):
+        data.check_identity(checkpoint.get(type(data).__qualname__, {}))

@@ -12,7 +12,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import check_at_least_one, to_serializable
 from lightning_gen.schedule import Schedule
-from lightning_gen.training.accepted import accepted
+from lightning_gen.training.accepted import accepted, check_same_data
 from lightning_gen.training.ema import MovingAverages, decay, half_lives
 from lightning_gen.training.finite import AT_ONCE, FiniteCheck, NonFinite
 from lightning_gen.training.noise import BatchNoise, indexed_noise, seed_default_generators
@@ -241,10 +241,10 @@ class GenerativeModule(ExampleMeanValidation):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_same_data(self, checkpoint)
         self.make_averages()
         self.count_from(checkpoint)
 
     def count_from(self, checkpoint: dict[str, Any]) -> None:
         """Load a checkpoint's counters."""
-        counters = checkpoint["lightning_gen"]
-        self.iteration, self.images = counters["iteration"], counters["images"]
+        self.iteration, self.images = (checkpoint["lightning_gen"][name] for name in ("iteration", "images"))
