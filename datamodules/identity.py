@@ -88,12 +88,13 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[s
         now: that of the data at hand.
         names: of the files at hand.
     """
-    known = [key for key in LABELS if key in before and key in now]
     told = [
-        f"{LABELS[key]} {_text(key, before[key])} -> {_text(key, now[key])}" for key in known if before[key] != now[key]
+        f"{label} {_text(key, before[key])} -> {_text(key, now[key])}"
+        for key, label in LABELS.items()
+        if key in before and key in now and before[key] != now[key]
     ]
     if "files" in before and "files" in now:
-        told = [*(text for text in told if not text.startswith(LABELS["size"])), *_files(before, now, names)]
+        told += _files(before, now, names)
     if not told and before.get("contents", "") != now.get("contents", ""):
         told = ["contents of the file"]
     if not told and not _alike(before.get("examples"), now.get("examples")):

@@ -63,9 +63,8 @@ def link_atomically(path: Path, other: Path) -> None:
         except OSError:
             shutil.copyfile(path, part)
         os.replace(part, other)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    finally:
+        part.unlink(missing_ok=True)  # it stays also where both were names of one file already
     _sync_folder(other.parent)
 
 

@@ -126,6 +126,24 @@ class Asserting(VAE):
         return super().sample(n, y, seed, start)
 
 
+class SlowToFinish(VAE):
+    """Says that the training is over when it draws its last samples, and waits then for the file ``go``."""
+
+    def sample(self, n, y=None, seed=0, start=0):
+        if self._trainer is not None and self._trainer.state.finished:
+            Path("finishing").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+        return super().sample(n, y, seed, start)
+
+
+class Terminated(L.Callback):
+    """Receives SIGTERM in the hook that is named."""
+
+    def __init__(self, hook):
+        setattr(self, hook, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+
 class Still(GenerativeModule):
     """Makes no samples."""
 
