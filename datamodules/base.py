@@ -287,6 +287,9 @@ class DataModule(L.LightningDataModule, ABC):
         y = labels_of(self._splits["train"])
         return None if y is None else torch.bincount(y, minlength=self.spec.num_classes)
 
+    def gather_skipped(self) -> None:
+        """Learn which examples other processes of the run could not read; called by all of them, at its end."""
+
     def notices(self) -> list[str]:
         """What to say about the data at the start of a run, a line each: its classes, and what is left out."""
         line = "the checkpoint does not say what its data were: whether they are the same is not known"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .base import DataModule
@@ -159,6 +160,15 @@ class ImageFiles(DataModule):
         (path, reason), more = next(iter(self.skipped.items())), len(self.skipped) - 1
         others = f"; so are {more:,} more" if more else ""
         print(f"skipped {path}: cannot be read ({reason}){others}", file=sys.stderr)
+
+    def gather_skipped(self) -> None:
+        """Files that were read by other processes alone are counted by each of them."""
+        group = torch.distributed
+        if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
+            everywhere: list[Any] = [None] * group.get_world_size()
+            group.all_gather_object(everywhere, self.skipped)
+            for found in everywhere:
+                self.skipped |= {path: reason for path, reason in found.items() if path not in self.skipped}
 
     def skipped_summary(self, what: str) -> str | None:
         """How many of ``what`` were skipped, and which, if any."""

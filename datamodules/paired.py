@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import UserError
 from .image_files import list_images
 from .images import ImageInfo, Reader, open_image
+from .pages import pages_named, pages_of
 from .pair_files import PairFiles, look_at
 from .sources import Batch, Source
 from .split_folders import Parts, split_folders, split_paths
@@ -105,6 +106,25 @@ def match_by_stem(a: Path, b: Path) -> dict[str, str]:
     return {path: sides[1][stem] for stem, path in sides[0].items()}
 
 
+def match_pages(pairs: dict[str, str]) -> dict[str, str]:
+    """Page of side a -> page of side b, of the same number, from files that belong together.
+
+    Raises:
+        UserError: two of them hold unequal numbers of pages.
+    """
+    pages = pages_of([*pairs, *pairs.values()])
+    matched: dict[str, str] = {}
+    for a, b in pairs.items():
+        own, other = pages_named(a, pages.get(a, 1)), pages_named(b, pages.get(b, 1))
+        if len(own) != len(other):
+            raise UserError(
+                f"{a} holds {len(own):,} pages and its partner {b} {len(other):,}: pairs need as many, or --data.pages "
+                "first, which takes the first of each"
+            )
+        matched |= dict(zip(own, other, strict=True))
+    return matched
+
+
 class Paired(PairFiles):
     """Your own pairs of images, such as labels and photographs.
 
@@ -120,7 +140,10 @@ class Paired(PairFiles):
     @cached_property
     def partners(self) -> dict[str, str]:
         """File of side a -> file of side b; empty where a file holds both."""
-        return {} if self.folders is None else match_by_stem(*self.folders)
+        if self.folders is None:
+            return {}
+        pairs = match_by_stem(*self.folders)
+        return pairs if self.pages == "first" else match_pages(pairs)
 
     @cached_property
     def parts(self) -> tuple[Parts, Parts]:
@@ -128,7 +151,7 @@ class Paired(PairFiles):
         folder = self.root if self.folders is None else self.folders[0]
         assert folder is not None
         other = self.partners  # first, so that unequal names are reported before anything else
-        a = split_paths(split_folders(folder), self.val_fraction)
+        a = self.with_pages(split_paths(split_folders(folder), self.val_fraction))
         return a, {split: [other.get(path, path) for path in paths] for split, paths in a.items()}
 
     def splits(self) -> dict[str, Source]:

@@ -51,7 +51,7 @@ class Unpaired(PairFiles):
             folders = [split_folders(folder) for folder in self.folders]
         else:
             folders = [side_folders(self.root, letter) for letter in "AB"]
-        a, b = (split_paths(found, self.val_fraction) for found in folders)
+        a, b = (self.with_pages(split_paths(found, self.val_fraction)) for found in folders)
         for split in ("val", "test"):
             if (
                 not a[split] or not b[split]

@@ -157,6 +157,8 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
     restoring = restart.restoring(attempt.checkpoint)
     with without_garbage_collection(), report_lost_ranks(trainer), interruptible(), restoring:
         trainer.fit(model, datamodule=data, ckpt_path=attempt.checkpoint, weights_only=True)
+        if isinstance(data, DataModule):
+            data.gather_skipped()
     with signals.finishing(folder):
         if trainer.is_global_zero:
             summarise(trainer, model, data, folder, config)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.paths import PRIVATE
 
 MAGIC = b"\x89LGZ\r\n\x1a\n"  # is damaged by text-mode transfers, as PNG's is
 VERSION = 1
@@ -145,7 +146,7 @@ def is_safe_filename(name: Any) -> bool:
     return (
         bool(name)
         and not name.startswith(".")
-        and name.isprintable()
+        and "".join(c for c in name if ord(c) not in PRIVATE).isprintable()
         and len(name.encode(errors="replace")) <= 240
         and PurePosixPath(name).name == name == PureWindowsPath(name).name
     )
