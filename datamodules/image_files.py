@@ -16,6 +16,7 @@ from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
 from .listing import left_out, list_pictures
 from .order import derive_seed
 from .pages import PAGES, describe_pages, pages_of, split_page, with_pages
+from .paths import printable
 from .sources import Source, Tensors
 
 ACCEPTED = f"{', '.join(SUFFIXES)} and whatever else Pillow reads"
@@ -159,7 +160,7 @@ class ImageFiles(DataModule):
         self._has_told = True
         (path, reason), more = next(iter(self.skipped.items())), len(self.skipped) - 1
         others = f"; so are {more:,} more" if more else ""
-        print(f"skipped {path}: cannot be read ({reason}){others}", file=sys.stderr)
+        print(printable(f"skipped {path}: cannot be read ({reason}){others}"), file=sys.stderr)
 
     def gather_skipped(self) -> None:
         """Files that were read by other processes alone are counted by each of them."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.datamodules.paths import printable
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # which Lightning reads, in this order
 
@@ -83,7 +84,7 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
         os._exit(1)  # what is left of the process group may wait for ever when it is taken down
     except Incomplete as rest:
         if is_global_zero():
-            print(rest, file=sys.stderr, flush=True)
+            print(printable(str(rest)), file=sys.stderr, flush=True)
         destroy_gloo_group()
         sys.exit(1)
     except UserError as error:
@@ -180,6 +181,6 @@ def rank_local_error(text: str) -> UserError:
 def _complain(error: UserError) -> None:
     """Print one line; of an error that all ranks meet only the first one prints it."""
     if is_global_zero():
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(printable(f"error: {error}"), file=sys.stderr, flush=True)
     elif error.rank_local:
-        print(f"error on rank {rank()}: {error}", file=sys.stderr, flush=True)
+        print(printable(f"error on rank {rank()}: {error}"), file=sys.stderr, flush=True)

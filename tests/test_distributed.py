@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from lightning_gen.datamodules.folder import Folder
+from lightning_gen.datamodules.order import Order
 from lightning_gen.storage.checkpoints import read_checkpoint
 
 OPTIONS = ["--model", "vae", "--steps", 40, "--seed", 3, "--trainer.accelerator", "cpu", "--model.terms.kl.weight", 1]
@@ -21,6 +24,20 @@ def final(folder, name):
     return read_checkpoint(folder / f"tb_logs/vae-digits-{name}/version_0/checkpoints/last.ckpt")
 
 
+def broken_folder(folder):
+    """Options of a run on pictures of which one is broken that only the second rank reads, in the first batch."""
+    for k in range(40):
+        (folder / "pics").mkdir(exist_ok=True)
+        Image.new("L", (8, 8), k).save(folder / "pics" / f"{k}.png")
+    options = {"size": 8, "channels": 1, "memory": 0.0, "num_workers": 0}
+    names = Folder(str(folder / "pics"), **options).parts["train"]
+    (folder / "pics" / names[Order(len(names), 4, 0).batch(0, 1, 2)[0]]).write_bytes(b"no picture")
+    return [
+        *("--model", "vae", "--data", "./pics", "--steps", 2, "--data.batch_size", 4, "--trainer.accelerator", "cpu"),
+        *(word for name, value in options.items() for word in (f"--data.{name}", value)),
+    ]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, nursery):
     """The same command on one and on two processes."""
@@ -31,6 +48,7 @@ def runs(tmp_path_factory, nursery):
         "one": nursery.fit(*OPTIONS, "--name", "one", cwd=folder).output,
         "two": nursery.fit(*OPTIONS, "--name", "two", *CHECK, **two).output,
         "uneven": nursery.fit(*UNEVEN, **two).output,
+        "broken": nursery.fit(*broken_folder(folder), **two).output,
         "duel1": nursery.fit(*DUEL, "--name", "one", cwd=folder).output,
         "duel2": nursery.fit(*DUEL, "--name", "two", *CHECK, **two).output,
     }
@@ -85,3 +103,7 @@ def test_two_players_on_two_ranks_equal_one(runs):
 def test_ranks_with_unequal_numbers_of_validation_batches(runs):
     """One rank has a batch more; nothing in validation may wait for the other."""
     assert "validation: loss" in runs[1]["uneven"]
+
+
+def test_a_file_that_only_the_second_rank_meets_is_counted(runs):
+    assert "1 of 40 images in pics could not be read: pics/" in runs[1]["broken"]

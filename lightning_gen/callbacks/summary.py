@@ -14,6 +14,7 @@ from lightning_gen.callbacks.pictures import Pictures
 from lightning_gen.callbacks.progress import RunProgress
 from lightning_gen.callbacks.stability import Stability
 from lightning_gen.datamodules.errors import program
+from lightning_gen.datamodules.paths import printable
 from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import posterior_collapse
@@ -108,7 +109,7 @@ def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> N
     if values:
         print(f"validation: {values}")
     if summary["skipped"]:
-        print(summary["skipped"])
+        print(printable(summary["skipped"]))
     if summary["latents"] and not summary["latents"]["healthy"]:
         print(f"warning:    latents {summary['latents']['verdict']}")
     if summary["stability"]:

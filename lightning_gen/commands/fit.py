@@ -28,7 +28,7 @@ from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.config.objects import build
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
-from lightning_gen.datamodules.paths import to_path
+from lightning_gen.datamodules.paths import printable, to_path
 from lightning_gen.exits import is_global_zero
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import find_extractor
@@ -311,7 +311,7 @@ def _announce(
         if ramps and counters["total"] not in (None, steps):
             print(f"a length of {steps:,} instead of {counters['total']:,} changes these schedules from here: {ramps}")
     for line in data.notices() if isinstance(data, DataModule) else []:
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":
