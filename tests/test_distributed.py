@@ -17,6 +17,7 @@ OPTIONS += [word for name in ("mi", "tc", "dkl", "dip", "mmd") for word in (f"--
 DUEL = ["--model", "helpers.Duel", "--data", "toy", "--steps", 20, "--model.clip", 1.0, "--trainer.accelerator", "cpu"]
 UNEVEN = ["--model", "vae", "--data", "points.npy", "--data.batch_size", 100, "--steps", 6, "--val_every", 3]
 UNEVEN += ["--model.terms.kl.free_bits", 0.1, "--trainer.accelerator", "cpu"]
+FEW = ["--model", "vae", "--data", "few.npy", "--data.batch_size", 4, "--steps", 2, "--trainer.accelerator", "cpu"]
 CHECK = ["--trainer.callbacks", "[helpers.SameOnAllRanks]"]
 
 
@@ -44,11 +45,14 @@ def runs(tmp_path_factory, nursery):
     folder = tmp_path_factory.mktemp("ddp")
     np.save(folder / "points.npy", np.random.default_rng(0).normal(size=(1010, 6)).astype(np.float32))
     two = {"ranks": 2, "cwd": folder}
+    np.save(folder / "few.npy", np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32))
     output = {
         "one": nursery.fit(*OPTIONS, "--name", "one", cwd=folder).output,
         "two": nursery.fit(*OPTIONS, "--name", "two", *CHECK, **two).output,
         "uneven": nursery.fit(*UNEVEN, **two).output,
         "broken": nursery.fit(*broken_folder(folder), **two).output,
+        "few1": nursery.fit(*FEW, "--name", "one", cwd=folder).output,
+        "few2": nursery.fit(*FEW, "--name", "two", **two).output,
         "duel1": nursery.fit(*DUEL, "--name", "one", cwd=folder).output,
         "duel2": nursery.fit(*DUEL, "--name", "two", *CHECK, **two).output,
     }
@@ -107,3 +111,13 @@ def test_ranks_with_unequal_numbers_of_validation_batches(runs):
 
 def test_a_file_that_only_the_second_rank_meets_is_counted(runs):
     assert "1 of 40 images in pics could not be read: pics/" in runs[1]["broken"]
+
+
+def test_fewer_validation_examples_than_ranks(runs):
+    """One of two ranks gets none, and the values are those of one process."""
+    folder, output = runs
+    one, two = (
+        json.loads((folder / f"tb_logs/vae-few-{n}/version_0/summary.json").read_text()) for n in ("one", "two")
+    )
+    assert "val/loss" not in output["few2"] and one["final"] == pytest.approx(two["final"], rel=1e-3)
+    assert "val/loss" in one["final"]

@@ -208,7 +208,7 @@ def test_each_rank_has_a_batch_and_each_example_counts_once(count, world):
 
 
 def test_what_stands_in_is_not_validated(trainer):
-    model = small()
+    model = small().eval()
     rows = Digits().examples("val", torch.arange(10))
     model._means = Means()
     model.validation_step(rows | {"index": torch.full((10,), -1)}, 0)

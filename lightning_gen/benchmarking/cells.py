@@ -304,7 +304,7 @@ def _run_folder(arguments: list[str]) -> Path | None:
     config, found = config_from_arguments(arguments), []
     for folder in runs.ROOT.glob(f"*-{config['name']}/version_*"):
         with contextlib.suppress(UserError):  # killed before it wrote its configuration
-            if runs.dump(runs.read_config(folder)) == runs.dump(config):
+            if runs.same_experiment(runs.read_config(folder), config):
                 found.append(folder)
     return max(found, key=lambda folder: int(folder.name.removeprefix("version_")), default=None)
 

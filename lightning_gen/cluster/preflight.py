@@ -31,6 +31,10 @@ def resolve_trainer_options(
         UserError: they contradict each other, or the launch cannot work.
     """
     settled = dict(trainer)
+    if settled.get("limit_train_batches") == 0:
+        raise UserError(
+            f"--trainer.limit_train_batches 0: nothing would be trained; {program('evaluate')} measures a run"
+        )
     if launch.kind == "slurm":
         _check_slurm_step(environ)
     if launch.kind in ("alone", "child"):
@@ -62,7 +66,21 @@ def world_size(trainer: Mapping[str, Any], launch: Launch) -> int:
         devices = (
             max(1, torch.cuda.device_count()) if trainer.get("accelerator") in (None, "auto", "gpu", "cuda") else 1
         )
-    return _count(devices) * int(trainer.get("num_nodes") or 1)
+    count = _count(devices)
+    if count < 1:
+        raise UserError(f"--trainer.devices {devices}: give at least 1, or auto for all that there are")
+    return count * int(trainer.get("num_nodes") or 1)
+
+
+def on_gpu(trainer: Mapping[str, Any]) -> bool:
+    """Whether a run with these options computes on another device than the CPU."""
+    asked = trainer.get("accelerator") or "auto"
+    return asked != "cpu" and (asked != "auto" or torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def processes_here(trainer: Mapping[str, Any], launch: Launch) -> int:
+    """Number of processes of the run on this machine."""
+    return launch.processes_per_node[0] if launch.external else world_size({**trainer, "num_nodes": 1}, launch)
 
 
 def refuse_requeue_checkpoints(*folders: Path) -> None:

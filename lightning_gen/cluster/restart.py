@@ -24,7 +24,7 @@ from lightning_gen.storage.lock import RunLock, follow
 
 JOB = "job.json"
 WAIT = 60.0  # seconds that a job that was started again gives its earlier attempt to end
-MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", "patience")  # of an experiment
+MAY_CHANGE = ("steps", "epochs", "val_every", "save_every", "on_collapse", "patience", "threads")  # of an experiment
 MOST = 6  # options of which a line says how they differ
 PLACE = tuple(f"data.init_args.{name}" for name in ("root", "a", "b", "num_workers"))  # where a run finds its data
 
@@ -179,7 +179,9 @@ def find_previous_attempt(config: Mapping[str, Any], launch: Launch, root: Path 
 def _is_of(path: Path, job: str, config: Mapping[str, Any]) -> bool:
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
-        return noted["job"] == job and not config_changes(runs.read_config(path.parent), config, ("patience",))
+        return noted["job"] == job and not config_changes(
+            runs.read_config(path.parent), config, ("patience", "threads")
+        )
     except (OSError, ValueError, LookupError, TypeError):  # half-written, or of another program
         return False
 

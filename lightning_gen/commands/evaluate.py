@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ from lightning_gen.protocols import Translates
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
 from lightning_gen.storage.loaded import load_on, provenance
+from lightning_gen.training import threads
 
 USUAL_N = 10_000
 PATIENCE = timedelta(days=1)  # of a process that waits for the share of another
@@ -52,6 +54,8 @@ def main(argv: list[str]) -> None:
     given, rest = _parse(argv)
     fabric = _fabric(given)
     path = find_checkpoint(given.run, given.which)
+    with contextlib.suppress(UserError):  # of a checkpoint that fit did not write
+        threads.follow(runs.read_config(given.run))
     model = load_on(path, str(fabric.device), given.trust)
     names = _names(given.metrics, model)
     data, config = _data(given, rest, fabric)

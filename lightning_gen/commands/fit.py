@@ -18,7 +18,7 @@ from lightning_gen.callbacks.progress import RunProgress
 from lightning_gen.callbacks.stability import Stability
 from lightning_gen.callbacks.summary import BOARD, find_callback, summarise
 from lightning_gen.callbacks.watch import Watch, trained_extractor
-from lightning_gen.cluster import preflight, restart, strategies
+from lightning_gen.cluster import cores, preflight, restart, strategies
 from lightning_gen.cluster.launch import detect_launch
 from lightning_gen.cluster.lost_ranks import report_lost_ranks
 from lightning_gen.cluster.signals import TIME_LIMIT_SIGNAL, SignalHandler, interruptible
@@ -129,6 +129,7 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
     if attempt.folder and restart.is_finished(attempt, steps, launch):
         return attempt.folder
     _check_batch(model, data, world)
+    cores.use_threads(config, options, model, data, launch, attempt.folder)
     if config["init"] and not attempt.state:
         start = find_checkpoint(str(to_path(config["init"])))
         load_weights(model, start, read_checkpoint(start), memory=False)

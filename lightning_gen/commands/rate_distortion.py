@@ -154,7 +154,7 @@ def find_finished_run(job: Job) -> Path | None:
     config, found = config_from_arguments(job.arguments), []
     for summary in runs.ROOT.glob(f"{job.curve}-*/version_*/{runs.SUMMARY}"):
         with contextlib.suppress(UserError):
-            if runs.dump(runs.read_config(summary.parent)) == runs.dump(config):
+            if runs.same_experiment(runs.read_config(summary.parent), config):
                 found.append(summary.parent)
     return max(found, key=lambda folder: int(folder.name.removeprefix("version_")), default=None)
 

@@ -10,7 +10,7 @@ from lightning_gen.datamodules.errors import UserError, unknown
 
 SECTIONS = ("model", "data", "trainer")
 # options that stand as they are
-OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse", "patience")
+OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse", "patience", "threads")
 TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
 SHORT_OPTIONS = {
     "model": (str, "NAME", "a model of the list, or an import path of your own class"),
@@ -32,6 +32,7 @@ SHORT_OPTIONS = {
     ),
     "on_collapse": (str, "warn|stop", "what to do when a GAN collapses or diverges (default warn)"),
     "patience": (int, "SECONDS", "how long the devices wait for one of them that is silent (default 1800)"),
+    "threads": (str, "N", "threads of the CPU (default auto: by the work of an iteration)"),
 }
 ON_COLLAPSE = ("warn", "stop")
 

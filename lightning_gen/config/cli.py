@@ -35,6 +35,7 @@ from lightning_gen.datamodules.paths import to_path, to_text
 from lightning_gen.names import expect_class, resolve
 from lightning_gen.presets import preset
 from lightning_gen.presets.layers import drop_network_options, merge
+from lightning_gen.training import threads
 from lightning_gen.training.module import GenerativeModule
 
 
@@ -117,6 +118,8 @@ def _checked(layer: dict[str, Any]) -> dict[str, Any]:
         value, least = layer.get(key), 0 if key == "seed" else 1
         if value is not None and not (isinstance(value, int) and least <= value < 2**32):
             raise UserError(f"--{key} {value}: it must be a whole number, at least {least} and below 2^32")
+    if "threads" in layer:
+        layer["threads"] = threads.checked(layer["threads"])
     if layer.get("on_collapse") not in (None, *ON_COLLAPSE):
         raise unknown("choice of --on_collapse", str(layer["on_collapse"]), ON_COLLAPSE)
     return layer
@@ -246,7 +249,8 @@ def _parser() -> LightningArgumentParser:
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile)
     for name in TOP:
-        parser.add_argument(f"--{name}", type=(SHORT_OPTIONS[name][0] if name in SHORT_OPTIONS else str) | None)
+        kind: Any = SHORT_OPTIONS[name][0] if name in SHORT_OPTIONS else str
+        parser.add_argument(f"--{name}", type=(int | str if name == "threads" else kind) | None)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     parser.add_subclass_arguments(GenerativeModule, "model", fail_untyped=False, skip={"spec"})
     parser.add_subclass_arguments(L.LightningDataModule, "data", fail_untyped=False)

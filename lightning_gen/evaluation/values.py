@@ -62,5 +62,6 @@ def _plain(value: Any) -> Any:
 
 
 def mean_with_stderr(values: Tensor, how: str, better: str | None, **more: Any) -> Value:
-    """The mean over examples (n,), with its standard error."""
-    return Value(values.mean(), len(values), how, better, std=values.std() / len(values) ** 0.5, **more)
+    """The mean over examples (n,), with its standard error, which one example has not."""
+    error = values.std() / len(values) ** 0.5 if len(values) > 1 else None
+    return Value(values.mean(), len(values), how, better, std=error, **more)

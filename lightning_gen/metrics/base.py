@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -150,6 +151,11 @@ class GatherColumns(UnevenRanksMetric):
             )
         flat = column.clone().contiguous().reshape(len(column), math.prod(column.shape[1:]))
         getattr(self, f"bytes_{name}").append(flat.view(torch.uint8))  # (B, bytes of a row)
+
+    def _wrap_compute(self, compute: Callable[[], Any]) -> Callable[[], Any]:
+        """As of torchmetrics, which would make a number of the column of a single row."""
+        wrapped = super()._wrap_compute(lambda: SimpleNamespace(columns=compute()))
+        return lambda: wrapped().columns
 
     def compute(self) -> dict[str, Tensor]:
         """The columns (N, ...), in their dtypes.

@@ -88,6 +88,12 @@ def dump(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
+def same_experiment(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two configurations are equal but for the threads, of which a run stores those that it took."""
+    first, second = ({key: entry for key, entry in config.items() if key != "threads"} for config in (before, after))
+    return dump(first) == dump(second)
+
+
 def flatten_config(value: Any, key: str = "") -> dict[str, Any]:
     """A nested configuration as {"model.init_args.latent_dim": 16, ...}."""
     if not isinstance(value, dict):
