@@ -25,6 +25,7 @@ from .spec import DataSpec
 EXAMPLES = ("x", "a", "b")  # entries of a batch that hold the examples
 BINARIZE = ("none", "dynamic", "threshold")
 EVAL_SEED = 20131220  # not the run's: likelihoods of different runs are of the same binary images
+PROCESSES = 1024  # that read files, at most
 
 
 class DataModule(L.LightningDataModule, ABC):
@@ -61,8 +62,9 @@ class DataModule(L.LightningDataModule, ABC):
         super().__init__()
         if binarize not in BINARIZE:
             raise unknown("binarize", binarize, BINARIZE)
-        if batch_size < 1 or num_workers < 0:
-            raise UserError(f"batch_size {batch_size} must be at least 1, num_workers {num_workers} at least 0")
+        if batch_size < 1 or not 0 <= num_workers <= PROCESSES:
+            possible = f"at least 0 and at most {PROCESSES}"
+            raise UserError(f"batch_size {batch_size} must be at least 1, num_workers {num_workers} {possible}")
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.binarize, self.flip, self.balance = binarize, flip, balance
         self.position = Position()

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import NoReturn
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.datamodules.paths import printable
 
+LONGEST = 500  # letters of a word in an error's text, such as a path; a longer one is cut
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # which Lightning reads, in this order
 
 
@@ -126,7 +128,8 @@ def check_output() -> None:
 
 def is_memory_error(error: BaseException) -> bool:
     """Whether memory has run out, of the processor or of a GPU, for which torch has no common class."""
-    of_torch = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    texts = ("allocate memory", "Storage size calculation overflowed")
+    of_torch = type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in texts)
     return isinstance(error, MemoryError) or of_torch
 
 
@@ -180,7 +183,10 @@ def rank_local_error(text: str) -> UserError:
 
 def _complain(error: UserError) -> None:
     """Print one line; of an error that all ranks meet only the first one prints it."""
-    if is_global_zero():
-        print(printable(f"error: {error}"), file=sys.stderr, flush=True)
-    elif error.rank_local:
-        print(printable(f"error on rank {rank()}: {error}"), file=sys.stderr, flush=True)
+    text = re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:60]}...", " ".join(str(error).splitlines()))
+    text = printable(text)
+    with contextlib.suppress(OSError):  # there may be nobody who reads it
+        if is_global_zero():
+            print(f"error: {text}", file=sys.stderr, flush=True)
+        elif error.rank_local:
+            print(f"error on rank {rank()}: {text}", file=sys.stderr, flush=True)

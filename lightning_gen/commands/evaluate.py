@@ -225,7 +225,7 @@ def _fabric(given: Any) -> Fabric:
     try:
         devices = [int(index)] if index else given.devices
         fabric = Fabric(accelerator=kind, devices=devices, strategy=strategy)
-    except (RuntimeError, ValueError, MisconfigurationException) as error:  # no such device, or not so many
+    except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:  # no such device, or not so many
         raise UserError(f"--device {given.device} --devices {given.devices}: {str(error).splitlines()[0]}") from None
     fabric.launch()
     return fabric

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.config.objects import build
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.datamodules.files import check_memory
 from lightning_gen.datamodules.paths import printable, to_path
 from lightning_gen.exits import is_global_zero
 from lightning_gen.kinds import kind_of
@@ -188,6 +190,9 @@ def _steps(config: dict[str, Any], data: Any) -> int:
 def _check_batch(model: GenerativeModule, data: Any, devices: int) -> None:
     """Refuse a batch that cannot be split."""
     multiple = model.batch_multiple * devices
+    if isinstance(data, DataModule):
+        size = 4 * data.batch_size * math.prod(data.spec.shape)
+        check_memory(size, f"--data.batch_size {data.batch_size:,}: a batch", "take fewer examples")
     if not isinstance(data, DataModule) or data.batch_size % multiple == 0:
         return
     factors = {"--model.accumulate": model.accumulate, "--model.pack": model.batch_multiple // model.accumulate}

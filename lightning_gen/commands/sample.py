@@ -28,10 +28,11 @@ from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import caption, class_names
 from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
 from lightning_gen.storage.checkpoints import find_checkpoint
-from lightning_gen.storage.loaded import check_finite, load_on, provenance, sample_in_batches
+from lightning_gen.storage.loaded import check_count, check_finite, load_on, provenance, sample_in_batches
 from lightning_gen.training.module import GenerativeModule
 
 NAME = re.compile(r"[\w-]{1,20}", re.ASCII)  # of a class, that may be a part of a folder's name
+ROWS = 128  # dimensions of a code that --traverse shows, at most
 
 
 def main(argv: list[str]) -> None:
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
     model = load_on(path, given.device, given.trust)
     if not isinstance(model, Samples):
         raise UserError(f"{type(model).__name__} cannot make new examples")
+    check_count(given.n, model.spec)
     given.classes = _class_ids(model, given.classes)
     y = _asked(model, given.classes, given.n)
     drawn_from = attach_sampler(model, given.sampler, _data(given, rest), given.components)
@@ -184,7 +186,10 @@ def _traversals(model: Any, samples: torch.Tensor, y: torch.Tensor | None, given
     """A row for each dimension of a sample's code; of a model that cannot encode, of its InfoGAN codes."""
     if isinstance(model, Encodes):
         first = None if y is None else y[:1]
-        return views.traversals(model, samples[:1], first, rows=model.encode(samples[:1], first).shape[1])
+        dimensions = model.encode(samples[:1], first).shape[1]
+        if dimensions > ROWS:
+            print(f"traversals.png shows the {ROWS} most active of {dimensions:,} dimensions", file=sys.stderr)
+        return views.traversals(model, samples[:1], first, rows=min(dimensions, ROWS))
     if isinstance(model, HasInfoGANCodes) and model.codes:
         return views.code_traversals(model, given.seed, _rows(given.classes))
     raise UserError(

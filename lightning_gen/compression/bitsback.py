@@ -11,6 +11,7 @@ So blocks grow from single examples on, with what is in the stack.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -113,7 +114,7 @@ class BitsBack(Coder):
             raise decoding_error(f"it tells of a grid of 2^-{bits}")
         grid, stack, width = Grid(bits), AnsStack(words), self.model.latent_dim
         parts: list[Tensor] = []
-        for here in reversed(list(block_slices(count, block))):
+        for here in reversed_block_slices(count, block):
             n = here.stop - here.start
             cells = [stack.pop(grid.family, *grid.prior(width)) for _ in range(n)][::-1]
             outs = self._outputs(grid, cells)
@@ -166,6 +167,17 @@ def block_slices(count: int, most: int) -> Iterator[slice]:
         n = min(most, max(1, done // RAMP), count - done)
         yield slice(done, done + n)
         done += n
+
+
+def reversed_block_slices(count: int, most: int) -> Iterator[slice]:
+    """The slices of ``block_slices`` from the last to the first, without a list of those of the full size."""
+    growing = [
+        rows for rows in itertools.takewhile(lambda rows: rows.stop - rows.start < most, block_slices(count, most))
+    ]
+    done = growing[-1].stop if growing else 0
+    for start in reversed(range(done, count, most)):
+        yield slice(start, min(start + most, count))
+    yield from reversed(growing)
 
 
 def check(model: Any) -> PixelCoder:

@@ -23,6 +23,7 @@ VERSION = 1
 LENGTHS = struct.Struct("<8sBIQ")
 CHECK = 16  # bytes of the checksum
 MOST = 2**26  # bytes of an inflated header
+EXAMPLES_PER_BYTE = 1024  # of a file, at most; a coder that comes near codes nothing
 
 
 class Header(NamedTuple):
@@ -93,6 +94,10 @@ def unpack(content: bytes, name: str) -> tuple[Header, np.ndarray]:
         raise UserError(f"{name} is damaged: its checksum does not hold")
     start = LENGTHS.size + header_bytes
     header = _header(content[LENGTHS.size : start], name)
+    if header.examples > EXAMPLES_PER_BYTE * len(content):
+        raise UserError(
+            f"{name} tells of {header.examples:,} examples in {len(content):,} bytes: no model codes so many"
+        )
     return header, np.frombuffer(content[start:-CHECK], "<u4").astype(np.uint32)
 
 
@@ -133,7 +138,7 @@ def _is_fine(header: Header) -> bool:
         all(isinstance(text, str) for text in (*texts, *header.names, *header.settings))
         and all(type(n) is int and n >= 0 for n in counts)
         and min(*header.shape, header.examples, header.block, header.threads) >= 1
-        and header.threads <= 4096
+        and header.threads <= 1024
         and header.examples * math.prod(header.shape) < 2**36
         and len(header.names) in (0, header.examples)
         and len(set(header.names)) == len(header.names)

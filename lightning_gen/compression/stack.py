@@ -70,7 +70,13 @@ class AnsStack:
         self._coder.encode_reverse(symbols, family, *parameters)
 
     def pop(self, family: Any, *parameters: np.ndarray) -> np.ndarray:
-        """Take int32 symbols (n,) off the top: those of the last ``push`` with these parameters."""
+        """Take int32 symbols (n,) off the top: those of the last ``push`` with these parameters.
+
+        Raises:
+            UserError: there are none: an encoder makes sure of more than is popped.
+        """
+        if not self._coder.num_valid_bits():
+            raise decoding_error("its words end before its examples do")
         return self._coder.decode(family, *parameters)
 
     def words(self) -> np.ndarray:

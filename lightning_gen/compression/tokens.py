@@ -15,6 +15,8 @@ from lightning_gen.compression.stack import import_constriction
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.protocols import Tokenises
 
+SLACK = 1.05, 1024  # factor and bits: probabilities are coded with 24 bits, so a rare token takes less than it says
+
 
 class TokenCoder(Coder):
     """Codes the tokens of x, one place after the other for a block of examples at once.
@@ -55,14 +57,20 @@ class TokenCoder(Coder):
         if settings.get("length") != self.length:
             raise decoding_error(f"it holds rows of {settings.get('length')} tokens, the model makes {self.length}")
         decoder, family = import_constriction().stream.queue.RangeDecoder(words), _family()
-        parts = []
+        parts, left = [], SLACK[0] * 32 * len(words) + SLACK[1]
         for start in range(0, count, block):
             n = min(block, count - start)
+            if n > max(self.default_block, 32 * len(words)):
+                raise decoding_error(f"it tells of {n:,} examples in one pass, of {len(words):,} words")
             stream = self.model.token_stream(n)
             tokens: list[Tensor] = []
             for _ in range(self.length):
                 table = probabilities(stream.next_logits(tokens[-1] if tokens else None))
-                tokens.append(torch.from_numpy(_drawn(decoder, family, table)).long())
+                drawn = _drawn(decoder, family, table)
+                left -= _bits(table, drawn)
+                if left < 0:
+                    raise decoding_error("its words end before its examples do")
+                tokens.append(torch.from_numpy(drawn).long())
             parts.append(torch.stack(tokens, 1))  # (n, L)
         if not decoder.maybe_exhausted():
             raise decoding_error("there is more in it than the tokens of its examples")
@@ -70,12 +78,11 @@ class TokenCoder(Coder):
 
     def ideal_bits(self, symbols: Tensor, block: int) -> float:
         """-log p(tokens) in bits, of all examples together."""
-        nats = 0.0
+        bits = 0.0
         for part in symbols.split(block):
             for tokens, table in zip(part.unbind(1), self._tables(part), strict=True):
-                chosen = np.take_along_axis(table, tokens.numpy()[:, None], 1).astype(np.float64)
-                nats -= float(np.log(np.maximum(chosen, 2.0**-24)).sum())
-        return nats / math.log(2)
+                bits += _bits(table, tokens.numpy())
+        return bits
 
     def _tables(self, tokens: Tensor) -> Iterator[np.ndarray]:
         """Probabilities (n, vocab) of each token of the rows (n, L), given those before."""
@@ -94,6 +101,12 @@ def probabilities(logits: Tensor) -> np.ndarray:
     if not table.isfinite().all():
         raise UserError("the prior gives values that are not finite: this model has diverged, or is damaged")
     return table.contiguous().numpy()
+
+
+def _bits(table: np.ndarray, tokens: np.ndarray) -> float:
+    """-log2 p of tokens (n,) under probabilities (n, vocab), together."""
+    chosen = np.take_along_axis(table, tokens[:, None], 1).astype(np.float64)
+    return -float(np.log2(np.maximum(chosen, 2.0**-24)).sum())
 
 
 def _family() -> Any:

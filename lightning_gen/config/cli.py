@@ -35,6 +35,7 @@ from lightning_gen.datamodules.paths import to_path, to_text
 from lightning_gen.names import expect_class, resolve
 from lightning_gen.presets import preset
 from lightning_gen.presets.layers import drop_network_options, merge
+from lightning_gen.storage.runs import read_yaml
 from lightning_gen.training import threads
 from lightning_gen.training.module import GenerativeModule
 
@@ -141,12 +142,7 @@ def read_config(path: str) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or no mapping.
     """
-    try:
-        config = yaml.safe_load(to_path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the configuration {path} is no YAML: {error}") from None
+    config = read_yaml(to_path(path))
     if not isinstance(config, dict):
         raise UserError(f"the configuration {path} is no mapping of options: see --print_config for its form")
     check_shape(path, config)
@@ -170,6 +166,8 @@ def check_shape(path: str, config: dict[str, Any]) -> None:
         entries = config.get(section, {})
         if not isinstance(entries.get("init_args", {}), dict) or not {"class_path", "init_args"} >= set(entries):
             raise UserError(f"{section} in {path} holds class_path and init_args: see --print_config for its form")
+        if not isinstance(entries.get("class_path", ""), str):
+            raise UserError(f"class_path {entries['class_path']!r} of {section} in {path} is no import path")
     for name in config.get("trainer", {}):
         if f"trainer.{name}" in REPLACED_OPTIONS:
             raise UserError(f"trainer.{name} in {path} is not used here: use {REPLACED_OPTIONS[f'trainer.{name}']}")
@@ -197,6 +195,8 @@ def _pairs(rest: list[str]) -> list[tuple[str, str]]:
                 raise UserError(f"--{key} needs a value")
         if key in REPLACED_OPTIONS:
             raise UserError(f"--{key} is not used here: use {REPLACED_OPTIONS[key]}")
+        if re.fullmatch(r"[-+]?[\d_]{19,}", value):
+            raise UserError(f"--{key}: {value} is a number of {len(value)} digits: the largest have 18")
         pairs.append((key, value))
     return pairs
 
@@ -241,7 +241,7 @@ def _value(text: str) -> Any:
         return float(text)
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 

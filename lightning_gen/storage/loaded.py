@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,23 @@ from typing import Any
 import torch
 
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.files import check_memory
+from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.protocols import Samples
 from lightning_gen.storage.checkpoints import load
 from lightning_gen.training.module import GenerativeModule
 
 EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size changes results in the last digits
+PER_EXAMPLE = 1024  # bytes of its name and provenance
 
 
 def sample_in_batches(model: Samples, n: int, seed: int, y: torch.Tensor | None = None) -> torch.Tensor:
-    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU; y (n, ...): conditions, of a model that takes any."""
+    """Examples 0 to n - 1 of a seed (n, *shape), on the CPU; y (n, ...): conditions, of a model that takes any.
+
+    Raises:
+        UserError: they do not fit into memory.
+    """
+    check_count(n, model.spec)  # type: ignore[attr-defined]
     parts = []
     for start in range(0, n, EVAL_BATCH_SIZE):
         asked = {} if y is None else {"y": y[start : start + EVAL_BATCH_SIZE].to(model.device)}  # type: ignore[attr-defined]
@@ -37,6 +46,16 @@ def check_finite(values: torch.Tensor, what: str) -> None:
         raise UserError(f"{what}: {bad} of {len(values)} are not finite: has the model diverged?")
 
 
+def check_count(n: int, spec: DataSpec) -> None:
+    """Refuse more examples than memory holds, before any is drawn.
+
+    Raises:
+        UserError: they are too many.
+    """
+    size = n * (3 * 4 * math.prod(spec.shape) + PER_EXAMPLE)  # drawn, joined, and as files
+    check_memory(size, f"-n {n:,}: so many examples", "draw fewer")
+
+
 def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:
     """A checkpoint's model on a device.
 
@@ -44,9 +63,12 @@ def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:
         UserError: there is no such device here.
     """
     try:
-        return load(path, trust=trust).to(torch.device(device))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}; cpu always works") from None
+        place = torch.device(device)
+        torch.ones(1, device=place).item()  # "meta" computes nothing, others are known to torch but not here
+    except Exception as error:  # of a driver, too
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise UserError(f"--device {device}: {reason}; cpu always works") from None
+    return load(path, trust=trust).to(place)
 
 
 def provenance(model: GenerativeModule, path: Path) -> dict[str, Any]:

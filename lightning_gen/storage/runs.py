@@ -17,9 +17,11 @@ import yaml
 from lightning_gen.atomic import write_atomically
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.files import read_text
 
 ROOT = Path("tb_logs")
 CONFIG, SUMMARY = "config.yaml", "summary.json"
+ENTRIES = 100_000  # of a configuration, at most: an alias of YAML repeats what it stands for
 TRANSLATIONS = "translations.png"  # of held-out pictures, at the end of a translator's run
 
 
@@ -69,9 +71,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
     """
     path = find_run_folder(str(run)) / CONFIG
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        config = None
+        config = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(config, dict) or not {"preset", "dataset", "model", "data"} <= set(config):
         raise UserError(f"{path} is damaged: it is not what a run wrote")
     for section in ("model", "data", "trainer"):
@@ -81,6 +83,45 @@ def read_config(run: str | Path) -> dict[str, Any]:
         if not isinstance(config[name], str):
             raise UserError(f"{path} is damaged: {name} is {config[name]!r}, and not a name")
     return current(config)
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values of a YAML file: mappings with texts as keys, lists, texts, numbers, true, false and null.
+
+    Raises:
+        UserError: it cannot be read, or holds anything else.
+    """
+    try:
+        value = yaml.safe_load(read_text(path))
+        _check_plain(value, "", [])
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"the configuration {path} is no YAML of options: it is nested too deeply") from None
+    except UserError as error:
+        raise UserError(f"the configuration {path}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none, a number of thousands of digits
+        raise UserError(f"the configuration {path} is no YAML: {' '.join(str(error).split())}") from None
+    return value
+
+
+def _check_plain(value: Any, where: str, seen: list[None]) -> None:
+    """Refuse what is no option's value; ``seen`` counts the entries."""
+    seen.append(None)
+    if len(seen) > ENTRIES:
+        raise UserError(f"it has more than {ENTRIES:,} entries")
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if not isinstance(key, str):
+                raise UserError(f"the key {key!r}{where} is no name: write it in quotes, if it is one")
+            _check_plain(entry, f" of {key}", seen)
+    elif isinstance(value, list):
+        for entry in value:
+            _check_plain(entry, where, seen)
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"the value{where} is a number of {len(str(value))} digits: the largest have 18")
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise UserError(f"{value!r}{where} is a {type(value).__name__}: write it in quotes, if it is a text")
 
 
 def dump(config: Mapping[str, Any]) -> str:
