@@ -61,7 +61,9 @@ class Scripts:
         folder = runs.new_folder(config)
         runs.write_config(config, folder)
         (folder / "checkpoints").mkdir()
-        torch.save({"lightning_gen": {"iteration": 30}}, folder / "checkpoints/last.ckpt")
+        about = {"model": "lightning_gen.models.vae.VAE", "iteration": 30, "images": 3840}
+        whole = {"lightning_gen": about, "hyper_parameters": {}, "state_dict": {}}
+        torch.save(whole, folder / "checkpoints/last.ckpt")
         return folder
 
     def finish(self, folder, config):

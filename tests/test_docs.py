@@ -179,7 +179,7 @@ def understood(arguments, place):
     given, rest = parse_short_options(arguments)
     if "resume" in given:
         saved = cli.read_config(str(runs.find_run_folder(given.pop("resume")) / runs.CONFIG))
-        assert not restart.config_changes(saved, cli.resolve_config(given, rest, base=saved).config, fit.MAY_CHANGE)
+        assert not restart.config_changes(saved, cli.resolve_config(given, rest, base=saved).config, restart.MAY_CHANGE)
     else:
         cli.resolve_config(given, rest)
 

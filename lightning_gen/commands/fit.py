@@ -92,6 +92,9 @@ def _resume(run: str, given: dict[str, Any], rest: list[str]) -> None:
             restart.check_config(attempt, saved)
         plan = cli.resolve_config(given, rest, base=saved)
         if changed := restart.config_changes(saved, plan.config, restart.MAY_CHANGE):
+            whole = cli.resolve_config({}, [], base=saved).config  # an earlier version wrote fewer options
+            changed = restart.config_changes(whole, plan.config, restart.MAY_CHANGE)
+        if changed:
             raise UserError(
                 "--resume goes on with the same experiment, but these differ: "
                 f"{', '.join(changed)}. Start a new run, with --init"
