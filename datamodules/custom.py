@@ -206,7 +206,7 @@ class Adapted:
     """
 
     def __init__(self, dataset: MapDataset, spec: DataSpec, classes: ClassTable | None) -> None:
-        self.dataset, self.spec, self.classes = dataset, spec, classes
+        self.dataset, self.spec, self.class_table = dataset, spec, classes
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -229,17 +229,17 @@ class Adapted:
             raise UserError(
                 "float images of this Dataset leave [0, 1], where the first ones lie: use one range for all"
             )
-        if self.classes:
+        if self.class_table:
             labels = zip(index.tolist(), (y for _, y in pairs), strict=True)
-            batch["y"] = torch.tensor([self.classes.id(y, f"example {k}") for k, y in labels], dtype=torch.int64)
+            batch["y"] = torch.tensor([self.class_table.id(y, f"example {k}") for k, y in labels], dtype=torch.int64)
         return batch
 
     def labels(self) -> Tensor | None:
         """(N,), where the Dataset knows them without reading its examples."""
-        known = targets_of(self.dataset) if self.classes else None
-        if known is None or self.classes is None:
+        known = targets_of(self.dataset) if self.class_table else None
+        if known is None or self.class_table is None:
             return None
-        return torch.tensor([self.classes.id(y, f"example {k}") for k, y in enumerate(known.tolist())])
+        return torch.tensor([self.class_table.id(y, f"example {k}") for k, y in enumerate(known.tolist())])
 
 
 class Custom(DataModule):
@@ -298,14 +298,14 @@ class Custom(DataModule):
         elif kind == "image" and all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in some):
             values = "unit"
         size = len(self.parts["train"])
-        known, total = self.classes, self.classes.total if self.classes else 0
+        known, total = self.class_table, self.class_table.total if self.class_table else 0
         names = known.names if known else ()
         spec = DataSpec(tuple(some[0].shape), kind, values, size, num_classes=total, class_names=names)
         columns.check_option(self.standardize, spec)
         if kind != "vector":
             return spec
         rows = self.parts["train"]
-        source = Adapted(self.train_examples, spec, self.classes)
+        source = Adapted(self.train_examples, spec, self.class_table)
         self.columns = columns.measure(source, rows[:: -(-len(rows) // MOST)])
         return spec if self.standardize is False else self.columns.standardized(spec)
 
@@ -315,7 +315,7 @@ class Custom(DataModule):
 
         def read(k: int) -> tuple[Tensor, Any]:
             x, y = take_apart(self.train_examples[k])
-            return to_tensor(x), self.classes.id(y, f"example {k:,}") if self.classes else None
+            return to_tensor(x), self.class_table.id(y, f"example {k:,}") if self.class_table else None
 
         with random_state():
             some = identity.of_examples(read, len(self.train_examples))
@@ -324,14 +324,14 @@ class Custom(DataModule):
     def splits(self) -> dict[str, Source]:
         """The given Datasets, or fixed parts of the training set."""
         spec = self.stored_spec
-        sources = subsets(Adapted(self.train_examples, spec, self.classes), self.parts)
+        sources = subsets(Adapted(self.train_examples, spec, self.class_table), self.parts)
         for name, given in (("val", self.val_examples), ("test", self.test_examples)):
             if given is not None:
-                sources[name] = Adapted(given, spec, self.classes)
+                sources[name] = Adapted(given, spec, self.class_table)
         return sources
 
     @cached_property
-    def classes(self) -> ClassTable | None:
+    def class_table(self) -> ClassTable | None:
         """The classes of the labels; None where there are no labels, or their classes are not known."""
         if self._label_of(0) is None:
             return None
@@ -343,7 +343,7 @@ class Custom(DataModule):
     def notices(self) -> list[str]:
         """Also whether there are labels that are left out, and what is unusual about columns of vectors."""
         lines = super().notices() + columns.notices(self.columns, self.stored_spec)
-        if self.classes or self._label_of(0) is None:
+        if self.class_table or self._label_of(0) is None:
             return lines
         ways = "num_classes= or class_names= says what they are"
         return [f"left out: the labels of the Dataset, whose classes are not known; {ways}", *lines]

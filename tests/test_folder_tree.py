@@ -88,6 +88,10 @@ def test_what_folder_says_at_the_start_and_at_the_end(tree, script, recwarn):
     unknown = script("sample", run, "--class", "cats", ok=False)
     assert unknown.returncode == 2
     assert unknown.stderr == "error: unknown class 'cats': did you mean 'cat'? known: b\\udcefrd, cat, dog, or 0 to 2\n"
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    assert "    pages: first\n" in config and "    balance: false\n" in config
+    earlier = config.replace("    pages: first\n", "").replace("    balance: false\n", "")
+    (run / "config.yaml").write_text(earlier, encoding="utf-8")  # of a version that had no such options
     again = script("fit", "--resume", run, "--steps", 3)
     assert "going on from iteration 2" in again.stdout and TOLD[0] in again.stdout
 

@@ -32,6 +32,7 @@ from lightning_gen.benchmarking.results import read_cell, write_page
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser, parse_short_options
 from lightning_gen.datamodules.errors import UserError, program, unknown
+from lightning_gen.datamodules.paths import to_text
 from lightning_gen.evaluation.groups import METRICS
 from lightning_gen.presets import PRESETS
 
@@ -87,7 +88,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--models", nargs="+", metavar="NAME", help=f"of the list of models: {', '.join(PRESETS)}")
-    parser.add_argument("--data", metavar="NAME", default="digits", help="of the list of data sets (default digits)")
+    parser.add_argument(
+        "--data", metavar="NAME", type=to_text, default="digits", help="of the list of data sets (default digits)"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds 0 to N - 1 (default 3)")
     parser.add_argument(
         "--budget", default="10m", help="time, iterations or images of each cell: 90s, 10m, 2h, 5000it, 2Mimg (10m)"

@@ -31,6 +31,7 @@ from lightning_gen.compression.tokens import TokenCoder
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.errors import UserError, program, unknown
+from lightning_gen.datamodules.paths import to_text
 from lightning_gen.drawing.images import save_png
 from lightning_gen.kinds import kind_of
 from lightning_gen.storage import runs
@@ -89,7 +90,9 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
         "--vae.lr 0.002, ...; of the VQ-VAEs --vq.prior_args.depth 2, ...",
         allow_abbrev=False,
     )
-    parser.add_argument("--data", metavar="NAME", default="digits", help="of the list of fit.py (default digits)")
+    parser.add_argument(
+        "--data", metavar="NAME", type=to_text, default="digits", help="of the list of fit.py (default digits)"
+    )
     betas = "weights of the VAEs' KL (default 1 3 10 30 100)"
     parser.add_argument("--betas", type=float, nargs="*", default=[1.0, 3.0, 10.0, 30.0, 100.0], help=betas)
     codes = "codes in the VQ-VAEs' codebooks (default 4 16 64 256)"

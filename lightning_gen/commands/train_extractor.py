@@ -21,6 +21,7 @@ from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.order import derive_seed
+from lightning_gen.datamodules.paths import to_text
 from lightning_gen.datamodules.sources import Batch
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.extractors import FORMAT, KEY, Extractor, load_extractor, short_name, trained_path
@@ -63,7 +64,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
         allow_abbrev=False,
         epilog="Options of the data are written as for fit: --data.root DIR, --data.size 64, --data.batch_size 256.",
     )
-    parser.add_argument("--data", required=True, metavar="NAME", help="a labelled data set, as for fit")
+    parser.add_argument("--data", required=True, type=to_text, metavar="NAME", help="a labelled data set, as for fit")
     parser.add_argument("--steps", type=int, default=1500, help="training steps (default 1500)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and shifts (default 0)")
     parser.add_argument("--width", type=int, default=16, help="a quarter of the number of features (default 16)")
