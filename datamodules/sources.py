@@ -17,7 +17,7 @@ class Source(Protocol):
     """Examples 0..len-1 of one split.
 
     ``fetch(index (B,)) -> {"x": (B, *shape), "index": (B,)}`` and ``y`` (B,), ``factors`` (B, F) where known. A source
-    that meets broken examples says so under "skipped" (a list of (name, reason)), which the loader takes out. A source that
+    that meets broken examples says so under "skipped" (a list of (name, reason)), which the loader takes out. One that
     knows its class ids without reading its examples may say them by ``labels() -> (N,)``, see ``labels_of``.
     """
 

@@ -1,7 +1,9 @@
 """One folder with all that a folder of pictures may hold, as every data set and every command sees it."""
 
 import os
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +96,11 @@ def test_what_folder_says_at_the_start_and_at_the_end(tree, script, recwarn):
     (run / "config.yaml").write_text(earlier, encoding="utf-8")  # of a version that had no such options
     again = script("fit", "--resume", run, "--steps", 3)
     assert "going on from iteration 2" in again.stdout and TOLD[0] in again.stdout
+    shutil.copytree(run, "ru\udcffn")
+    script("compare", run, "ru\udcffn", "--out", "compared", "-n", 1, "--curve", "val/loss")
+    assert "ru\\udcffn" in Path("compared/comparison.md").read_text(encoding="utf-8")
+    refused = script("fit", "--resume", "ru\udcffn", "--steps", 4, ok=False)
+    assert refused.returncode == 2 and "TensorBoard writes to no path that is not UTF-8" in refused.stderr
 
 
 def test_what_the_splits_hold(tree):

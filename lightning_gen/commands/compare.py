@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from lightning_gen.atomic import write_atomically
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
+from lightning_gen.datamodules.paths import printable
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import report
 from lightning_gen.evaluation.ranking import best_of, format_number
@@ -75,7 +78,7 @@ def main(argv: list[str]) -> None:
     sources = json.dumps({sheet.label: sheet.source for sheet in sheets})
     curves = {run.label: run.curves for run in runs}
     save_png(figure(sheets, curves, tags, given.seed), given.out / PICTURE, {"seed": given.seed, "runs": sources})
-    write_atomically(given.out / PAGE, markdown(runs, tables, notes).encode())
+    write_atomically(given.out / PAGE, printable(markdown(runs, tables, notes)).encode())
     show(tables, notes)
     print(f"\ntables: {given.out / PAGE}   samples and curves: {given.out / PICTURE}")
 
@@ -137,10 +140,23 @@ def _curves(folder: Path) -> dict[str, dict[int, float]]:
     """The scalars of all event files; where a resumed run has written an iteration again, its later value."""
     curves: dict[str, dict[int, float]] = {}
     for file in sorted(folder.glob("events.out.tfevents.*")):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1}).Reload()  # 0: all
+        with _readable_by_tensorboard(file) as path:
+            events = EventAccumulator(path, size_guidance={"scalars": 0, "images": 1}).Reload()  # 0: all
         for tag in events.Tags()["scalars"]:
             curves.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
     return curves
+
+
+@contextmanager
+def _readable_by_tensorboard(file: Path) -> Iterator[str]:
+    """A path of the file that is UTF-8: others are refused there."""
+    if printable(str(file)) == str(file):
+        yield str(file)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "events.out.tfevents.0"
+        link.symlink_to(file.resolve())
+        yield str(link)
 
 
 def chosen_curves(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]:

@@ -82,6 +82,7 @@ def _resume(run: str, given: dict[str, Any], rest: list[str]) -> None:
     if "config" in given:
         raise UserError("--resume takes the configuration of its run: drop --config")
     folder = runs.find_run_folder(run)
+    runs.check_loggable(folder)
     with RunLock() as lock:
         attempt = None
         if not given.get("print_config"):

@@ -18,6 +18,7 @@ from lightning_gen.atomic import write_atomically
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.files import read_text
+from lightning_gen.datamodules.paths import printable
 
 ROOT = Path("tb_logs")
 CONFIG, SUMMARY = "config.yaml", "summary.json"
@@ -172,6 +173,16 @@ def find_run_folder(run: str) -> Path:
         if path.exists() and (folder / CONFIG).exists():
             return folder
     raise UserError(f"{run} is no run folder: there is no {CONFIG} in it; your runs are below {ROOT}/")
+
+
+def check_loggable(folder: Path) -> None:
+    """Refuse a folder that TensorBoard cannot write to.
+
+    Raises:
+        UserError: its path is not UTF-8.
+    """
+    if printable(str(folder)) != str(folder):
+        raise UserError(f"{folder}: TensorBoard writes to no path that is not UTF-8: rename the folder, then --resume")
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
