@@ -5,6 +5,7 @@ No file that is listed as a picture has such a name, as it ends in no suffix of 
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import warnings
@@ -45,7 +46,7 @@ class _Opened:
     """A file that stays open between two pages; it is closed with the thread that reads it."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.stamp = _stamp(path)
         self.file = open(path, "rb")  # noqa: SIM115
         try:
             self.image = Image.open(self.file)
@@ -56,6 +57,12 @@ class _Opened:
     def __del__(self) -> None:
         if "file" in self.__dict__:
             self.file.close()
+
+
+def _stamp(path: str) -> tuple[object, ...]:
+    """Differs where a file was written anew, and in a process that was forked, which shares the place in the file."""
+    found = os.stat(path)
+    return path, os.getpid(), found.st_ino, found.st_size, found.st_mtime_ns
 
 
 _last = threading.local()
@@ -77,7 +84,7 @@ def open_page(path: str | Path) -> Iterator[Image.Image]:
             yield image
         return
     opened: _Opened | None = getattr(_last, "opened", None)
-    if opened is None or opened.path != file or opened.image.tell() > page:
+    if opened is None or opened.stamp != _stamp(file) or opened.image.tell() > page:
         _last.opened = None  # closes the other one
         opened = _Opened(file)
     _last.opened = None  # after an error the next page is looked for from the start

@@ -1,5 +1,6 @@
 """Pages of files and frames of animations as examples."""
 
+import os
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.folder import Folder
+from lightning_gen.datamodules.image_files import split_by_hash
 from lightning_gen.datamodules.images import open_image, read_image_info
 from lightning_gen.datamodules.pages import count_pages, open_page, page_name, pages_of, split_page
 from lightning_gen.datamodules.paired import Paired
@@ -69,6 +71,25 @@ def test_a_file_is_closed_with_the_next_one(tmp_path):
     save(tmp_path / "b.tif", range(3))
     with open_page(f"{tmp_path}/b.tif[0]") as image:
         assert file.closed and not image.fp.closed
+    save(tmp_path / "b.tif", range(100, 104))
+    assert np.asarray(open_image(f"{tmp_path}/b.tif[1]").convert("L"))[3, 3] == 101, "written anew"
+
+
+def test_workers_and_the_main_process_read_one_file(tmp_path):
+    """A forked process would share the place in an open file with its parent."""
+    names = [f"{k}.tif" for k in range(6)]
+    long = names[split_by_hash(names, 0.1)["train"][0]]
+    for name in names:
+        save(tmp_path / name, range(200 if name == long else 1), (64, 64))
+    data = Folder(str(tmp_path), size=64, pages="all", memory=0.0, num_workers=2, batch_size=8)
+    value = torch.tensor([split_page(name)[1] for name in data.parts["train"]])
+    with open_page(f"{tmp_path}/{long}[0]") as image:
+        file = image.fp
+    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    for batch in data.train_dataloader():
+        assert torch.equal(batch["x"][:, 0, 9, 9].long(), value[batch["index"]])
+    data.teardown("fit")
+    assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == place
 
 
 @pytest.mark.parametrize("memory", [2.0, 0.0])
