@@ -153,13 +153,13 @@ class DataModule(L.LightningDataModule, ABC):
         for loader in list(self._loaders):
             loader.close()
 
-    def files(self) -> dict[str, str]:
+    def example_files(self) -> dict[str, str]:
         """Name -> path of the files that the examples are read from, of a set of many; names hold in any place."""
         return {}
 
     def identity(self) -> dict[str, Any]:
         """What the data are, see ``identity.py``: known without ``setup``, and cheap beside it."""
-        files = self.files()
+        files = self.example_files()
         return identity.of_spec(self.stored_spec) | ({"files": identity.of_files(files)} if files else {})
 
     @cached_property
@@ -193,7 +193,7 @@ class DataModule(L.LightningDataModule, ABC):
         """
         before = state_dict.get("identity")
         self._is_unknown = before is None
-        if before is not None and (changed := identity.changes(before, self.digest, self.files())):
+        if before is not None and (changed := identity.changes(before, self.digest, self.example_files())):
             raise UserError(
                 f"the data have changed since the checkpoint was written: {'; '.join(changed)}. A run goes on with the "
                 "same data alone: put them back, or start a new run from its weights, with --init RUN"

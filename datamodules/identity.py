@@ -31,6 +31,7 @@ LABELS = {  # entry -> what a user calls it, in the order in which changes are t
     "lengths": "examples of train, val and test",
     "size": "training examples",
 }
+CONTENTS = "contents of the file"  # what is told where no more than a hash is known
 CLOSE = 1e-4  # relative difference of means that another processor may make
 
 
@@ -95,8 +96,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[s
     ]
     if "files" in before and "files" in now:
         told += _files(before, now, names)
-    if not told and before.get("contents", "") != now.get("contents", ""):
-        told = ["contents of the file"]
+    if not told:  # of a user's own set what it has added
+        others = [key for key in before if key in now and key not in (*LABELS, "files", "examples")]
+        told = [CONTENTS if key == "contents" else key for key in others if before[key] != now[key]]
     if not told and not _alike(before.get("examples"), now.get("examples")):
         told = ["examples"]
     return told if len(told) < 2 else [text for text in told if not text.startswith(LABELS["size"])] or told
@@ -135,6 +137,8 @@ def _alike(before: Tensor | None, now: Tensor | None) -> bool:
 
 def _files(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """How many files are new, gone or other ones, each with a name that is at hand."""
+    if torch.equal(before["files"], now["files"]):
+        return []
     old, new = ({row[0]: row[1:] for row in table["files"].tolist()} for table in (before, now))
     called = {_number(name.encode(errors="surrogateescape")): name for name in names}
     counted = {

@@ -112,7 +112,7 @@ class ImageFiles(DataModule):
         """The user's folders, and the paths of the images in them that are data; a set tells its own."""
         return [], []
 
-    def files(self) -> dict[str, str]:
+    def example_files(self) -> dict[str, str]:
         """The images, each named by its folder's number and its way from there."""
         roots, paths = self.folders_and_files()
         places = [(str(k), os.path.join(os.fspath(root), "")) for k, root in enumerate(roots)]

@@ -184,7 +184,7 @@ def test_pairs(pictures):
 
 def test_a_file_that_cannot_be_read_is_no_reason_to_stop(pictures):
     before = Folder(str(pictures), size=8)
-    names = before.files()
+    names = before.example_files()
     (pictures / "cat/01.png").unlink()
     assert len(identity.of_files(names)) == 12
 
@@ -234,6 +234,19 @@ def test_random_examples_are_not_compared_and_no_number_is_drawn():
     torch.manual_seed(1)
     with_state.identity()
     assert torch.equal(torch.rand(3), expected), "the generator is as it was"
+
+
+def test_what_a_set_of_the_users_own_adds():
+    class Dated(Toy):
+        def __init__(self, date):
+            super().__init__()
+            self.date, self.files = date, "an attribute of the user's own"
+
+        def identity(self):
+            return {**super().identity(), "date": self.date}
+
+    assert told(Dated("monday"), Dated("monday")) is None
+    assert told(Dated("monday"), Dated("tuesday")) == "date"
 
 
 def test_sets_of_this_package():

@@ -86,29 +86,31 @@ def hold(lock: RunLock, folder: Path, launch: Launch) -> None:
         print(note)
 
 
-def take_up(lock: RunLock, folder: Path, launch: Launch, checkpoint: Path | None = None) -> Attempt:
-    """Hold a run's folder, then read its checkpoint: the given one, else the last good one.
+def read_attempt(folder: Path, checkpoint: Path | None) -> Attempt:
+    """What a run, whose folder is held, goes on from: the checkpoint, if there is any.
 
     Raises:
-        UserError: another process writes to the folder, or no checkpoint is good.
+        UserError: it is damaged.
     """
-    hold(lock, folder, launch)
-    complaint = ""
-    if checkpoint is None:
-        checkpoint, complaint = last_valid_checkpoint(folder)
-        if is_global_zero():
-            print(f"job started again: {complaint or f'going on with {folder}'}")
     if checkpoint and is_global_zero():
         set_aside_last(checkpoint)
     return Attempt(folder, checkpoint, read_checkpoint(checkpoint) if checkpoint else None)
 
 
 def previous_attempt(lock: RunLock, config: Mapping[str, Any], launch: Launch) -> Attempt | None:
-    """What this job's earlier attempt at the same experiment has left, if the job was started again."""
+    """What this job's earlier attempt at the same experiment has left, if the job was started again; it is held.
+
+    Raises:
+        UserError: another process writes to its folder, or no checkpoint is good.
+    """
     folder = find_previous_attempt(config, launch)
     if folder is None:
         return None
-    attempt = take_up(lock, folder, launch)
+    hold(lock, folder, launch)
+    checkpoint, complaint = last_valid_checkpoint(folder)
+    if is_global_zero():
+        print(f"job started again: {complaint or f'going on with {folder}'}")
+    attempt = read_attempt(folder, checkpoint)
     check_config(attempt, runs.read_config(folder))
     return attempt
 

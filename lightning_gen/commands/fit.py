@@ -86,7 +86,8 @@ def _resume(run: str, given: dict[str, Any], rest: list[str]) -> None:
     with RunLock() as lock:
         attempt = None
         if not given.get("print_config"):
-            attempt = restart.take_up(lock, folder, detect_launch(), find_checkpoint(run, "last"))
+            restart.hold(lock, folder, detect_launch())  # first, so that nobody writes what is read now
+            attempt = restart.read_attempt(folder, find_checkpoint(run, "last"))
         saved = runs.read_config(folder)
         cli.check_shape(str(folder / runs.CONFIG), saved)
         if attempt:
