@@ -192,8 +192,8 @@ class DataModule(L.LightningDataModule, ABC):
             UserError: they are not the same; says what has changed.
         """
         before = state_dict.get("identity")
-        self._is_unknown = before is None
-        if before is not None and (changed := identity.changes(before, self.digest, self.example_files())):
+        self._is_unknown = not isinstance(before, Mapping)
+        if isinstance(before, Mapping) and (changed := identity.changes(before, self.digest, self.example_files())):
             raise UserError(
                 f"the data have changed since the checkpoint was written: {'; '.join(changed)}. A run goes on with the "
                 "same data alone: put them back, or start a new run from its weights, with --init RUN"

@@ -125,7 +125,8 @@ def check_config(attempt: Attempt, saved: Mapping[str, Any]) -> None:
     """
     if attempt.state is None:
         return
-    if (before := attempt.state.get(ENTRY)) is None:
+    before = attempt.state.get(ENTRY)
+    if not isinstance(before, dict):
         if is_global_zero():
             print(f"{attempt.checkpoint} holds no configuration: whether {runs.CONFIG} was edited is not known")
         return
