@@ -113,12 +113,13 @@ class ImageFiles(DataModule):
         return [], []
 
     def example_files(self) -> dict[str, str]:
-        """The images, each named by its folder's number and its way from there."""
+        """The images, each named by its way from the folder; of two folders it starts with a or b."""
         roots, paths = self.folders_and_files()
-        places = [(str(k), os.path.join(os.fspath(root), "")) for k, root in enumerate(roots)]
+        places = [os.path.join(os.fspath(root), "") for root in roots]
+        sides = {root: f"{side}/" if len(places) > 1 else "" for root, side in zip(places, "ab", strict=False)}
         files = dict.fromkeys(split_page(path)[0] for path in paths)
-        named = {path: next(((k, root) for k, root in places if path.startswith(root)), ("", "")) for path in files}
-        return {f"{k}/{path.removeprefix(root)}": path for path, (k, root) in named.items()}
+        found = {path: next((root for root in places if path.startswith(root)), "") for path in files}
+        return {sides.get(root, "") + path.removeprefix(root): path for path, root in found.items()}
 
     def with_pages(self, parts: dict[str, list[str]]) -> dict[str, list[str]]:
         """Split -> paths of its files, with their pages in the place of files of several, where all are to be taken."""

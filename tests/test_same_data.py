@@ -132,14 +132,14 @@ def test_a_folder_that_has_changed(pictures):
     assert again() is None, "times are not contents"
     picture(pictures / "cat/99.png", 3)
     picture(pictures / "cat/98.png", 3)
-    assert again() == "2 files added to 12, such as 0/cat/98.png"
+    assert again() == "2 files added to 12, such as cat/98.png"
     (pictures / "cat/98.png").unlink()
     (pictures / "cat/99.png").unlink()
     (pictures / "dog/00.png").rename(pictures / "dog/0.png")
-    assert again() == "1 file added to 12, such as 0/dog/0.png; 1 file removed of 12"
+    assert again() == "1 file added to 12, such as dog/0.png; 1 file removed of 12"
     (pictures / "dog/0.png").rename(pictures / "dog/00.png")
     picture(pictures / "dog/04.png", 5)
-    assert again() == "1 file changed of 12, such as 0/dog/04.png"
+    assert again() == "1 file changed of 12, such as dog/04.png"
     picture(pictures / "bird/1.png")
     assert again().startswith("classes 2 -> 3; 1 file added")
 
@@ -173,13 +173,13 @@ def test_pairs(pictures):
     before.state_dict()
     assert told(before, Unpaired(**sides, size=8)) is None
     picture(pictures / "dog/01.png", 9)
-    assert told(before, Unpaired(**sides, size=8)) == "1 file added to 12, such as 1/01.png"
+    assert told(before, Unpaired(**sides, size=8)) == "1 file added to 12, such as b/01.png"
     for k in range(12):
         picture(pictures / "both" / f"{k}.png", k, 8)
     halves = Paired(root=str(pictures / "both"), size=8)
     halves.state_dict()
     picture(pictures / "both/3.png", 77, 8)
-    assert told(halves, Paired(root=str(pictures / "both"), size=8)) == "1 file changed of 12, such as 0/3.png"
+    assert told(halves, Paired(root=str(pictures / "both"), size=8)) == "1 file changed of 12, such as 3.png"
 
 
 def test_a_file_that_cannot_be_read_is_no_reason_to_stop(pictures):
