@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from . import columns, identity
 from .base import DataModule
 from .classes import ClassTable, classes_of_dataset, number_classes, targets_of
 from .errors import UserError
+from .files import check_memory, check_regular
 from .order import fixed_split
 from .paths import to_path
 from .sources import Batch, Source, Tensors, subsets
@@ -25,6 +27,7 @@ from .spec import DataSpec
 
 FORMS = "images (N, H, W), (N, C, H, W) or (N, H, W, C) of uint8 or of floats in [0, 1], or vectors (N, D)"
 MOST = 100_000  # examples of a Dataset of vectors whose mean and scale are taken
+ZIP_ERRORS = (BadZipFile, NotImplementedError, RuntimeError, MemoryError, zlib.error)  # of what a member may be
 X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")
 
 
@@ -59,19 +62,44 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: not such a file, damaged, or with pickled objects in it (these are never unpickled).
     """
+    check_regular(path)
     try:
-        if path.suffix == ".npy":
-            return {"x": np.load(path, mmap_mode="c", allow_pickle=False)}  # copy-on-write: the file is never changed
-        with np.load(path, allow_pickle=False) as archive:
-            others = [name for name in archive.files if name != "y"]
-            if "x" not in others and len(others) != 1:
-                raise UserError(f"{path} holds {', '.join(archive.files)}: name the examples 'x' and the class ids 'y'")
-            x = archive["x" if "x" in others else others[0]]
-            return {"x": x, "y": archive["y"]} if "y" in archive.files else {"x": x}
+        arrays = _load_arrays(path)
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"cannot read {path} ({error}): expected a .npy or .npz file of {FORMS}") from error
+    except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError, *ZIP_ERRORS) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read {path} ({reason}): expected a .npy or .npz file of {FORMS}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path} is damaged: its {name} is no array; expected a .npy or .npz file of {FORMS}")
+    return arrays
+
+
+def _load_arrays(path: Path) -> dict[str, Any]:
+    if path.suffix == ".npy":
+        return {"x": np.load(path, mmap_mode="c", allow_pickle=False)}  # copy-on-write: the file is never changed
+    with np.load(path, allow_pickle=False) as archive:
+        _check_members(path, archive)
+        others = [name for name in archive.files if name != "y"]
+        if "x" not in others and len(others) != 1:
+            raise UserError(f"{path} holds {', '.join(archive.files)}: name the examples 'x' and the class ids 'y'")
+        x = archive["x" if "x" in others else others[0]]
+        return {"x": x, "y": archive["y"]} if "y" in archive.files else {"x": x}
+
+
+def _check_members(path: Path, archive: Any) -> None:
+    """Refuse what np.load would hand out as bytes, or inflate beyond all memory.
+
+    Raises:
+        UserError: that names the member.
+    """
+    for member in archive.zip.infolist():
+        if not member.filename.endswith(".npy"):
+            raise UserError(f"{path} holds {member.filename!r}, which is no array: save it with np.savez")
+        if member.flag_bits & 1:
+            raise UserError(f"{path}: {member.filename} is encrypted: save it without a password")
+        check_memory(member.file_size, f"{member.filename} in {path}", "save it as .npy, which stays on disk")
 
 
 def to_examples(x: np.ndarray, path: Path) -> tuple[Tensor, str, str]:

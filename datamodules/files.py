@@ -42,31 +42,6 @@ def read_text(path: str | Path) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which appears under its name when all of it is written; the one before it stays until then.
-
-    Folders are made. Where writing fails, nothing is left of it.
-
-    Raises:
-        UserError: there is a pipe or a device of this name.
-        OSError: with the file's name.
-    """
-    check_regular(path)
-    part = path.with_name(f".{path.name[:64]}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            yield file
-        os.replace(part, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
-
-
 def free_memory() -> int:
     """Bytes of memory that are free, as far as the system tells; else a guess that does not refuse what may fit."""
     with contextlib.suppress(OSError, ValueError, StopIteration):

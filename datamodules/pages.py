@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .files import check_regular
+
 PAGES = ("first", "all")
 ANIMATED = (".gif", ".webp", ".png", ".apng", ".avif", ".avifs", ".fli", ".flc")
 PAGED = (*ANIMATED, ".tif", ".tiff", ".dcx", ".mpo")  # suffixes of files that may hold several
@@ -79,6 +81,7 @@ def open_page(path: str | Path) -> Iterator[Image.Image]:
         Exception: whatever Pillow raises on a broken file.
     """
     file, page = split_page(str(path))
+    check_regular(file)
     if file == str(path):
         with open(path, "rb") as plain, Image.open(plain) as image:
             yield image
@@ -96,6 +99,7 @@ def open_page(path: str | Path) -> Iterator[Image.Image]:
 def count_pages(path: str) -> int:
     """How many pages or frames a file holds, without decoding them; 1 where that cannot be told."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             if path.lower().endswith((".webp", ".png", ".apng")):  # most of them are one picture, which is soon told
                 head = file.read(33)

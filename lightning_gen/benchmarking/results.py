@@ -19,6 +19,7 @@ from typing import Any
 
 from lightning_gen.atomic import write_atomically
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.datamodules.files import read_text
 from lightning_gen.evaluation.ranking import best_of
 from lightning_gen.evaluation.values import UNTRANSLATED
 from lightning_gen.presets import PRESETS
@@ -71,8 +72,8 @@ def read_cell(path: Path) -> dict[str, Any]:
         UserError: it is damaged or of another format.
     """
     try:
-        cell = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        cell = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
         cell = None
     if not isinstance(cell, dict) or not {"data", "budget", "options", "model", "seed"} <= set(cell):
         raise UserError(f"{path} is damaged: remove it, and the benchmark runs its cell again")

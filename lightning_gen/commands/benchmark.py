@@ -42,6 +42,7 @@ UNITS = {
     **{"img": (IMAGES, 1), "kimg": (IMAGES, 1_000), "Mimg": (IMAGES, 1_000_000)},
 }
 CALIBRATION = 10.0  # seconds of training that turn a time into iterations
+MOST_SEEDS = 10_000
 # of evaluate.py's options those that a benchmark hands on
 MEASURES = ("n", "k", "draws", "device", "extractor", "segmenter")
 FIT_OPTIONS = (
@@ -107,6 +108,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--table", action="store_true", help="only write RESULTS.md from the cells that are there")
     given, rest = parser.parse_known_args(argv)
+    if given.seeds > MOST_SEEDS:
+        raise UserError(f"--seeds {given.seeds}: at most {MOST_SEEDS:,}")
     for name in ("seeds", "jobs"):
         if getattr(given, name) < 1:
             raise UserError(f"--{name} {getattr(given, name)}: it must be at least 1")

@@ -21,6 +21,7 @@ from lightning_gen.atomic import write_atomically
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
+from lightning_gen.datamodules.files import read_text
 from lightning_gen.datamodules.paths import printable
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import report
@@ -117,8 +118,8 @@ def _options(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     """A file's mapping; empty where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
+        content = json.loads(read_text(path)) if path.exists() else {}
+    except (ValueError, RecursionError, OSError):
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: remove it, then write it anew")

@@ -16,6 +16,7 @@ from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.example_files import find_all_examples, notices_of
+from lightning_gen.datamodules.files import check_regular
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.storage.checkpoints import find_checkpoint, load
@@ -140,6 +141,7 @@ def decode(argv: list[str]) -> None:
     """Read, check, decode, verify, write."""
     given = _decoding(argv)
     image_io.check_empty_folder(given.out)
+    check_regular(given.file)
     try:
         content = given.file.read_bytes()
     except OSError as error:

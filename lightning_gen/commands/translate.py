@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.example_files import ExampleFile, check_originals, find_examples, notices_of
+from lightning_gen.datamodules.files import check_memory
 from lightning_gen.datamodules.images import Reader, open_image, try_read
 from lightning_gen.datamodules.pages import quiet_pillow
 from lightning_gen.drawing.captions import captioned
@@ -39,6 +39,7 @@ SIZES = 8  # sizes of which pictures may wait for others of their size
 FAR = 2  # times larger or smaller than in training
 LEAST = 4  # strides of the smallest picture that a network is given: inside it is smaller, and reflected again
 TRAINING = "train"  # --size
+BYTES_PER_PIXEL = 64  # of a picture, of its translation and of one map between them, at least
 
 
 class Job(NamedTuple):
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
     first, shown = {job.name for job in jobs[:SHOWN]}, {}
     with torch.inference_mode():
         for job, x, made in translations(model, pictures, direction, given.batch):
-            save_whole(made, given.out / job.result, source | {"original": job.name})
+            save_png(made.cpu(), given.out / job.result, source | {"original": job.name})
             if sheet and job.name in first:
                 shown[job.name] = (x, made)
     skipped.check_any_read(len(jobs))
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> None:
         picture = captioned(
             _sheet(tiles, min(TILE, max(shape[1:]))), f"in turn a row of pictures, and of their {direction}"
         )
-        save_whole(picture, given.out / sheet, source)
+        save_png(picture, given.out / sheet, source)
         says = f"; {sheet} shows {'some' if len(jobs) > SHOWN else 'each'} below its original"
     for line in notices_of([given.pictures], (ExampleFile(job.path, job.name) for job in jobs)):
         print(line)
@@ -152,7 +153,9 @@ def _size(text: str | None) -> Any:
     numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if numbers is None:
         raise UserError(f"--size {text}: give the height in pixels, such as 256, or 256x320, or {TRAINING}")
-    return int(numbers[1]), int(numbers[2] or numbers[1])
+    size = int(numbers[1]), int(numbers[2] or numbers[1])
+    check_memory(BYTES_PER_PIXEL * size[0] * size[1], f"--size {text}: a picture", "give a smaller size")
+    return size
 
 
 # Which files
@@ -307,17 +310,6 @@ def padded(x: Tensor, stride: int, least: int = 1) -> Tensor:
         more = math.ceil(max(size, least) / stride) * stride - size
         x = F.pad(x, pads(more), mode="reflect" if more < size else "replicate")
     return x
-
-
-def save_whole(picture: Tensor, path: Path, source: dict[str, Any]) -> None:
-    """Write a picture such that its name always stands for a whole one."""
-    part = path.with_name(f".{path.stem}.part.png")
-    try:
-        save_png(picture.cpu(), part, source)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _sheet(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:

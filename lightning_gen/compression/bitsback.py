@@ -171,9 +171,7 @@ def block_slices(count: int, most: int) -> Iterator[slice]:
 
 def reversed_block_slices(count: int, most: int) -> Iterator[slice]:
     """The slices of ``block_slices`` from the last to the first, without a list of those of the full size."""
-    growing = [
-        rows for rows in itertools.takewhile(lambda rows: rows.stop - rows.start < most, block_slices(count, most))
-    ]
+    growing = list(itertools.takewhile(lambda rows: rows.stop - rows.start < most, block_slices(count, most)))
     done = growing[-1].stop if growing else 0
     for start in reversed(range(done, count, most)):
         yield slice(start, min(start + most, count))

@@ -17,13 +17,14 @@ from torch import Tensor
 from lightning_gen import kinds
 from lightning_gen.compression.container import is_safe_filename
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.files import check_regular
 from lightning_gen.datamodules.images import kind_of, open_image
 from lightning_gen.datamodules.pages import quiet_pillow
 from lightning_gen.datamodules.paths import from_text, to_text
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.units import to_units
-from lightning_gen.drawing.images import save_png
+from lightning_gen.drawing.images import save_array, save_png
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.kinds.files import SkippedFiles
 
@@ -58,6 +59,7 @@ def read_pictures(paths: Sequence[Path], spec: DataSpec, skipped: SkippedFiles) 
 def _read(path: Path, spec: DataSpec) -> np.ndarray:
     """One picture (C, H, W) uint8."""
     channels, height, width = spec.shape
+    check_regular(path)
     try:
         with Image.open(path) as file:
             kind = "16-bit" if _is_deep(file) else kind_of(file)
@@ -127,7 +129,7 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
             for name, picture in zip(names, to_uint8(x), strict=True):
                 save_png(picture, part / from_text(f"{name}.png"))
         else:
-            np.save(part / ARRAY, to_stored_values(x, spec))
+            save_array(to_stored_values(x, spec), part / ARRAY)
         part.chmod(0o777 & ~_umask())
         if folder.exists():  # it stays, as it may be a link, or where the user stands
             for made in part.iterdir():

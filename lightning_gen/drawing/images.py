@@ -1,10 +1,11 @@
-"""Picture files: PNG with provenance metadata."""
+"""Files of pictures and arrays, which appear when they are whole: PNG with provenance metadata, .npy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -34,3 +35,10 @@ def save_png(picture: Tensor, path: Path, provenance: Mapping[str, object] | Non
     image = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
     with atomic_file(path, durable=False) as file:
         image.save(file, "PNG", pnginfo=info)
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write a .npy file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, durable=False) as file:
+        np.save(file, array, allow_pickle=False)

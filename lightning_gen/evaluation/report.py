@@ -14,6 +14,7 @@ from rich.table import Table
 from lightning_gen.atomic import write_atomically
 from lightning_gen.datamodules.earlier import current
 from lightning_gen.datamodules.errors import UserError, program
+from lightning_gen.datamodules.files import read_text
 from lightning_gen.evaluation.samplers import describe_sampler
 from lightning_gen.evaluation.values import Value
 
@@ -154,10 +155,10 @@ def read(path: Path) -> dict[str, Any]:
         UserError: it is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"no {path}: {program('evaluate')} {path.parent} writes it") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = {}
     if not isinstance(content, dict) or content.get("format") != FORMAT or not _is_whole(content):
         again = f"remove it, then {program('evaluate')} {path.parent}"

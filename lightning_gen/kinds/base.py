@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.atomic import atomic_file
 from lightning_gen.datamodules.custom import read_arrays
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.listing import is_hidden
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.units import to_model, to_units
+from lightning_gen.drawing.images import save_array
 
 ARRAYS = (".npy", ".npz")
 
@@ -127,8 +127,7 @@ class Kind(ABC):
         The provenance says what made them; formats that hold no text leave it out.
         """
         values = to_units(x, spec) if spec.values in ("real", "unit") else x
-        with atomic_file(path, durable=False) as file:
-            np.save(file, values.numpy())
+        save_array(values.numpy(), path)
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Examples (N, *shape) as a file of this kind would hold them, on the CPU: what metrics compare."""

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_gen.atomic import atomic_file
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.images import SUFFIXES, Reader, try_read
 from lightning_gen.datamodules.listing import is_picture, list_pictures
 from lightning_gen.datamodules.pixels import threshold, to_float
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.drawing.images import save_png
+from lightning_gen.drawing.images import save_array, save_png
 from lightning_gen.drawing.render import grid, to_uint8
 from lightning_gen.kinds.base import Claim, Health, Kind, arrays
 
@@ -74,8 +72,7 @@ class Image(Kind):
         if self.fits_png(spec):
             save_png(to_uint8(x), path, provenance)
         else:
-            with atomic_file(path, durable=False) as file:
-                np.save(file, self.stored(x, spec).numpy())
+            save_array(self.stored(x, spec).numpy(), path)
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Rounded to 256 levels, uint8; numbers in units of their own as they are."""

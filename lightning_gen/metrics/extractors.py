@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError, program, unknown
+from lightning_gen.datamodules.files import check_regular
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.units import to_model
@@ -216,6 +217,7 @@ def inception() -> Extractor:
     path = inception_path()
     if problem := _missing_inception():
         raise UserError(f"extractor 'inception' {problem}")
+    check_regular(path)
     size = path.stat().st_size
     content = path.read_bytes() if size == INCEPTION_SIZE else b""
     if hashlib.sha256(content).hexdigest() != INCEPTION_SHA256:
@@ -267,6 +269,7 @@ def load_extractor(path: str | Path) -> Extractor:
     Raises:
         UserError: there is no such file, it is damaged, or another program wrote it.
     """
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
