@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"  # of a checkout; a wheel has none
+
+
 class UserError(ValueError):
     """A user's mistake. The text says what was given, what is possible and what to try."""
 
@@ -29,8 +32,8 @@ def program(command: str = "") -> str:
         command: its name; empty for the program itself, which the scripts have not.
     """
     called = Path(sys.argv[0])
-    if called.stem == "lightning-gen":  # the entry point of a wheel; lightning-gen.exe on Windows
-        return f"lightning-gen {command}".rstrip()
     if called.parts[-2:] == ("lightning_gen", "__main__.py") or called.parts[-3:-1] == ("lightning_gen", "commands"):
         return f"python -m lightning_gen {command}".rstrip()
-    return f"python scripts/{command.replace('-', '_')}.py" if command else "python -m lightning_gen"
+    if called.suffix == ".py" and (SCRIPTS / called.name).is_file():
+        return f"python scripts/{command.replace('-', '_')}.py" if command else "python -m lightning_gen"
+    return f"lightning-gen {command}".rstrip()  # its entry point, also for a program of the user's own

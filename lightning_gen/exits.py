@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -73,7 +74,8 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     status = 0
     try:
         check_output()
-        main(sys.argv[1:])
+        with silent_event_writer():
+            main(sys.argv[1:])
         destroy_gloo_group()
         sys.stdout.flush()
     except Stopped as stop:
@@ -137,7 +139,9 @@ def _reason(error: OSError) -> str:
     """A failure of the system in words."""
     if error.errno == errno.EPIPE:
         return "the program that read the output has ended"
-    return f"{error.strerror or error}: {error.filename or 'while writing'}"
+    of_events = any("tensorboard" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    place = error.filename or ("TensorBoard's file of events" if of_events else "while writing")
+    return f"{error.strerror or error}: {os.fsdecode(place) if isinstance(place, bytes) else place}"
 
 
 def _end_output() -> None:
@@ -147,6 +151,25 @@ def _end_output() -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextlib.contextmanager
+def silent_event_writer() -> Iterator[None]:
+    """Inside, the thread that writes TensorBoard's files prints no trace: the next value logged raises its error."""
+    usual = threading.excepthook
+
+    def name_file(told: threading.ExceptHookArgs) -> None:
+        if not (isinstance(told.exc_value, OSError) and type(told.thread).__name__ == "_AsyncWriterThread"):
+            usual(told)
+            return
+        file = getattr(getattr(told.thread, "_record_writer", None), "_writer", None)
+        told.exc_value.filename = told.exc_value.filename or getattr(file, "filename", "TensorBoard's file of events")
+
+    threading.excepthook = name_file
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 @contextlib.contextmanager

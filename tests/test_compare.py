@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from lightning_gen.commands import compare, fit
-from lightning_gen.commands.compare import best_of, labels_of, read_runs
+from lightning_gen.commands.compare import best_of, read_runs, short_names
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.pictures.comparison import sample_run
 from lightning_gen.storage.checkpoints import load
@@ -192,11 +192,11 @@ def test_mistakes_are_one_line(place, script):
 
 def test_names_are_short_and_unique(place):
     root = place / "tb_logs"
-    assert labels_of([root / "vae/version_0", root / "gan/version_0"]) == ["vae", "gan"]
-    assert labels_of([root / "vae/version_0", root / "vae/version_1"]) == ["version_0", "version_1"]
+    assert short_names([root / "vae/version_0", root / "gan/version_0"]) == ["vae", "gan"]
+    assert short_names([root / "vae/version_0", root / "vae/version_1"]) == ["version_0", "version_1"]
     mixed = [root / "vae/version_0", root / "vae/version_1", root / "gan/version_0"]
-    assert labels_of(mixed) == ["vae/version_0", "vae/version_1", "gan/version_0"]
-    assert labels_of([root / "good", root / "bad"]) == ["good", "bad"]
+    assert short_names(mixed) == ["vae/version_0", "vae/version_1", "gan/version_0"]
+    assert short_names([root / "good", root / "bad"]) == ["good", "bad"]
 
 
 def test_best_of_ranks_only_what_can_be_ranked():

@@ -99,11 +99,11 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
             raise UserError(f"{paths[k]} is the same run as {paths[places.index(place)]}: give different runs")
     return [
         Run(label, at, find_checkpoint(path), _options(at), _read_json(at / SUMMARY), read_evaluation(at), _curves(at))
-        for label, at, path in zip(labels_of(places), folders, paths, strict=True)
+        for label, at, path in zip(short_names(places), folders, paths, strict=True)
     ]
 
 
-def labels_of(folders: Sequence[Path]) -> list[str]:
+def short_names(folders: Sequence[Path]) -> list[str]:
     """Short unique names: of tb_logs/vae-digits/version_0 "vae-digits", else "version_0", else longer ends."""
     depths = range(1, 1 + max(len(folder.parts) for folder in folders))
     ends = [["/".join(folder.parts[-k:]) for folder in folders] for k in depths]
