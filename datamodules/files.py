@@ -1,4 +1,4 @@
-"""Files: read where they are files and of a size that memory holds, written whole or not at all."""
+"""Files: read where they are files and of a size that memory holds."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Plain Lightning: Trainers with loaders of the user's own, odd Trainers, few examples, and mistakes in Python."""
 
+import json
+
 import lightning as L
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Stochasti
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gen import GAN, VAE
+from lightning_gen.cluster.launch import Launch
+from lightning_gen.cluster.preflight import world_size
 from lightning_gen.datamodules.custom import Arrays, Custom
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
@@ -402,3 +406,40 @@ def test_models_load_with_the_options_they_were_saved_with(trainer, tmp_path):
     run.save_checkpoint(tmp_path / "x.ckpt", weights_only=False)
     assert load(tmp_path / "x.ckpt").spec == model.spec
     assert VAE.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True).latent_dim == 2
+
+
+def test_data_in_other_units_than_the_models_are_refused(tmp_path, trainer):
+    rows = np.random.default_rng(0).normal(size=(100, 3))
+    np.save(tmp_path / "a.npy", rows)
+    np.save(tmp_path / "b.npy", 5 * rows + 1)
+    a, b = Arrays(str(tmp_path / "a.npy"), batch_size=10), Arrays(str(tmp_path / "b.npy"), batch_size=10)
+    model = small(a.spec)
+    trainer().validate(model, a, verbose=False)
+    with pytest.raises(UserError, match=r"another mean and scale .*data\.in_units_of\(model\.spec\)"):
+        trainer().validate(model, b, verbose=False)
+    trainer().validate(model, b.in_units_of(model.spec), verbose=False)
+
+
+@pytest.mark.parametrize("devices", [0, -2, [], "0"])
+def test_no_device_is_one_line(devices):
+    with pytest.raises(UserError, match=r"--trainer\.devices .*: give at least 1, or auto"):
+        world_size({"devices": devices, "accelerator": "cpu"}, Launch("alone"))
+
+
+def test_epochs_are_of_the_batches_that_are_left(script, tmp_path):
+    options = ["--model", "vae", "--data.batch_size", "100", "--epochs", "2", "--trainer.accelerator", "cpu"]
+    said = script("fit", *options, "--trainer.limit_train_batches", "3").stdout
+    assert "6 iterations, batch 100" in said
+    said = script("fit", *options, "--trainer.overfit_batches", "1").stdout
+    assert "2 iterations, batch 100" in said
+    refused = script("fit", *options, "--trainer.limit_train_batches", "0", ok=False)
+    assert refused.returncode == 2 and "limit_train_batches 0: nothing would be trained" in refused.stderr
+
+
+def test_one_test_example_is_evaluated(script, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(5, 3)))
+    script("fit", "--model", "vae", "--data", "x.npy", "--data.batch_size", "2", "--steps", "2")
+    (run,) = tmp_path.glob("tb_logs/*/version_0")
+    script("evaluate", run, "--metrics", "elbo", "nll", "latents", "--k", "5")
+    values = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["values"]
+    assert values["elbo"]["n"] == 1 and values["elbo"]["std"] is None and np.isfinite(values["nll_is5"]["value"])

@@ -30,6 +30,7 @@ from lightning_gen.config.objects import build
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.datamodules.files import check_memory
+from lightning_gen.datamodules.order import limited
 from lightning_gen.datamodules.paths import printable, to_path
 from lightning_gen.exits import is_global_zero
 from lightning_gen.kinds import kind_of
@@ -189,7 +190,8 @@ def _steps(config: dict[str, Any], data: Any) -> int:
         return config["steps"]
     if not config["epochs"]:
         raise UserError("how long? give --steps N or --epochs N")
-    return config["epochs"] * max(1, data.spec.size // data.batch_size)
+    limit = config["trainer"].get("overfit_batches") or config["trainer"].get("limit_train_batches") or 1.0
+    return config["epochs"] * limited(limit, max(1, data.spec.size // data.batch_size))
 
 
 def _check_batch(model: GenerativeModule, data: Any, devices: int) -> None:

@@ -7,20 +7,22 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import Tensor
 
+from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.units import to_model
 from lightning_gen.training.accepted import check_options
 
+CLOSE = 1e-6  # of a scale: means and scales that differ by less are equal but for rounding
 MORE = ("text", "factors", "index")  # entries of a batch that are taken as they are
 X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")
 CUSTOM = "wrap the Dataset, lightning_gen.datamodules.custom.Custom(dataset), and give that to the Trainer"
 REPLACED = (  # callbacks that need automatic optimization, and the option of a model in their place
-    ((StochasticWeightAveraging, WeightAveraging), "ema={player: half-life in images}"),
-    ((GradientAccumulationScheduler,), "accumulate=N"),
+    (StochasticWeightAveraging, "ema={player: half-life in images}"),
+    (GradientAccumulationScheduler, "accumulate=N"),
 )
 
 
@@ -40,6 +42,7 @@ class LightningUse(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """None of its own; called before a Trainer begins, it checks that Trainer and sets how batches are read."""
         check_trainer(self.trainer)
+        check_units(self.trainer.datamodule, self.spec)  # type: ignore[attr-defined]
         self.__dict__.pop("on_after_batch_transfer", None)
         if self.trainer.datamodule is None:  # else the datamodule's own, and two would be warned of
             self.__dict__["on_after_batch_transfer"] = self._read_batch
@@ -63,10 +66,30 @@ def check_trainer(trainer: L.Trainer) -> None:
             "computes each batch in N chunks"
         )
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for kinds, instead in REPLACED:
+    for kind, instead in REPLACED:
         for callback in callbacks:
-            if isinstance(callback, kinds):
+            if isinstance(callback, kind):
                 raise UserError(f"{type(callback).__name__} does not work here: give the model {instead} instead")
+
+
+def check_units(data: Any, spec: DataSpec) -> None:
+    """Refuse data that are standardized otherwise than those that a model was made for.
+
+    Raises:
+        UserError: that says how to see them as the model does.
+    """
+    if not isinstance(data, DataModule) or data.spec.values != "real" or data.spec.shape != spec.shape:
+        return
+    own = data.spec
+    near = len(own.scale) == len(spec.scale) and all(
+        abs(a - b) <= CLOSE * t and abs(s - t) <= CLOSE * t
+        for a, b, s, t in zip(own.mean, spec.mean, own.scale, spec.scale, strict=True)
+    )
+    if not near:
+        raise UserError(
+            "these data are standardized by another mean and scale than those of the model: give "
+            "data.in_units_of(model.spec)"
+        )
 
 
 def read_batch(batch: Any, spec: DataSpec) -> dict[str, Tensor]:
