@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakSet
@@ -18,7 +18,7 @@ from . import identity, pixels, units
 from .classes import describe_classes
 from .errors import UserError, unknown
 from .loader import EvalLoader, Position, TrainLoader
-from .order import BalancedOrder, BatchOrder, Order, Repeated, derive_seed, limited, rank_slice
+from .order import BalancedOrder, BatchOrder, Order, Repeated, derive_seed, fixed_choice, limited, rank_slice
 from .sources import Batch, Source, Subset, binarize_source, labels_of
 from .spec import DataSpec
 
@@ -68,6 +68,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.binarize, self.flip, self.balance = binarize, flip, balance
         self.position = Position()
+        self.validation_size: Callable[[int], int] | None = None  # examples of a validation, of so many; None: all
         self._splits: dict[str, Source] = {}
         self._is_unknown = False  # whether a run goes on that did not note its data
         # Weak: workers must stop when their loader is dropped, not when the garbage collector finds a cycle.
@@ -101,7 +102,7 @@ class DataModule(L.LightningDataModule, ABC):
             raise UserError(
                 f"binarize needs images of uint8 or of floats in [0, 1]; these are {kind}s of {values!r} values"
             )
-        return self.stored_spec._replace(values="binary")
+        return self.stored_spec._replace(values="binary", range=(), bits=0)
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits, once; ``stage`` makes no difference."""
@@ -131,14 +132,18 @@ class DataModule(L.LightningDataModule, ABC):
         return loader
 
     def val_dataloader(self) -> EvalLoader:
-        """The validation examples once, in order; of a Trainer that overfits batches, those of these."""
+        """The validation examples once, in order; as many as ``validation_size`` says, the same each time.
+
+        Of a Trainer that overfits batches, those of these.
+        """
         period = self._period()
-        if period and self.trainer is not None and self.trainer.overfit_batches:
+        if period and self._overfits:
+            assert self.trainer is not None
             self.setup()
             self.trainer.limit_val_batches = period  # read after this; a share would be taken of these few again
             rows = torch.cat([self._order().batch(n) for n in range(period)])
             return self._eval_loader(Subset(self._splits["train"], rows))
-        return self._eval_loader("val")
+        return self._eval_loader("val", self.validation_examples)
 
     def test_dataloader(self) -> EvalLoader:
         """The test examples once, in order."""
@@ -234,7 +239,7 @@ class DataModule(L.LightningDataModule, ABC):
             x = pixels.binarize(x, self._noise("binarize", tuple(x.shape[1:]), x.device))
         elif self.binarize == "threshold":
             x = pixels.threshold(x)
-        return x
+        return x.contiguous()  # networks give other last digits for other orders of memory
 
     def without_binarization(self) -> DataModule:
         """These data before random binarisation: themselves, or a copy that is loaded anew."""
@@ -296,7 +301,13 @@ class DataModule(L.LightningDataModule, ABC):
         """What to say about the data at the start of a run, a line each: its classes, and what is left out."""
         line = "the checkpoint does not say what its data were: whether they are the same is not known"
         known = describe_classes(self.spec, self.class_counts()) if self.spec.num_classes else []
-        return [*([line] if self._is_unknown else []), *known]
+        return [*([line] if self._is_unknown else []), *known, *self._size_of_validation()]
+
+    def _size_of_validation(self) -> list[str]:
+        if self.validation_size is None or (count := self.validation_examples) is None:
+            return []
+        seen, size = f"{count:,} of {self.size('val'):,} validation examples", self.size("val")
+        return [f"{seen} at each validation, always the same; --val_examples {size} takes all, as evaluate does"]
 
     def __repr__(self) -> str:
         """Name and spec; and the splits, which are not loaded for that."""
@@ -313,6 +324,13 @@ class DataModule(L.LightningDataModule, ABC):
         return f"{name}({', '.join(entries)}, batch_size {self.batch_size})"
 
     __str__ = __repr__
+
+    @property
+    def validation_examples(self) -> int | None:
+        """Examples of a validation, where it leaves others out; else None."""
+        size = self.size("val")
+        count = size if self.validation_size is None else self.validation_size(size)
+        return count if count < size else None
 
     def report(self) -> str | None:
         """A message about the data for the end of a run; None for no message."""
@@ -342,17 +360,23 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _period(self) -> int | None:
         """The number of training batches that a Trainer's options make an epoch of; None: it takes all in turn."""
-        limit = 0 if self.trainer is None else self.trainer.limit_train_batches
+        limit = getattr(self.trainer, "limit_train_batches", 0)  # 0 without a Trainer
         if not limit or (isinstance(limit, float) and limit == 1):
             return None
         count = max(1, self.size("train") // self.batch_size)
-        return limited(limit, count) if self.trainer.overfit_batches or limited(limit, count) < count else None
+        return limited(limit, count) if self._overfits or limited(limit, count) < count else None
 
-    def _eval_loader(self, split: str | Source) -> EvalLoader:
+    @property
+    def _overfits(self) -> bool:
+        """Whether the Trainer is to see the same batches in all epochs, and in validation."""
+        return bool(getattr(self.trainer, "overfit_batches", 0))
+
+    def _eval_loader(self, split: str | Source, most: int | None = None) -> EvalLoader:
         self.setup()
         source = self._splits[split] if isinstance(split, str) else split
         rank, world = self._rank_and_world()
-        loader = EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.record_skipped)
+        rows = fixed_choice(len(source), most)
+        loader = EvalLoader(source, self.batch_size, rank, world, self.num_workers, self.record_skipped, rows)
         self._loaders.add(loader)
         return loader
 

@@ -68,19 +68,20 @@ class Folder(ImageFiles):
         return folder if below else ""
 
     def describe(self) -> DataSpec:
-        """(C, H, W) uint8; ``size`` counts the training files, readable or not."""
-        size, names = len(self.parts["train"]), tuple(self.classes)
-        return DataSpec(shape=self.reader.shape, size=size, num_classes=len(names), class_names=names)
+        """(C, H, W); ``size`` counts the training files, readable or not."""
+        size, names, values = len(self.parts["train"]), tuple(self.classes), self.value_range.of_spec
+        return DataSpec(self.reader.shape, size=size, num_classes=len(names), class_names=names, **values)
 
     def splits(self) -> dict[str, Source]:
         """Read the images, or prepare to read them batch by batch."""
         number = {name: k for k, name in enumerate(self.classes)}
-        loaded = self.fits_in_memory(self.reader, sum(map(len, self.parts.values())))
+        reader = self.in_range(self.reader)
+        loaded = self.fits_in_memory(reader, sum(map(len, self.parts.values())))
         sources: dict[str, Source] = {}
         for split, part in self.parts.items():
             paths = [str(self.root / name) for name in part]
             y = torch.tensor([number[self._top(name)] for name in part]) if number else None
-            sources[split] = self.source(self.reader, paths, split == "train", loaded, y)
+            sources[split] = self.source(reader, paths, split == "train", loaded, y)
         return sources
 
     def folders_and_files(self) -> tuple[list[Path], list[str]]:
@@ -91,6 +92,10 @@ class Folder(ImageFiles):
         """(K,) training files of each class, readable or not."""
         count = Counter(self._top(name) for name in self.parts["train"])
         return torch.tensor([count[name] for name in self.classes])
+
+    def training_files(self) -> list[str]:
+        """The paths of the training images."""
+        return [str(self.root / name) for name in self.parts["train"]]
 
     def notices(self) -> list[str]:
         """Which folders are the splits, and what does not fit into them."""

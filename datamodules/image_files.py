@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor
 
 from .base import DataModule
+from .decode import MAX_PIXELS, SUFFIXES
 from .errors import UserError, unknown
-from .images import CROPS, SUFFIXES, Files, Reader, Reads, read_all, to_size
+from .images import Files, Reads, read_all, to_size
 from .listing import left_out, list_pictures
 from .order import derive_seed
 from .pages import PAGES, describe_pages, pages_of, split_page, with_pages
 from .paths import printable
+from .reader import CROPS, Reader, check_interpolation, check_range
 from .sources import Source, Tensors
+from .value_range import ValueRange, find_range, use_of_range
 
 ACCEPTED = f"{', '.join(SUFFIXES)} and whatever else Pillow reads"
 
@@ -63,14 +67,20 @@ def split_by_hash(names: list[str], fraction: float) -> dict[str, list[int]]:
 class ImageFiles(DataModule):
     """Images in files; the base of all sets that read such.
 
-    Any size and mode will do: 16 bits are reduced to 8, transparent parts become white, EXIF rotation is applied.
-    Images that fit into ``memory`` are read once; more are read by ``num_workers`` processes as they are needed.
+    Any size and mode will do: transparent parts become white, EXIF rotation is applied. Values of 8 bits are uint8.
+    Where any file is deeper, all are float32 in one range, that of the deepest files, and shallower ones are widened to
+    it; outputs are in this range, too. Images that fit into ``memory`` are read once; more are read by ``num_workers``
+    processes as they are needed.
 
     Args:
         size: height, or [height, width], in pixels.
         crop: "center" cuts the largest centred part of the right proportions, "stretch" takes the whole image.
         channels: 3 for colour, 1 for grey.
         on_error: "skip" leaves out images that cannot be read, and says so once, "raise" stops.
+        range: lowest and highest value, where files use less than their depth allows, as 0 4095 of 16 bits, and for
+            floats, which are measured over the training images otherwise; what lies outside is cut.
+        interpolation: bicubic, bilinear, box, lanczos, or nearest, which keeps the colours of label maps.
+        max_pixels: most pixels of an image; larger ones are not decoded.
         val_fraction: share of the images for validation, and the same for test; the rest is for training.
         pages: of files of several pages, and of animations, the "first" page or frame, or "all" of them, which are in
             one split then.
@@ -86,6 +96,9 @@ class ImageFiles(DataModule):
         crop: Literal["center", "stretch"] = "center",
         channels: int = 3,
         on_error: Literal["skip", "raise"] = "skip",
+        range: list[float] | None = None,
+        interpolation: str = "bicubic",
+        max_pixels: int = MAX_PIXELS,
         val_fraction: float = 0.1,
         pages: Literal["first", "all"] = "first",
         memory: float = 2.0,
@@ -103,7 +116,11 @@ class ImageFiles(DataModule):
             raise UserError(f"channels {channels}: possible are 1 (grey) and 3 (colour)")
         if not 0 < val_fraction < 0.5:
             raise UserError(f"val_fraction {val_fraction} must lie between 0 and 0.5")
-        self.reader = Reader(*to_size(size), channels, crop)
+        if max_pixels < 1:
+            raise UserError(f"max_pixels {max_pixels} must be at least 1")
+        self._given_range = check_range(range)
+        shape = (*to_size(size), channels)
+        self.reader = Reader(*shape, crop, check_interpolation(interpolation), max_pixels=max_pixels)
         self.on_error, self.val_fraction, self.pages, self.memory = on_error, val_fraction, pages, memory
         self.skipped: dict[str, str] = {}
         self._is_loading = self._has_told = False
@@ -128,13 +145,29 @@ class ImageFiles(DataModule):
         pages = pages_of([path for paths in parts.values() for path in paths])
         return {split: with_pages(paths, pages) for split, paths in parts.items()}
 
+    def training_files(self) -> list[str]:
+        """The paths of the images that are trained on; a set tells its own."""
+        return self.folders_and_files()[1]
+
+    @cached_property
+    def value_range(self) -> ValueRange:
+        """The range of the values of all files, read from their headers; floats are measured."""
+        files = sorted(set(self.folders_and_files()[1]))
+        return find_range(files, self.training_files(), self._given_range, self.reader.max_pixels)
+
+    def in_range(self, reader: Reader) -> Reader:
+        """A reader of images in the range of the data set."""
+        return reader._replace(range=self.value_range.range, bits=self.value_range.bits)
+
     def notices(self) -> list[str]:
-        """Which files of the folders are left out, and which pages of files."""
+        """The range of the values, which files of the folders are left out, and which pages of files."""
         roots, taken = self.folders_and_files()
         files = {split_page(path)[0] for path in taken}
         hint = "; --data.pages all takes them too"
         others, pages = left_out(roots, files), describe_pages(pages_of(sorted(files)), self.pages == "all", hint)
-        return [*super().notices(), *pages, *([f"left out: {others}"] if others else [])]
+        used = use_of_range(self.training_files(), self.value_range, self.reader.max_pixels)
+        lines = [*self.value_range.notices, *used, *pages]
+        return [*super().notices(), *lines, *([f"left out: {others}"] if others else [])]
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits, once, and tell of images that could not be read."""
@@ -182,7 +215,7 @@ class ImageFiles(DataModule):
     def fits_in_memory(self, reader: Reads, count: int) -> bool:
         """Whether that many images fit; then no workers are needed."""
         channels, height, width = reader.shape
-        fits = count * channels * height * width <= self.memory * 2**30
+        fits = count * channels * height * width * reader.dtype.itemsize <= self.memory * 2**30
         if fits:
             self.num_workers = 0
         return fits

@@ -1,117 +1,40 @@
-"""Reading image files of any size and mode into arrays of one shape."""
+"""Many picture files: looked at, read in threads, or read as they are needed."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from .decode import ORIENTATION, depth_of, opened
 from .errors import UserError
-from .pages import open_page, quiet_pillow
+from .pages import quiet_pillow
 from .sources import Batch
 
-# Of the most common formats; readable_suffixes() has the others too.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")  # Pillow knows, but needs programs to read
-CROPS = ("center", "stretch")
-TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes with an alpha channel
-ORIENTATION = 0x0112  # EXIF: from 5 on the image is shown on its side
 Skipped = list[tuple[str, str]]  # (name, reason)
 
 
 class Reads(Protocol):
-    """How a file becomes an array: ``reader(path) -> shape`` uint8; raises anything on a broken one."""
+    """How a file becomes an array: ``reader(path) -> shape`` of ``dtype``; raises anything on a broken one."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8, or float32 where values are in units of the user's."""
         ...
 
     def __call__(self, path: str) -> np.ndarray:
         """Read one file."""
         ...
-
-
-class Reader(NamedTuple):
-    """How a file becomes an array: ``reader(path) -> (C, H, W)`` uint8.
-
-    Args:
-        height: H.
-        width: W.
-        channels: 1 (grey) or 3 (RGB).
-        crop: "center" (the largest centred part of the right proportions) or "stretch" (the whole image).
-    """
-
-    height: int
-    width: int
-    channels: int
-    crop: str
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.channels, self.height, self.width
-
-    def __call__(self, path: str | Path) -> np.ndarray:
-        """Read one file; raises whatever Pillow raises on a broken one."""
-        return self.array(open_image(path, 2 * max(self.height, self.width)))
-
-    def array(self, image: Image.Image) -> np.ndarray:
-        """(C, H, W) uint8 of an image."""
-        image = image.convert("L" if self.channels == 1 else "RGB")
-        size = (self.width, self.height)
-        if self.crop == "center":
-            image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
-        elif image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
-
-
-@cache
-def readable_suffixes() -> frozenset[str]:
-    """Suffixes, in small letters, of all picture files that can be read here; with pillow-heif of HEIC files too."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        pass
-    else:
-        register_heif_opener()
-    known = Image.registered_extensions().items()
-    return frozenset(SUFFIXES) | {end for end, kind in known if kind in Image.OPEN and kind not in NO_PICTURES}
-
-
-def open_image(path: str | Path, least: int = 0) -> Image.Image:
-    """The image of a file, upright and with 8 bits per channel.
-
-    Args:
-        path: the file, or a page of one, see ``pages``.
-        least: a large JPEG may be decoded at a fraction of its size, of at least this many pixels; 0 forbids it.
-    """
-    readable_suffixes()  # in a worker too: it makes all formats known
-    with open_page(path) as image:
-        if least:
-            image.draft(None, (least, least))
-        return flatten_alpha(ImageOps.exif_transpose(image))
-
-
-def flatten_alpha(image: Image.Image) -> Image.Image:
-    """The image as 8 bits per channel, transparent parts on white."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image).astype(np.float64)
-        top = values.max(initial=0)  # "I" and "F" do not say which value is white
-        white = 65535 if image.mode.startswith("I;") or top > 255 else 255 if image.mode == "I" or top > 1 else 1
-        return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
-    if image.mode in TRANSPARENT or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
 
 
 class ImageInfo(NamedTuple):
@@ -131,7 +54,7 @@ class ImageInfo(NamedTuple):
 def read_image_info(path: str) -> ImageInfo | None:
     """Size and kind of an image, without decoding it; None where that fails."""
     try:
-        with open_page(path) as image:
+        with opened(path) as image:
             # Pillow would decode a PNG in search of a rotation at its end.
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             width, height = image.size[::-1] if exif.get(ORIENTATION, 1) >= 5 else image.size
@@ -142,10 +65,11 @@ def read_image_info(path: str) -> ImageInfo | None:
 
 def kind_of(image: Image.Image) -> str:
     """What an image is, in a word, if it is not plain RGB."""
-    if image.mode in TRANSPARENT or "transparency" in image.info:
+    if image.has_transparency_data:
         return "transparent"
-    if image.mode.startswith(("I", "F")):
-        return "float" if image.mode.startswith("F") else "16-bit"
+    depth = depth_of(image)
+    if depth.bits > 8 or depth.is_reduced:
+        return f"{depth.bits if depth.bits > 8 else 16}-bit" if image.mode != "F" else "float"
     return {"RGB": "", "P": "", "1": "grey", "L": "grey"}.get(image.mode, image.mode)  # a palette's colours are RGB
 
 
@@ -177,9 +101,9 @@ def read_all(reader: Reads, paths: list[str]) -> tuple[Tensor, Tensor, Skipped]:
     """Read all files in threads.
 
     Returns:
-        The readable images (n, C, H, W) uint8, their positions in ``paths`` (n,), and what was skipped.
+        The readable images (n, C, H, W) of the reader's type, their positions in ``paths`` (n,), and what was skipped.
     """
-    images = torch.empty((len(paths), *reader.shape), dtype=torch.uint8)
+    images = torch.empty((len(paths), *reader.shape), dtype=reader.dtype)
     kept: list[int] = []
     skipped: Skipped = []
     with quiet_pillow(), ThreadPoolExecutor() as pool:
@@ -216,8 +140,10 @@ class Files:
         with quiet_pillow():
             found = [self._read(k, skipped) for k in index.tolist()]
         images = [image for image, _ in found if image is not None]
-        empty = np.zeros((0, *self.reader.shape), np.uint8)
-        batch: Batch = {"x": torch.from_numpy(np.stack(images) if images else empty)}
+        x = torch.empty((len(images), *self.reader.shape), dtype=self.reader.dtype)
+        for row, image in zip(x, images, strict=True):
+            row.copy_(torch.from_numpy(image))
+        batch: Batch = {"x": x}
         batch["index"] = torch.tensor([k for image, k in found if image is not None], dtype=torch.int64)
         if self.y is not None:
             batch["y"] = self.y[batch["index"]]

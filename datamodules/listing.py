@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from .images import readable_suffixes
+from .decode import readable_suffixes
 
 # What systems and archives keep among pictures, often copies of them; what starts with a dot is left out too.
 LEFT_BY_PROGRAMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "Thumbs.db")

@@ -144,7 +144,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """All examples once, in order: each global batch is shared out, without padding and without duplicates.
+    """Examples once, in order: each global batch is shared out, without padding and without duplicates.
 
     The last global batch is what remains; a rank that gets nothing of it has one batch less. Where there are so few
     examples that a rank gets none at all, it gets the first one under the index -1: Lightning refuses an empty loader.
@@ -156,13 +156,22 @@ class EvalLoader:
         world: number of processes.
         num_workers: processes that fetch ahead; 0 fetches here.
         record_skipped: callback for examples that the source skipped.
+        rows: (n,) positions of the examples; by default all.
     """
 
     def __init__(
-        self, source: Source, batch_size: int, rank: int, world: int, num_workers: int, record_skipped: Note
+        self,
+        source: Source,
+        batch_size: int,
+        rank: int,
+        world: int,
+        num_workers: int,
+        record_skipped: Note,
+        rows: Tensor | None = None,
     ) -> None:
         self.source, self.record_skipped = source, record_skipped
-        shares = [rows[rank_slice(len(rows), rank, world)] for rows in torch.arange(len(source)).split(batch_size)]
+        batches = (torch.arange(len(source)) if rows is None else rows).split(batch_size)
+        shares = [part[rank_slice(len(part), rank, world)] for part in batches]
         self.shares: list[Tensor] = [rows for rows in shares if len(rows)]
         self.stands_in = not self.shares and len(source) > 0
         if self.stands_in:

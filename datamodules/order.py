@@ -33,6 +33,14 @@ def fixed_split(size: int, val: int, test: int) -> dict[str, Tensor]:
     return {"train": parts[2], "val": parts[1], "test": parts[0]}
 
 
+def fixed_choice(size: int, most: int | None) -> Tensor:
+    """Positions (n,), in order, of at most so many of ``size`` examples: drawn once, the same for every run."""
+    if most is None or most >= size:
+        return torch.arange(size)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed("choice", size)))
+    return order[:most].sort().values
+
+
 class Order:
     """The endless training stream perm(seed, 0), perm(seed, 1), ... cut into global batches of B examples.
 

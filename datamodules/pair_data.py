@@ -136,7 +136,8 @@ class SideData(DataModule):
 
     def describe(self) -> DataSpec:
         """The shape and the number of training images of the side."""
-        return DataSpec(shape=self._shape, values=self.data.spec.values, size=len(self._sources["train"]))
+        own, size = self.data.spec, len(self._sources["train"])
+        return DataSpec(shape=self._shape, values=own.values, size=size, range=own.range, bits=own.bits)
 
     def splits(self) -> dict[str, Source]:
         """Those of the pair data."""

@@ -12,6 +12,7 @@ from .image_files import ImageFiles
 from .images import ImageInfo, read_image_infos, to_size
 from .pair_data import PairData
 from .paths import to_path
+from .reader import check_interpolation
 from .spec import DataSpec
 from .split_folders import Parts
 
@@ -33,6 +34,7 @@ class PairFiles(ImageFiles, PairData):
         load_size: height, or [height, width], that files are resized to; of it, a part of ``size`` is taken, at a
             random place in training and at the centre otherwise. Without it, files are resized to ``size``.
         upscale: take pictures that are smaller than ``size``.
+        interpolation_b: of side b, where it is another than ``interpolation``, as nearest for label maps.
         options: those of all sets of image files and of all pairs, see ``ImageFiles`` and ``PairData``.
     """
 
@@ -48,6 +50,7 @@ class PairFiles(ImageFiles, PairData):
         size: int | list[int] = 64,
         load_size: int | list[int] | None = None,
         upscale: bool = False,
+        interpolation_b: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(size=size if load_size is None else load_size, **options)
@@ -66,6 +69,8 @@ class PairFiles(ImageFiles, PairData):
         self.root = None if root is None else to_path(root)
         self.folders = None if a is None or b is None else (to_path(a), to_path(b))
         self.upscale = upscale
+        own = self.reader.interpolation if interpolation_b is None else interpolation_b
+        self.reader_b = self.reader._replace(interpolation=check_interpolation(own, "interpolation_b"))
         self._converted: list[str] = []
 
     @property
@@ -78,11 +83,16 @@ class PairFiles(ImageFiles, PairData):
         roots = [folder for folder in self.folders or (self.root,) if folder is not None]
         return roots, [path for side in self.parts for paths in side.values() for path in paths]
 
+    def training_files(self) -> list[str]:
+        """The paths of the training images of both sides."""
+        return sorted({path for side in self.parts for path in side["train"]})
+
     def describe(self) -> DataSpec:
-        """Two sides (C, H, W) uint8; ``size`` counts the training files of the longer one, readable or not."""
+        """Two sides (C, H, W), of one range; ``size`` counts the training files of the longer one, readable or not."""
         shape = (self.reader.channels, self.height, self.width)
         size = max(len(side["train"]) for side in self.parts)
-        return DataSpec(shape=shape, size=size, shape_b=shape, pairs="all" if self.is_paired else "none")
+        pairs, values = "all" if self.is_paired else "none", self.value_range.of_spec
+        return DataSpec(shape=shape, size=size, shape_b=shape, pairs=pairs, **values)
 
     def report(self) -> str | None:
         """How many images were converted, and how many could not be read."""

@@ -7,49 +7,57 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from .decode import open_picture
 from .errors import UserError
 from .image_files import list_images
-from .images import ImageInfo, Reader, open_image
+from .images import ImageInfo
 from .pages import pages_named, pages_of
 from .pair_files import PairFiles, look_at
+from .reader import Reader
 from .sources import Batch, Source
 from .split_folders import Parts, split_folders, split_paths
 
 
 class PairReader(NamedTuple):
-    """How a pair becomes one array: ``reader(path) -> (2 C, H, W)`` uint8, side a first.
+    """How a pair becomes one array: ``reader(path) -> (2 C, H, W)``, side a first.
 
     Args:
-        reader: how a side becomes an array.
+        readers: how side a and side b become arrays.
         partners: file of side a -> file of side b; empty where a file holds both, a left and b right.
         swapped: side b first.
     """
 
-    reader: Reader
+    readers: tuple[Reader, Reader]
     partners: dict[str, str]
     swapped: bool
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(2 C, H, W)."""
-        channels, height, width = self.reader.shape
+        channels, height, width = self.readers[0].shape
         return 2 * channels, height, width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the arrays."""
+        return self.readers[0].dtype
 
     def __call__(self, path: str) -> np.ndarray:
         """Read both sides; raises whatever Pillow raises on a broken one."""
         if self.partners:
-            sides = [self.reader(path), self._partner(self.partners[path])]
+            sides = [self.readers[0](path), self._partner(self.partners[path])]
         else:
-            both = open_image(path)
-            half, height = both.width // 2, both.height
-            sides = [self.reader.array(both.crop((x, 0, x + half, height))) for x in (0, half)]
+            both = open_picture(path, max_pixels=self.readers[0].max_pixels)
+            half = both.size[1] // 2
+            sides = [reader.array(both.columns(x, x + half)) for x, reader in zip((0, half), self.readers, strict=True)]
         return np.concatenate(sides[::-1] if self.swapped else sides)
 
     def _partner(self, path: str) -> np.ndarray:
         try:
-            return self.reader(path)
+            return self.readers[1](path)
         except Exception as error:  # known by the other file's name
             raise OSError(f"its partner {path}: {error}") from error
 
@@ -160,7 +168,8 @@ class Paired(PairFiles):
             self._check_halves()
         else:
             self._check_folders(*self.folders)
-        reader = PairReader(self.reader, self.partners, self.direction == "b2a")
+        readers = self.in_range(self.reader), self.in_range(self.reader_b)
+        reader = PairReader(readers, self.partners, self.direction == "b2a")
         loaded = self.fits_in_memory(reader, sum(map(len, self.parts[0].values())))
         parts = self.parts[0].items()
         return {split: Halves(self.source(reader, paths, split == "train", loaded)) for split, paths in parts}

@@ -39,6 +39,7 @@ class DataSpec(NamedTuple):
         range: (low, high) of "unit" values as stored, in the user's units; empty: (0, 1).
         mean: of each column of "real" vectors, in the user's units, which is subtracted; empty: nothing.
         scale: of each column, by which it is divided after that; empty: nothing.
+        bits: of a value with a ``range`` in the user's files: 8 to 16 for whole numbers, 32 for floats; 0: no such.
     """
 
     shape: tuple[int, ...]
@@ -60,6 +61,7 @@ class DataSpec(NamedTuple):
     range: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    bits: int = 0
 
     @property
     def has_two_sides(self) -> bool:

@@ -17,12 +17,13 @@ def to_model(x: Tensor, spec: DataSpec) -> Tensor:
         spec: of the data.
 
     Returns:
-        float32: "binary", "uint8" and "unit" in [-1, 1], "real" standardized where the spec has a mean and a scale;
+        float32: "binary", "uint8" and "unit" in [-1, 1], where what lies outside of a range is cut; "real" standardized
+        where the spec has a mean and a scale;
         tokens int64.
     """
     if spec.values == "unit" and spec.range:
         low, high = spec.range
-        return x.float().sub(low).mul_(2 / (high - low)).sub_(1)
+        return x.float().sub(low).mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)
     if spec.values == "real" and spec.scale:
         mean, scale = _columns(spec, x.device)
         return ((x.double() - mean) / scale).float()

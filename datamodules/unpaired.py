@@ -66,10 +66,11 @@ class Unpaired(PairFiles):
         places = self.folders or (f"{self.root}/*A", f"{self.root}/*B")
         for parts, where in zip(self.parts, places, strict=True):
             self.check_image_sizes(look_at(parts), str(where))
-        loaded = self.fits_in_memory(self.reader, sum(len(paths) for parts in self.parts for paths in parts.values()))
+        readers = self.in_range(self.reader), self.in_range(self.reader_b)
+        loaded = self.fits_in_memory(readers[0], sum(len(paths) for parts in self.parts for paths in parts.values()))
         sides = (
-            {split: self.source(self.reader, paths, split == "train", loaded) for split, paths in parts.items()}
-            for parts in self.parts
+            {split: self.source(reader, paths, split == "train", loaded) for split, paths in parts.items()}
+            for reader, parts in zip(readers, self.parts, strict=True)
         )
         a, b = self.swap_for_direction(*sides)
         return {split: PairSource(a[split], b[split]) for split in a}

@@ -247,8 +247,9 @@ def test_images_that_are_no_pictures_keep_their_numbers(tmp_path):
         write_all(x, tmp_path, "all", ["a"], spec, [{}])
         stored = torch.from_numpy(np.load(tmp_path / "a.npy"))
         assert torch.equal(stored, kind_of(spec).stored(x, spec)[0])
-        with pytest.raises(UserError, match="not read from picture files"):
-            kind_of(spec).read(tmp_path / "a.npy", spec)
+        assert torch.equal(kind_of(spec).read(tmp_path / "a.npy", spec), kind_of(spec).restored(stored, spec))
+        with pytest.raises(UserError, match=r"are no pictures: give a \.npy file of this shape"):
+            kind_of(spec).read(tmp_path / "a.png", spec)
 
 
 def test_vectors_come_back_from_their_file(tmp_path):

@@ -48,9 +48,9 @@ def test_the_work_of_every_preset_is_counted(name):
 def test_threads_follow_the_work(monkeypatch, desktop):
     for flops, count in ((1e6, 1), (1.9 * threads.PER_THREAD, 1), (5.5 * threads.PER_THREAD, 5), (1e15, 32)):
         worth(monkeypatch, flops)
-        assert threads.choose(None, None, 128).count == threads.choose("auto", None, 128).count == count
-    assert threads.choose(None, None, 128, processes=8).count == 4  # which share the cores
-    assert threads.choose(None, None, 128, processes=64).count == 1
+        assert threads.choose(None, None, 128).number == threads.choose("auto", None, 128).number == count
+    assert threads.choose(None, None, 128, processes=8).number == 4  # which share the cores
+    assert threads.choose(None, None, 128, processes=64).number == 1
     assert threads.choose(7, None, 128) == threads.Threads(7, "--threads")
 
 
@@ -58,7 +58,7 @@ def test_the_users_own_number_in_the_environment_is_kept(monkeypatch, desktop):
     worth(monkeypatch, 1e15)
     monkeypatch.setenv("OMP_NUM_THREADS", "32")
     assert threads.choose("auto", None, 128) == threads.Threads(32, "OMP_NUM_THREADS")
-    assert threads.choose(3, None, 128).count == 3
+    assert threads.choose(3, None, 128).number == 3
 
 
 def test_a_model_whose_work_cannot_be_counted_says_so(desktop):

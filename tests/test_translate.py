@@ -11,8 +11,11 @@ from translators import SPEC, Diverged, Mixing, Unchanged, saved
 
 from lightning_gen.commands import translate
 from lightning_gen.commands.translate import Job, of_one_size, padded, result_names
+from lightning_gen.datamodules.decode import open_picture
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.drawing.images import save_png
 from lightning_gen.exits import Incomplete
+from lightning_gen.kinds.image import Image as Kind
 from lightning_gen.models.vae import VAE
 from lightning_gen.presets import preset
 
@@ -259,12 +262,11 @@ def test_the_pictures_themselves_are_safe(place, run):
 def test_no_half_written_picture_stays(place, run, monkeypatch):
     picture(place / "in/a.png", 9, 9)
 
-    def full(image, path, source):
-        path.parent.mkdir(exist_ok=True)
+    def full(kind, x, path, spec, source):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(translate, "save_png", full)
+    monkeypatch.setattr(Kind, "write", full)
     with pytest.raises(KeyboardInterrupt):
         translated(run, "in", "out")
     assert os.listdir(place / "out") == []
@@ -342,3 +344,30 @@ def test_a_pattern_does_not_lead_out_of_its_folder(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
     with pytest.raises(UserError, match="behind a wildcard"):
         translate.list_jobs(f"{tmp_path}/g/*/../../y.png", tmp_path / "out")
+
+
+def test_pictures_of_16_bits_stay_what_they_are(place):
+    """All of their levels pass, and results are files of 16 bits."""
+    spec = SPEC._replace(values="unit", range=(0.0, 65535.0), bits=16)
+    run = saved(Unchanged(spec), place / "deep_run")
+    deep = np.random.default_rng(0).integers(0, 65536, (3, 9, 11), dtype=np.int32)
+    (place / "in").mkdir()
+    save_png(torch.from_numpy(deep), place / "in" / "a.png")
+    translated(run, "in", "out")
+    assert np.array_equal(open_picture(place / "out" / "a.png").pixels, deep.transpose(1, 2, 0))
+
+
+def test_label_maps_are_resized_without_new_colours(place, run):
+    labels = np.random.default_rng(0).choice([0, 90, 200], (40, 40)).astype(np.uint8)
+    (place / "in").mkdir()
+    Image.fromarray(labels).save(place / "in" / "a.png")
+    translated(run, "in", "out", "--size", "16", "--interpolation", "nearest")
+    assert set(np.unique(pixels(place / "out" / "a.png"))) == {0, 90, 200}
+
+
+def test_pictures_above_the_limit_are_named(place, run, capsys):
+    picture(place / "in/large.png", 30, 30)
+    picture(place / "in/small.png", 9, 9)
+    translated(run, "in", "out", "--max_pixels", "500")
+    assert "cannot read large.png: ValueError: 900 pixels, more than the limit of 500" in capsys.readouterr().err
+    assert names(place / "out") == ["grid.png", "small.png"]

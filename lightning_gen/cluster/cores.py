@@ -38,8 +38,8 @@ def use_threads(
     processes = preflight.processes_here(options, launch)
     chosen = threads.choose(asked, model, getattr(data, "batch_size", 1), processes)
     threads.use(chosen, processes)
-    config["threads"] = chosen.count
+    config["threads"] = chosen.number
     if is_global_zero():
-        why = "as before" if resumed and chosen.count == known else chosen.reason
-        changed = f"; {known} until here: the last digits change" if known not in (None, chosen.count) else ""
-        print(f"{chosen.count} thread{'s' if chosen.count > 1 else ''} ({why}){changed}")
+        why = "as before" if resumed and chosen.number == known else chosen.reason
+        changed = f"; {known} until here: the last digits change" if known not in (None, chosen.number) else ""
+        print(f"{chosen.number} thread{'s' if chosen.number > 1 else ''} ({why}){changed}")

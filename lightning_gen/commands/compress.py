@@ -18,6 +18,7 @@ from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.example_files import find_all_examples, notices_of
 from lightning_gen.datamodules.files import check_regular
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.value_range import check_same_range
 from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.storage.checkpoints import find_checkpoint, load
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
@@ -132,6 +133,7 @@ def _rows(given: Any, rest: list[str], spec: DataSpec) -> Tensor:
     data.setup()
     if data.spec.has_two_sides:
         raise UserError("these data have two sides, and a compressor takes single examples")
+    check_same_range(spec, data.spec)
     data = data.in_units_of(spec)
     rows = torch.arange(min(data.size(given.split), given.n or data.size(given.split)))
     return torch.cat([data.examples(given.split, part)["x"] for part in rows.split(EVAL_BATCH_SIZE)])

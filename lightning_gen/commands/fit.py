@@ -27,6 +27,7 @@ from lightning_gen.commands import start
 from lightning_gen.config import cli, default_model
 from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.config.objects import build
+from lightning_gen.config.validations import limit_validation, validation_interval
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.datamodules.files import check_memory
@@ -54,7 +55,6 @@ from lightning_gen.training.speed import (
     without_garbage_collection,
 )
 
-VALIDATIONS = 20  # in a run, unless --val_every says otherwise
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
 QUIET = (  # warnings of Lightning that do not apply to runs of this program
     ".*Checkpoint directory .* exists and is not empty.*",
@@ -138,6 +138,7 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
         return attempt.folder
     _check_batch(model, data, world)
     cores.use_threads(config, options, model, data, launch, attempt.folder)
+    limit_validation(data, config, steps)
     if config["init"] and not attempt.state:
         start = find_checkpoint(str(to_path(config["init"])))
         load_weights(model, start, read_checkpoint(start), memory=False)
@@ -146,6 +147,7 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
     if isinstance(data, DataModule) and is_global_zero():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
+        config["val_examples"] = data.validation_examples
         if watch:
             watch.check()
         _ = data.digest  # of what is in memory now, not of what lies there at the first checkpoint
@@ -268,7 +270,7 @@ def build_trainer(
     measuring = [callback for callback in (watch, stability) if callback]
     callbacks = [progress, Pictures(folder, config["seed"]), *measuring, checkpoints]
     board = TensorBoardLogger(folder.parent.parent, folder.parent.name, version=folder.name, default_hp_metric=False)
-    val_every = min(steps, config["val_every"] or max(1, steps // VALIDATIONS))
+    val_every = validation_interval(config, steps)
     usual = {"logger": board, "profiler": NoProfiler(), "num_sanity_val_steps": 0, "enable_model_summary": False}
     ours = {
         "max_steps": steps,

@@ -19,14 +19,18 @@ from torch import Tensor
 
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
+from lightning_gen.datamodules.decode import MAX_PIXELS
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.example_files import ExampleFile, check_originals, find_examples, notices_of
 from lightning_gen.datamodules.files import check_memory
-from lightning_gen.datamodules.images import Reader, open_image, try_read
+from lightning_gen.datamodules.images import try_read
 from lightning_gen.datamodules.pages import quiet_pillow
+from lightning_gen.datamodules.reader import INTERPOLATIONS, Reader, reader_of
+from lightning_gen.datamodules.units import to_model
 from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
+from lightning_gen.kinds import kind_of
 from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.pictures.views import image_row_blocks
 from lightning_gen.protocols import Translates
@@ -50,46 +54,36 @@ class Job(NamedTuple):
     result: str
 
 
-class Whole(NamedTuple):
-    """Reads a picture at its own size: ``reader(path) -> (C, H, W)`` uint8."""
-
-    channels: int
-
-    def __call__(self, path: str | Path) -> np.ndarray:
-        """Read one file; raises whatever Pillow raises on a broken one."""
-        image = open_image(path).convert("L" if self.channels == 1 else "RGB")
-        return np.array(image, np.uint8).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
-
-
 def main(argv: list[str]) -> None:
     """Parse, check what would be written, load, translate, save."""
     given = _parse(argv)
-    jobs = list_jobs(given.pictures, given.out)
-    sheet = _grid_name(jobs) if given.grid else ""
-    check_no_overwrite(jobs, given.out, sheet, given.force)
     path = find_checkpoint(given.run, given.which)
     model = load_on(path, given.device, given.trust)
     direction = _direction(model, given.direction)
+    specs = [model.spec._replace(shape=shape) for shape in (model.spec.shape, model.spec.shape_b)]
+    own, other = specs if direction.startswith("a") else specs[::-1]
+    kind = kind_of(other)
+    jobs = list_jobs(given.pictures, given.out, kind.suffix(other))
+    sheet = _grid_name(jobs) if given.grid else ""
+    check_no_overwrite(jobs, given.out, sheet, given.force)
     source = provenance(model, path) | {"direction": direction}
-    shape = model.spec.shape if direction.startswith("a") else model.spec.shape_b
-    size = shape[1:] if given.size == TRAINING else given.size
-    reader = Reader(size[0], size[1], shape[0], "center") if size else Whole(shape[0])
+    size = own.shape[1:] if given.size == TRAINING else given.size
+    options = {"interpolation": given.interpolation, "max_pixels": given.max_pixels}
+    reader = reader_of(own, (size[0], size[1]) if size else (0, 0), **options)
     skipped = SkippedFiles(given.strict)
-    pictures = _read(jobs, reader, skipped, None if size else shape[1:])
+    pictures = _read(jobs, reader, skipped, None if size else own.shape[1:])
     first, shown = {job.name for job in jobs[:SHOWN]}, {}
     with torch.inference_mode():
         for job, x, made in translations(model, pictures, direction, given.batch):
-            save_png(made.cpu(), given.out / job.result, source | {"original": job.name})
+            kind.write(made.cpu(), given.out / job.result, other, source | {"original": job.name})
             if sheet and job.name in first:
-                shown[job.name] = (x, made)
+                shown[job.name] = (to_uint8(x), to_uint8(made))
     skipped.check_any_read(len(jobs))
     says = ""
     if shown:
         tiles = [shown[job.name] for job in jobs if job.name in shown]
-        picture = captioned(
-            _sheet(tiles, min(TILE, max(shape[1:]))), f"in turn a row of pictures, and of their {direction}"
-        )
-        save_png(picture, given.out / sheet, source)
+        text = f"in turn a row of pictures, and of their {direction}"
+        save_png(captioned(_sheet(tiles, min(TILE, max(own.shape[1:]))), text), given.out / sheet, source)
         says = f"; {sheet} shows {'some' if len(jobs) > SHOWN else 'each'} below its original"
     for line in notices_of([given.pictures], (ExampleFile(job.path, job.name) for job in jobs)):
         print(line)
@@ -118,13 +112,22 @@ def _parse(argv: list[str]) -> Any:
         "pictures", metavar="IN", help='a picture, a folder of them, nested or not, or "a pattern*.jpg"'
     )
     parser.add_argument("rest", metavar="OUT", nargs="*", help="folder for the results; the same as --out")
-    parser.add_argument("--out", type=Path, help="folder for the results, which keep names and sub-folders, as .png")
+    parser.add_argument("--out", type=Path, help="folder for the results, which keep names and sub-folders")
     parser.add_argument("--direction", metavar="a2b|b2a", help="default: the model's first")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument(
         "--size",
         help=f"cut and resize the pictures to so many pixels first: 256, 256x320 (height x width), or {TRAINING}, the "
         "size of training (default: each keeps its own size)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=list(INTERPOLATIONS),
+        default="bicubic",
+        help="how --size resizes (default bicubic); nearest keeps the colours of label maps",
+    )
+    parser.add_argument(
+        "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest picture that is decoded (default {MAX_PIXELS})"
     )
     parser.add_argument("--batch", type=int, default=8, help="pictures of one size in one pass (default 8)")
     parser.add_argument("--strict", action="store_true", help="end at the first picture that cannot be read")
@@ -161,37 +164,38 @@ def _size(text: str | None) -> Any:
 # Which files
 
 
-def list_jobs(given: str, out: Path) -> list[Job]:
+def list_jobs(given: str, out: Path, suffix: str = ".png") -> list[Job]:
     """The pictures that a file, a folder or a pattern stands for, and the names of their results.
 
     Raises:
         UserError: there is none.
     """
     files = find_examples(given, out)
-    results = result_names([file.name for file in files])
+    results = result_names([file.name for file in files], suffix)
     return [Job(file.path, file.name, result) for file, result in zip(files, results, strict=True)]
 
 
-def result_names(names: Sequence[str]) -> list[str]:
-    """Each name with the suffix .png; those that would be equal keep their own before it, and if need be get a number.
+def result_names(names: Sequence[str], suffix: str = ".png") -> list[str]:
+    """Each name with the suffix of the results; those that would be equal keep their own before it, or get a number.
 
     Names that differ by case alone are the same on some systems.
     """
-    plain = [PurePosixPath(name).with_suffix(".png").as_posix() for name in names]
+    plain = [PurePosixPath(name).with_suffix(suffix).as_posix() for name in names]
     count: dict[str, int] = {}
     for name in plain:
         count[name.lower()] = count.get(name.lower(), 0) + 1
     taken = {name.lower() for name in plain if count[name.lower()] == 1}
     taken |= {parent.as_posix().lower() for name in plain for parent in PurePosixPath(name).parents}
-    return [own if count[own.lower()] == 1 else _free(name, taken) for name, own in zip(names, plain, strict=True)]
+    pairs = zip(names, plain, strict=True)
+    return [own if count[own.lower()] == 1 else _free(name, taken, suffix) for name, own in pairs]
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free(name: str, taken: set[str], suffix: str = ".png") -> str:
     """name.png, or the first of name_2.png, name_3.png, ... that is not taken; it is then."""
-    number, free = 1, f"{name}.png"
+    number, free = 1, f"{name}{suffix}"
     while free.lower() in taken:
         number += 1
-        free = f"{name}_{number}.png"
+        free = f"{name}_{number}{suffix}"
     taken.add(free.lower())
     return free
 
@@ -233,12 +237,12 @@ def check_no_overwrite(jobs: Sequence[Job], out: Path, sheet: str, force: bool) 
 
 
 def _read(
-    jobs: Sequence[Job], reader: Reader | Whole, skipped: SkippedFiles, training: tuple[int, ...] | None
+    jobs: Sequence[Job], reader: Reader, skipped: SkippedFiles, training: tuple[int, ...] | None
 ) -> Iterator[tuple[Job, Tensor]]:
-    """Each picture (C, H, W) uint8; unreadable ones are counted. A size far from that of training is reported."""
+    """Each picture (C, H, W) as stored. Unreadable ones are counted; a size far from that of training is reported."""
     for job in track(jobs, "translating", disable=not sys.stdout.isatty(), transient=True):
         with quiet_pillow():
-            image = try_read(reader, str(job.path))  # type: ignore[arg-type]  # of no shape of its own
+            image = try_read(reader, str(job.path))
         if isinstance(image, str):
             skipped.add(f"cannot read {job.name}: {image}")
             continue
@@ -251,7 +255,7 @@ def _read(
                 file=sys.stderr,
             )
             training = None  # said once
-        yield job, torch.from_numpy(image.copy())
+        yield job, torch.from_numpy(image)
 
 
 def of_one_size(pictures: Iterable[tuple[Job, Tensor]], most: int) -> Iterator[list[tuple[Job, Tensor]]]:
@@ -270,29 +274,30 @@ def of_one_size(pictures: Iterable[tuple[Job, Tensor]], most: int) -> Iterator[l
 def translations(
     model: Any, pictures: Iterable[tuple[Job, Tensor]], direction: str, batch: int
 ) -> Iterator[tuple[Job, Tensor, Tensor]]:
-    """Each picture (C, H, W) uint8 with its translation (C', H, W) uint8.
+    """Each stored picture as the model sees it, (C, H, W) in [-1, 1], and its translation (C', H, W), on the CPU.
 
     Raises:
         UserError: the model has diverged.
     """
     for part in of_one_size(pictures, batch):
-        made = translate_batch(model, torch.stack([x for _, x in part]), direction)
-        yield from ((job, x, y) for (job, x), y in zip(part, made, strict=True))
+        seen = to_model(torch.stack([x for _, x in part]), model.spec)
+        made = translate_batch(model, seen, direction)
+        yield from ((job, x, y) for (job, _), x, y in zip(part, seen, made, strict=True))
 
 
 def translate_batch(model: Any, pictures: Tensor, direction: str) -> Tensor:
-    """Pictures (B, C, H, W) uint8 of any size -> their translations (B, C', H, W) uint8, of the same size.
+    """Pictures (B, C, H, W) in [-1, 1] of any size -> their translations (B, C', H, W), of the same size, on the CPU.
 
     Raises:
         UserError: the model has diverged.
     """
     height, width = pictures.shape[2:]
     least = min(LEAST * model.stride, *model.spec.shape[1:])
-    x = padded(pictures.to(model.device).float() / 127.5 - 1, model.stride, least)
+    x = padded(pictures.to(model.device), model.stride, least)
     made = model.translate(x, direction)[:, :, :height, :width]
     if not made.isfinite().all():
         raise UserError("the translations are not finite: has the model diverged?")
-    return to_uint8(made)
+    return made.cpu()
 
 
 def padded(x: Tensor, stride: int, least: int = 1) -> Tensor:

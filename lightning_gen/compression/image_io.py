@@ -7,24 +7,22 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lightning_gen import kinds
 from lightning_gen.compression.container import is_safe_filename
+from lightning_gen.datamodules.decode import SUFFIXES, depth_of, open_picture, opened
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.datamodules.files import check_regular
-from lightning_gen.datamodules.images import kind_of, open_image
+from lightning_gen.datamodules.images import kind_of
 from lightning_gen.datamodules.pages import quiet_pillow
 from lightning_gen.datamodules.paths import from_text, to_text
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.datamodules.units import to_units
-from lightning_gen.drawing.images import save_array, save_png
+from lightning_gen.datamodules.units import to_model, to_units
+from lightning_gen.drawing.images import save_array
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.kinds.files import SkippedFiles
 
@@ -39,10 +37,11 @@ def read_pictures(paths: Sequence[Path], spec: DataSpec, skipped: SkippedFiles) 
     Raises:
         UserError: the model is not of pictures; all are left out, or one is and ``skipped`` is strict.
     """
-    if spec.values == "real":
-        raise UserError("the model's data are real numbers in units of their own, not pictures: give --split test")
-    if not kinds.kind_of(spec).fits_png(spec):
-        raise UserError(f"the model is of {spec.kind} data of shape {spec.shape}, not of pictures: give --split test")
+    if kinds.kind_of(spec).suffix(spec) not in SUFFIXES:
+        what = (
+            "real numbers in units of their own" if spec.values == "real" else f"{spec.kind} data of shape {spec.shape}"
+        )
+        raise UserError(f"the model is of {what}, not of pictures: give --split test")
     kept, pictures = [], []
     for path in paths:
         try:
@@ -53,38 +52,34 @@ def read_pictures(paths: Sequence[Path], spec: DataSpec, skipped: SkippedFiles) 
         else:
             kept.append(path)
     skipped.check_any_read(len(paths))
-    return kept, to_float(torch.from_numpy(np.stack(pictures)), "uint8")
+    return kept, torch.stack(pictures)
 
 
-def _read(path: Path, spec: DataSpec) -> np.ndarray:
-    """One picture (C, H, W) uint8."""
-    channels, height, width = spec.shape
-    check_regular(path)
+def _read(path: Path, spec: DataSpec) -> Tensor:
+    """One picture (C, H, W), in [-1, 1]."""
+    (channels, height, width), bits = spec.shape, spec.bits or 8
     try:
-        with Image.open(path) as file:
-            kind = "16-bit" if _is_deep(file) else kind_of(file)
-            frames = getattr(file, "n_frames", 1)
-        image = open_image(path)
+        with opened(path) as file:
+            kind, depth, frames = kind_of(file), depth_of(file), getattr(file, "n_frames", 1)
+        picture = open_picture(path)
     except Exception as error:  # Pillow's decoders raise anything on broken files
         raise UserError(f"cannot read {path} as a picture: {error}") from None
-    if kind not in ("", "grey") or frames > 1:
-        what = f"{frames} pictures in one" if frames > 1 else kind
-        raise UserError(f"{path} is {what}: coded are pictures of 8 bits, grey or RGB, without transparency")
-    if (image.height, image.width) != (height, width):
-        sizes = f"{image.height}x{image.width} (height x width), the model codes {height}x{width}"
+    if depth.bits != bits or depth.is_reduced or kind not in ("", "grey", f"{bits}-bit", "float") or frames > 1:
+        what = f"{frames} pictures in one" if frames > 1 else kind or "of 8 bits"
+        raise UserError(f"{path} is {what}: coded are pictures of {bits} bits, grey or RGB, without transparency")
+    if picture.size != (height, width):
+        sizes = f"{picture.size[0]}x{picture.size[1]} (height x width), the model codes {height}x{width}"
         raise UserError(f"{path} has {sizes}: give pictures of that size, as a resized one would not come back")
-    array = np.array(image.convert("RGB"))  # (H, W, 3); exact for grey pictures too
-    if channels == 1 and not (array == array[:, :, :1]).all():
+    values = torch.from_numpy(picture.values(3).transpose(2, 0, 1).copy())  # (3, H, W); exact for grey pictures too
+    if channels == 1 and not (values == values[:1]).all():
         raise UserError(f"{path} is in colour, and the model codes grey pictures")
-    if spec.values == "binary" and not np.isin(array, (0, 255)).all():
+    if spec.values == "binary" and not torch.isin(values, torch.tensor([0.0, 255.0])).all():
         raise UserError(f"{path} has values between black and white, and the model codes 0 and 255 alone")
-    return array[:, :, :channels].transpose(2, 0, 1)
-
-
-def _is_deep(file: Image.Image) -> bool:
-    """Whether a colour picture has more than 8 bits a value, of which Pillow silently keeps 8."""
-    tiles: Any = getattr(file, "tile", [])  # (decoder, extents, offset, its arguments), as ("ppm", ..., ("RGB", 65535))
-    return any(";16" in str(tile[3]) or (tile[0].startswith("ppm") and tile[3][-1] > 255) for tile in tiles)
+    if not spec.range:
+        return to_float(values[:channels].to(torch.uint8), "uint8")
+    if bool((values < spec.range[0]).any()) or bool((values > spec.range[1]).any()):
+        raise UserError(f"{path} has values outside of {spec.range[0]:g} to {spec.range[1]:g}, which the model codes")
+    return to_model(values[:channels], spec)
 
 
 def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -113,7 +108,7 @@ def check_empty_folder(folder: Path) -> None:
 
 
 def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path) -> None:
-    """Pictures NAME.png, or one array of the examples where they have no names; a new folder appears with all of them.
+    """Pictures NAME.png, of floats NAME.tif, or one array where they have no names; a new folder appears with all.
 
     Args:
         x: (n, *shape) in the range of the data.
@@ -126,8 +121,9 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         if names:
-            for name, picture in zip(names, to_uint8(x), strict=True):
-                save_png(picture, part / from_text(f"{name}.png"))
+            kind = kinds.kind_of(spec)
+            for name, picture in zip(names, x, strict=True):
+                kind.write(picture, part / from_text(f"{name}{kind.suffix(spec)}"), spec, None)
         else:
             save_array(to_stored_values(x, spec), part / ARRAY)
         part.chmod(0o777 & ~_umask())
@@ -141,10 +137,8 @@ def write_examples(x: Tensor, names: Sequence[str], spec: DataSpec, folder: Path
 
 
 def to_stored_values(x: Tensor, spec: DataSpec) -> np.ndarray:
-    """x as data sets store it: uint8 for "uint8" (0..255) and "binary" (0, 255), others in their units."""
-    if spec.values in ("uint8", "binary"):
-        return to_uint8(x).numpy()
-    return to_units(x, spec).numpy()
+    """x as data sets store it: uint8 for "uint8" (0..255) and "binary" (0, 255), else floats in the user's units."""
+    return to_uint8(x).numpy() if spec.values in ("uint8", "binary") else to_units(x, spec).numpy()
 
 
 def _umask() -> int:

@@ -47,6 +47,7 @@ def measure(model: GenerativeModule, x: Tensor, made: Encoded, others: bool = Tr
         "examples": count,
         "shape": list(x.shape[1:]),
         "values": model.spec.values,
+        "bits": model.spec.bits or (32 if model.spec.values == "real" else 8),
         "bytes": len(made.content),
         "payload_bytes": made.payload,
         "header_bytes": len(made.content) - made.payload,
@@ -77,7 +78,7 @@ def table(report: dict[str, Any]) -> str:
     """The report as text."""
     count, dims = report["examples"], report["examples"] * math.prod(report["shape"])
     shape = "x".join(map(str, report["shape"]))
-    bits = 1 if report["values"] == "binary" else 8 if report["values"] in ("uint8", "unit") else 32
+    bits = 1 if report["values"] == "binary" else report["bits"]
     loss = f"PSNR {report['psnr']:.2f} dB" if "psnr" in report else f"mean squared error {report.get('mse', 0):.4g}"
     coded = "lossless, verified" if report["lossless"] else f"lossy, {loss}; tokens verified"
     also = "" if report["lossless"] else ", lossless"

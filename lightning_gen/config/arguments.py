@@ -10,7 +10,19 @@ from lightning_gen.datamodules.errors import UserError, unknown
 
 SECTIONS = ("model", "data", "trainer")
 # options that stand as they are
-OPTIONS = ("seed", "name", "init", "val_every", "save_every", "watch", "best_by", "on_collapse", "patience", "threads")
+OPTIONS = (
+    "seed",
+    "name",
+    "init",
+    "val_every",
+    "val_examples",
+    "save_every",
+    "watch",
+    "best_by",
+    "on_collapse",
+    "patience",
+    "threads",
+)
 TOP = ("preset", "dataset", "steps", "epochs", *OPTIONS)  # of config.yaml
 SHORT_OPTIONS = {
     "model": (str, "NAME", "a model of the list, or an import path of your own class"),
@@ -23,6 +35,11 @@ SHORT_OPTIONS = {
     "resume": (str, "RUN", "go on with a stopped run in its folder; with a larger --steps extend it"),
     "init": (str, "CHECKPOINT", "start from the weights of a checkpoint"),
     "val_every": (int, "N", "iterations between validations (default: 20 in a run)"),
+    "val_examples": (
+        int,
+        "N",
+        "examples of a validation (default: of more than 1,000 at most a tenth of what training sees until the next)",
+    ),
     "save_every": (int, "N", "iterations between checkpoints (default 500)"),
     "watch": (str, "METRIC@N", "measure N samples at each validation: fd@1000, kd@1000, both with a comma, or none"),
     "best_by": (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -115,7 +116,7 @@ def _plain_options(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(layer: dict[str, Any]) -> dict[str, Any]:
-    for key in ("steps", "epochs", "val_every", "save_every", "patience", "seed"):
+    for key in ("steps", "epochs", "val_every", "val_examples", "save_every", "patience", "seed"):
         value, least = layer.get(key), 0 if key == "seed" else 1
         if value is not None and not (isinstance(value, int) and least <= value < 2**32):
             raise UserError(f"--{key} {value}: it must be a whole number, at least {least} and below 2^32")
@@ -183,22 +184,31 @@ def _class(section: str, path: str) -> type:
 
 
 def _pairs(rest: list[str]) -> list[tuple[str, str]]:
-    """``--a.b value`` and ``--a.b=value`` -> (a.b, value)."""
-    pairs, tokens = [], iter(rest)
-    for token in tokens:
+    """``--a.b value`` and ``--a.b=value`` -> (a.b, value); ``--a.b 0 4095`` -> (a.b, "[0, 4095]")."""
+    pairs, words = [], list(rest)
+    while words:
+        token = words.pop(0)
         if not token.startswith("--"):
             raise UserError(f"unexpected argument {token!r}: options are written --model.latent_dim 32")
         key, equals, value = token[2:].partition("=")
         if not equals:
-            value = next(tokens, "--")
+            value = words.pop(0) if words else "--"
             if value.startswith("--"):
                 raise UserError(f"--{key} needs a value")
+            numbers = [value, *itertools.takewhile(_is_number, words)] if _is_number(value) else [value]
+            if len(numbers) > 1:
+                del words[: len(numbers) - 1]
+                value = f"[{', '.join(numbers)}]"
         if key in REPLACED_OPTIONS:
             raise UserError(f"--{key} is not used here: use {REPLACED_OPTIONS[key]}")
         if re.fullmatch(r"[-+]?[\d_]{19,}", value):
             raise UserError(f"--{key}: {value} is a number of {len(value)} digits: the largest have 18")
         pairs.append((key, value))
     return pairs
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", word, re.IGNORECASE) is not None
 
 
 def _take_dict_entries(pairs: list[tuple[str, str]], layer: dict[str, Any], classes: dict[str, type]) -> list[str]:

@@ -22,7 +22,7 @@ GROUND = 255
 
 def to_uint8(samples: Tensor) -> Tensor:
     """Pictures in [-1, 1] -> uint8, rounded to the nearest of the 256 levels."""
-    return ((samples.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((samples.detach().float().cpu().contiguous().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def grid(pictures: Tensor, columns: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.value_range import check_same_range
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics.base import GatherColumns
 from lightning_gen.metrics.errors import Inapplicable
@@ -113,6 +114,7 @@ class EvaluationRun:
                 f"the model makes examples of shape {self.model.spec.shape}, the reference has {self.data.spec.shape}: "
                 "evaluate on data of the model's shape"
             )
+        check_same_range(self.model.spec, self.data.spec)
         self.data = self.data.in_units_of(self.model.spec)
         self.unbinarized_data = self.data.without_binarization()
         self.n = min(self.n, self.unbinarized_data.size(self.split))

@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_gen.datamodules import pixels
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
+from lightning_gen.datamodules.value_range import check_same_range
 from lightning_gen.evaluation.evaluation_run import check_finite
 from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.condition import condition_of
@@ -173,6 +174,8 @@ def attach_sampler(
     if components is not None and name not in FITTED:
         raise UserError(f"components {components}: only --sampler {', '.join(FITTED)} has any, not {name}")
     components = COMPONENTS if components is None else components
+    if data is not None:
+        check_same_range(model.spec, data.spec)
     if isinstance(model, TakesSampler):
         with evaluation_mode(model):  # type: ignore[arg-type]
             model.sampler = SAMPLERS[name](model, data, components)

@@ -16,6 +16,7 @@ from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.pair_data import PairData
 from lightning_gen.datamodules.pixels import to_float
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.datamodules.value_range import check_same_range
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.evaluation.evaluation_run import EvaluationRun, check_finite, fixed_permutation
 from lightning_gen.evaluation.quality import FRECHET_DIMS, Measured
@@ -113,6 +114,7 @@ def translation_run(
     known, shapes = _shapes(model.spec), _shapes(data.spec)
     if known != shapes:
         raise UserError(f"the model translates between pictures of shapes {known}, the data have {shapes}")
+    check_same_range(model.spec, data.spec)
     n = min(n, *(side.size("test") for side in sides.values()))
     if n < 2:
         raise UserError("one side has a single test picture, of which nothing can be measured: hold out more")

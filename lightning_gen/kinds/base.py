@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.datamodules.custom import read_arrays
+from lightning_gen.datamodules.array_files import read_arrays
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.listing import is_hidden
 from lightning_gen.datamodules.spec import DataSpec
@@ -121,17 +121,18 @@ class Kind(ABC):
             raise UserError(f"{path} holds an array {tuple(x.shape)}: expected (N, {', '.join(map(str, spec.shape))})")
         return x if spec.values == "tokens" else to_model(x, spec)
 
-    def write(self, x: Tensor, path: Path, spec: DataSpec, provenance: Mapping[str, object]) -> None:
+    def write(self, x: Tensor, path: Path, spec: DataSpec, provenance: Mapping[str, object] | None) -> None:
         """Write an example (*shape), or examples (N, *shape) where files hold many, to a file of ``suffix``.
 
-        The provenance says what made them; formats that hold no text leave it out.
+        The provenance says what made them, None of what no model made; formats that hold no text leave it out.
         """
         values = to_units(x, spec) if spec.values in ("real", "unit") else x
         save_array(values.numpy(), path)
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Examples (N, *shape) as a file of this kind would hold them, on the CPU: what metrics compare."""
-        return to_units(x.detach().cpu(), spec) if spec.values == "real" else x.detach().float().cpu()
+        values = to_units(x.detach().cpu(), spec) if spec.values == "real" else x.detach().float().cpu()
+        return values.contiguous()
 
     def restored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Stored examples (N, *shape) as they reach a model."""

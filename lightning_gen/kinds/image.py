@@ -7,21 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_gen.datamodules.array_files import read_arrays
+from lightning_gen.datamodules.decode import SUFFIXES
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.datamodules.images import SUFFIXES, Reader, try_read
+from lightning_gen.datamodules.images import try_read
 from lightning_gen.datamodules.listing import is_picture, list_pictures
 from lightning_gen.datamodules.pixels import threshold, to_float
+from lightning_gen.datamodules.reader import reader_of
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.drawing.images import save_array, save_png
+from lightning_gen.datamodules.units import to_model, to_units
+from lightning_gen.drawing.images import save_array, save_png, save_tiff
 from lightning_gen.drawing.render import grid, to_uint8
-from lightning_gen.kinds.base import Claim, Health, Kind, arrays
+from lightning_gen.kinds.base import ARRAYS, Claim, Health, Kind, arrays
 
 LEAST = 8  # pixels of a side that convolutions halve
 SMALL = 16  # up to here an image is few numbers, and a fully connected network is as good and faster
+BYTES = ("binary", "uint8")  # values that are stored as 0..255
+WHITE_16 = 65535  # of a PNG file of 16 bits
 COARSE = 32  # sides of an image between which distances are taken
 
 
@@ -51,35 +58,86 @@ class Image(Kind):
     # Files
 
     def suffix(self, spec: DataSpec) -> str:
-        return ".png" if self.fits_png(spec) else ".npy"
+        """PNG of values 0 to 65535 at most, TIFF of other grey values in units of their own, else an array."""
+        if not self._is_picture(spec):
+            return ".npy"
+        if not spec.range or (self._is_whole(spec) and spec.range[0] >= 0 and spec.range[1] <= WHITE_16):
+            return ".png"
+        return ".tif" if spec.shape[0] == 1 else ".npy"
 
     def is_example_file(self, path: Path, is_file: bool | None = None) -> bool:
         return is_picture(path, is_file)
 
     def read(self, path: Path, spec: DataSpec) -> Tensor:
-        """A picture file of any size -> (C, H, W): its largest centred part of the right proportions, resized."""
-        if not self.fits_png(spec):
-            raise UserError(f"{path}: images {spec.shape} of {spec.values!r} values are not read from picture files")
-        channels, height, width = spec.shape
-        image = try_read(Reader(height, width, channels, "center"), str(path))
+        """A picture file of any size -> (C, H, W): its largest centred part of the right proportions, resized.
+
+        An array holds one image of the spec's shape, in its units; of values and channels of no picture it must be one.
+        """
+        if path.suffix in ARRAYS:
+            return self._read_array(path, spec)
+        if not self._is_picture(spec):
+            what = f"images {spec.shape} of {spec.values!r} values"
+            raise UserError(f"{path}: {what} are no pictures: give a {ARRAYS[0]} file of this shape")
+        image = try_read(reader_of(spec), str(path))
         if isinstance(image, str):
             raise UserError(f"cannot read {path} as a picture: {image}")
-        x = to_float(torch.from_numpy(image.copy()), "uint8")
+        x = self._to_model(torch.from_numpy(image), spec)
         return threshold(x) if spec.values == "binary" else x
 
-    def write(self, x: Tensor, path: Path, spec: DataSpec, provenance: Mapping[str, object]) -> None:
-        """A PNG file; an array where the numbers are of no picture."""
-        if self.fits_png(spec):
+    def _read_array(self, path: Path, spec: DataSpec) -> Tensor:
+        """One image (C, H, W), (H, W, C) or, of one channel, (H, W)."""
+        x = torch.from_numpy(np.ascontiguousarray(read_arrays(path)["x"]))
+        channels, height, width = spec.shape
+        if tuple(x.shape) == (height, width, channels) != spec.shape:
+            x = x.permute(2, 0, 1)
+        x = x.reshape(spec.shape) if tuple(x.shape) in ((height, width), (1, *spec.shape)) else x
+        if tuple(x.shape) != spec.shape or (spec.values in BYTES and x.dtype != torch.uint8):
+            wanted = f"one image {spec.shape}" + (" of uint8" if spec.values in BYTES else "")
+            raise UserError(f"{path} holds {x.dtype} of shape {tuple(x.shape)}: expected {wanted}")
+        if not x.isfinite().all():
+            raise UserError(f"{path} holds values that are not finite (nan or inf)")
+        return self._to_model(x, spec).contiguous()
+
+    @staticmethod
+    def _to_model(x: Tensor, spec: DataSpec) -> Tensor:
+        """Stored values as a model sees them; pictures of 8 bits are no other in data of floats in [0, 1]."""
+        return to_float(x, "uint8") if x.dtype == torch.uint8 and not spec.range else to_model(x, spec)
+
+    def write(self, x: Tensor, path: Path, spec: DataSpec, provenance: Mapping[str, object] | None) -> None:
+        """PNG of 8 or 16 bits, TIFF of floats or int16, or an array, see ``suffix``; in the units of the data."""
+        suffix, is_whole = self.suffix(spec), self._is_whole(spec)
+        if suffix == ".npy":
+            values = to_uint8(x) if spec.values in BYTES else to_units(x.detach().cpu(), spec)
+            save_array(values.numpy(), path)
+        elif not spec.range:
             save_png(to_uint8(x), path, provenance)
         else:
-            save_array(self.stored(x, spec).numpy(), path)
+            values = to_units(x.detach().cpu().clamp(-1, 1), spec)
+            values = values.round() if is_whole else values
+            if suffix == ".png":
+                save_png(values.to(torch.uint8 if spec.bits == 8 else torch.int32), path, provenance)
+            else:
+                save_tiff(values.to(torch.int16) if is_whole else values, path, provenance)
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
-        """Rounded to 256 levels, uint8; numbers in units of their own as they are."""
-        return super().stored(x, spec) if spec.values == "real" else to_uint8(x)
+        """Rounded to 256 levels, uint8; numbers of more bits, and in units of their own, as they are."""
+        return super().stored(x, spec) if self._keeps_depth(spec) else to_uint8(x)
 
     def restored(self, x: Tensor, spec: DataSpec) -> Tensor:
-        return x if spec.values == "real" else x.float() / 127.5 - 1
+        return x if self._keeps_depth(spec) else x.float() / 127.5 - 1
+
+    @staticmethod
+    def _is_picture(spec: DataSpec) -> bool:
+        return spec.values != "real" and spec.shape[0] in (1, 3)
+
+    @staticmethod
+    def _is_whole(spec: DataSpec) -> bool:
+        """Whether the user's values are whole numbers of at most 16 bits."""
+        return 0 < spec.bits <= 16
+
+    @staticmethod
+    def _keeps_depth(spec: DataSpec) -> bool:
+        return spec.values == "real" or bool(spec.range)
 
     # Views
 
@@ -116,7 +174,8 @@ class Image(Kind):
         return spec.values != "real"
 
     def fits_png(self, spec: DataSpec) -> bool:
-        return spec.values != "real" and spec.shape[0] in (1, 3)
+        """Of 8 bits, as codecs of pictures take them."""
+        return self._is_picture(spec) and not spec.range
 
     def points(self, x: Tensor) -> Tensor:
         """Of large images the means of patches."""

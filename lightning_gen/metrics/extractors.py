@@ -115,7 +115,7 @@ class Extractor:
         # out of inference mode, so that a network moved to another device keeps ordinary weights
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             self._network.to(x.device).eval()
-            parts = [self._pass(part) for part in x.split(self.batch_size)]
+            parts = [self._pass(part) for part in x.contiguous().split(self.batch_size)]
             features, logits = (torch.cat(kind) for kind in zip(*parts, strict=True))
             return features, logits.log_softmax(1) if self.num_classes else None
 

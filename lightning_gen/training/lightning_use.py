@@ -42,9 +42,10 @@ class LightningUse(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """None of its own; called before a Trainer begins, it checks that Trainer and sets how batches are read."""
         check_trainer(self.trainer)
-        check_units(self.trainer.datamodule, self.spec)  # type: ignore[attr-defined]
+        data = getattr(self.trainer, "datamodule", None)
+        check_units(data, self.spec)  # type: ignore[attr-defined]
         self.__dict__.pop("on_after_batch_transfer", None)
-        if self.trainer.datamodule is None:  # else the datamodule's own, and two would be warned of
+        if data is None:  # else the datamodule's own, and two would be warned of
             self.__dict__["on_after_batch_transfer"] = self._read_batch
         return []
 

@@ -31,7 +31,7 @@ PER_THREAD = 4e9  # FLOPs of an iteration that are worth a thread
 class Threads(NamedTuple):
     """A number of threads, and why, in words."""
 
-    count: int
+    number: int
     reason: str
 
 
@@ -102,7 +102,7 @@ def _flops(model: Any, count: int) -> float:
     twin._noise, twin.total = BatchNoise(0), twin.total or 1
     alone = SimpleNamespace(reduce=lambda x, **_: x, all_gather=lambda x, **_: x)
     twin._trainer = SimpleNamespace(strategy=alone, world_size=1, global_rank=0, precision="32-true")
-    batch, shared = random_batch(twin.spec, count), {}
+    batch, shared = random_batch(twin.spec, count), dict[str, Any]()
     with torch.random.fork_rng(devices=[]), _Counter() as counter:
         for player in twin.players:
             loss, _ = getattr(twin, f"loss_{player}")(batch, shared)
@@ -127,9 +127,9 @@ def random_batch(spec: DataSpec, count: int) -> dict[str, Tensor]:
 
 def use(threads: Threads, processes: int = 1) -> None:
     """Compute with them from here on; Lightning's launcher and the processes that it starts do so too."""
-    torch.set_num_threads(threads.count)
+    torch.set_num_threads(threads.number)
     if processes > 1:
-        os.environ[VARIABLE] = str(threads.count)
+        os.environ[VARIABLE] = str(threads.number)
 
 
 def follow(config: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_gen.training.lightning_use import LightningUse
+from lightning_gen.training.memory_order import ContiguousInputs
 from lightning_gen.training.players import size_of
 
 Batch = dict[str, Tensor]
@@ -94,7 +95,7 @@ class Rows:
         return {name: torch.cat([part[name] for _, part in ranks])[order] for name in ranks[0][1]} if ranks else {}
 
 
-class ExampleMeanValidation(LightningUse):
+class ExampleMeanValidation(ContiguousInputs, LightningUse):
     """A LightningModule whose validation and test are means over examples, and statistics of all of them."""
 
     iteration: int
