@@ -137,12 +137,15 @@ class DataModule(L.LightningDataModule, ABC):
         Of a Trainer that overfits batches, those of these.
         """
         period = self._period()
-        if period and self._overfits:
-            assert self.trainer is not None
+        if period and getattr(self.trainer, "overfit_batches", 0):
             self.setup()
-            self.trainer.limit_val_batches = period  # read after this; a share would be taken of these few again
+            trainer: Any = self.trainer
+            trainer.limit_val_batches = period  # read after this; a share would be taken of these few again
             rows = torch.cat([self._order().batch(n) for n in range(period)])
-            return self._eval_loader(Subset(self._splits["train"], rows))
+            source: Source = Subset(self._splits["train"], rows)
+            if self.binarize == "dynamic":
+                source, _ = binarize_source(source, self.stored_spec, derive_seed(EVAL_SEED, "overfit"))
+            return self._eval_loader(source)
         return self._eval_loader("val", self.validation_examples)
 
     def test_dataloader(self) -> EvalLoader:
@@ -360,16 +363,11 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _period(self) -> int | None:
         """The number of training batches that a Trainer's options make an epoch of; None: it takes all in turn."""
-        limit = getattr(self.trainer, "limit_train_batches", 0)  # 0 without a Trainer
+        limit, overfits = (getattr(self.trainer, f"{name}_batches", 0) for name in ("limit_train", "overfit"))
         if not limit or (isinstance(limit, float) and limit == 1):
             return None
         count = max(1, self.size("train") // self.batch_size)
-        return limited(limit, count) if self._overfits or limited(limit, count) < count else None
-
-    @property
-    def _overfits(self) -> bool:
-        """Whether the Trainer is to see the same batches in all epochs, and in validation."""
-        return bool(getattr(self.trainer, "overfit_batches", 0))
+        return limited(limit, count) if overfits or limited(limit, count) < count else None
 
     def _eval_loader(self, split: str | Source, most: int | None = None) -> EvalLoader:
         self.setup()

@@ -165,6 +165,14 @@ def test_one_batch_is_overfitted_and_validated_on(workers, trainer):
     assert x.sum().item() == pytest.approx(seen.val[0][0], rel=1e-5)  # of the very examples of training
 
 
+def test_an_overfitted_batch_is_binarised_for_validation_too(trainer):
+    data = Digits(batch_size=8, binarize="dynamic")
+    model = small(data.spec)
+    trainer(max_steps=2, overfit_batches=1, check_val_every_n_epoch=1).fit(model, data)
+    (batch,) = data.val_dataloader()
+    assert len(batch["x"]) == 8 and set(batch["x"].unique().tolist()) == {0, 255}
+
+
 @pytest.mark.parametrize(("limit", "period"), [(3, 3), (0.25, 3), (1, 1), (1.0, None), (100, None)])
 def test_limit_train_batches_repeats_the_first_ones(limit, period, trainer):
     seen = Seen()

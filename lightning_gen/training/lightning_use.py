@@ -43,7 +43,7 @@ class LightningUse(L.LightningModule):
         """None of its own; called before a Trainer begins, it checks that Trainer and sets how batches are read."""
         check_trainer(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
-        check_units(data, self.spec)  # type: ignore[attr-defined]
+        check_units(data, self.spec)
         self.__dict__.pop("on_after_batch_transfer", None)
         if data is None:  # else the datamodule's own, and two would be warned of
             self.__dict__["on_after_batch_transfer"] = self._read_batch

@@ -102,7 +102,8 @@ def _flops(model: Any, count: int) -> float:
     twin._noise, twin.total = BatchNoise(0), twin.total or 1
     alone = SimpleNamespace(reduce=lambda x, **_: x, all_gather=lambda x, **_: x)
     twin._trainer = SimpleNamespace(strategy=alone, world_size=1, global_rank=0, precision="32-true")
-    batch, shared = random_batch(twin.spec, count), dict[str, Any]()
+    batch = random_batch(twin.spec, count)
+    shared: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]), _Counter() as counter:
         for player in twin.players:
             loss, _ = getattr(twin, f"loss_{player}")(batch, shared)
