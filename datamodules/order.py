@@ -94,8 +94,9 @@ class BalancedOrder:
 
     def __init__(self, y: Tensor, batch_size: int, seed: int) -> None:
         self.batch_size, self.seed = batch_size, seed
-        self.members = [(y == c).nonzero().flatten() for c in y[y >= 0].unique().tolist()]  # classes that are there
-        self._streams = [Order(len(rows), 1, derive_seed(seed, "class", c)) for c, rows in enumerate(self.members)]
+        counts = y[y >= 0].unique(return_counts=True)[1]  # of the classes that are there
+        self.members = y.argsort(stable=True)[len(y) - int(counts.sum()) :].split(counts.tolist())
+        self._generator = torch.Generator()
         self._classes = Order(len(self.members), 1, derive_seed(seed, "classes"))
         self._rows: dict[int, tuple[int, list[int]]] = {}  # of each class its current pass, as positions
 
@@ -115,7 +116,9 @@ class BalancedOrder:
         """The position of the k-th example that is drawn of a class."""
         epoch, offset = divmod(k, len(self.members[c]))
         if self._rows.get(c, (-1, []))[0] != epoch:
-            self._rows[c] = epoch, self.members[c][self._streams[c].permutation(epoch)].tolist()
+            self._generator.manual_seed(derive_seed(self.seed, "class", c, epoch))
+            permutation = torch.randperm(len(self.members[c]), generator=self._generator)
+            self._rows[c] = epoch, self.members[c][permutation].tolist()
         return self._rows[c][1][offset]
 
 

@@ -125,7 +125,7 @@ def test_a_class_without_training_examples_is_told(tmp_path):
     assert data.spec.class_names == ("4", "9")
     assert data.notices()[0] == "2 classes: 4 (24), 9 (0)" and "in 1 of them: 9 (0);" in data.notices()[1]
     data = arrays(tmp_path, np.full(30, 7))
-    assert data.notices() == ["1 class: 7 (24)"], "one class is one"
+    assert data.notices()[0] == "1 class: 7 (24)" and "fewer than" not in str(data.notices()), "one class is one"
 
 
 def test_embedded_sets_have_names():

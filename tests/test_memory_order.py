@@ -15,6 +15,7 @@ from lightning_gen.datamodules.folder import Folder
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.kinds import kind_of
+from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.metrics.extractors import Extractor
 from lightning_gen.names import resolve
 from lightning_gen.presets import PRESETS
@@ -82,10 +83,9 @@ def test_training_and_validation(name, trainer):
 
     def losses(place):
         model = model_of(name)
-        x = examples(8)
-        batch = {"x": x, "index": torch.arange(8)}
-        if model.spec.has_two_sides:
-            batch = {"a": x, "b": examples(8, 1), "index": torch.arange(8)}
+        x, other = ((examples(8, seed) + 1) / 2 for seed in (0, 1))  # in [0, 1], as loaders give them
+        batch = {"a": x, "b": other} if model.spec.has_two_sides else {"x": x}
+        batch["index"] = torch.arange(8)
         batch = {key: place(value) if value.dim() == 4 else value for key, value in batch.items()}
 
         class Loader(torch.utils.data.Dataset):
@@ -139,7 +139,7 @@ def test_colour_files_are_coded_by_a_convolutional_vae(tmp_path):
     for k, row in enumerate(rows):
         Image.fromarray(row).save(tmp_path / f"{k}.png")
     files = sorted(tmp_path.glob("*.png"))
-    x = image_io.read_pictures(files, model.spec)
+    _, x = image_io.read_pictures(files, model.spec, SkippedFiles(True))
     plain = codec.encode(model, x, run="run").content
     for other in orders(x):
         assert codec.encode(model, other, run="run").content == plain

@@ -21,6 +21,7 @@ from lightning_gen.datamodules.units import to_model, to_units
 from lightning_gen.datamodules.unpaired import Unpaired
 from lightning_gen.drawing.images import save_png
 from lightning_gen.kinds import kind_of
+from lightning_gen.kinds.files import SkippedFiles
 
 H, W = 6, 5
 
@@ -350,16 +351,16 @@ def test_arrays_of_one_image_are_read_in_both_orders(tmp_path):
 def test_compressed_pictures_of_16_bits(tmp_path):
     spec, array = spec_of((0.0, 65535.0), 16, 3), values("coded", 3)
     path = save_16(tmp_path / "a.png", array)
-    x = image_io.read_pictures([path], spec)
+    _, x = image_io.read_pictures([path], spec, SkippedFiles(True))
     assert torch.equal(x[0], to_model(torch.from_numpy(array.transpose(2, 0, 1).copy()), spec))
     image_io.write_examples(x, ["a"], spec, tmp_path / "out")
     assert np.array_equal(open_picture(tmp_path / "out" / "a.png").pixels, array)
     with Image.open(tmp_path / "out" / "a.png") as image:
         assert not image.text, "of no model's making"
     with pytest.raises(UserError, match="is 16-bit: coded are pictures of 8 bits"):
-        image_io.read_pictures([path], DataSpec((3, H, W)))
+        image_io.read_pictures([path], DataSpec((3, H, W)), SkippedFiles(True))
     with pytest.raises(UserError, match="values outside of 0 to 4095, which the model codes"):
-        image_io.read_pictures([path], spec_of((0.0, 4095.0), 16, 3))
+        image_io.read_pictures([path], spec_of((0.0, 4095.0), 16, 3), SkippedFiles(True))
 
 
 # Arrays

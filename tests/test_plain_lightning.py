@@ -386,8 +386,8 @@ def test_numbers_of_samples(model, asked, match):
         (torch.tensor([1, 2, 3]), "3 class ids for 2 samples"),
         (torch.tensor([1, 10]), "class 1 to 10: possible are 2 ids from 0 to 9"),
         (torch.tensor([0.5, 1.0]), "as floats"),
-        ([1, 2], "a condition is a tensor, not list: give the class of each example, 0 to 9"),
-        (3, "not int"),
+        ([1.5, 2], "y is a list: give a tensor, or the names of classes"),
+        (13, "unknown class '13'"),
     ],
 )
 def test_conditions_of_samples(y, match):

@@ -108,7 +108,8 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     depths = range(1, 1 + max(len(folder.parts) for folder in folders))
     ends = [["/".join(folder.parts[-k:]) for folder in folders] for k in depths]
     tags = [folder.parent.name if folder.name.startswith("version_") else folder.name for folder in folders]
-    return next(choice for choice in (tags, *ends) if len(set(choice)) == len(folders))
+    labels = next(choice for choice in (tags, *ends) if len(set(choice)) == len(folders))
+    return [printable(label) for label in labels]
 
 
 def _options(folder: Path) -> dict[str, Any]:
