@@ -23,7 +23,7 @@ FORMS = {  # sys.argv[0] -> what a hint says
     "/env/lib/python3.11/site-packages/lightning_gen/__main__.py": "python -m lightning_gen train-extractor",
     "/env/lib/python3.11/site-packages/lightning_gen/commands/fit.py": "python -m lightning_gen train-extractor",
     "scripts/fit.py": "python scripts/train_extractor.py",
-    "/env/bin/pytest": "python scripts/train_extractor.py",
+    "/env/bin/pytest": "lightning-gen train-extractor",
 }
 HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "sklearn", "matplotlib", "tensorboard", "numpy", "scipy"}
 
@@ -64,16 +64,16 @@ def test_without_a_command_it_lists_them(arguments, capsys):
     call(arguments)
     said = capsys.readouterr().out
     assert [name for name in COMMANDS if f"\n  {name}  " not in said] == []
-    assert "fit.py --model vae" in said
+    assert "fit --model vae" in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["sampl", "RUN"], "unknown command 'sampl': did you mean 'sample'"),
-        (["--model", "vae"], "--model: a command comes first, as in python scripts/fit.py --model vae"),
+        (["--model", "vae"], "--model: a command comes first, as in lightning-gen fit --model vae"),
         (["list", "ganz"], "unknown family or kind 'ganz': did you mean 'gan'"),
-        (["list", "beta-vae"], "'beta-vae' is a model of the family 'vae'; its options: python scripts/fit.py --help"),
+        (["list", "beta-vae"], "'beta-vae' is a model of the family 'vae'; its options: lightning-gen fit --help"),
         (["list", "gan", "vae"], "unrecognized arguments: vae"),
         (["fit", "--model", "vea"], "unknown model 'vea': did you mean 'vae'"),
         (["fit", "--help", "--model", "vea"], "unknown model 'vea'"),
@@ -90,7 +90,7 @@ def test_a_hyphen_or_an_underscore(capsys):
     for spelling in ("train-extractor", "train_extractor"):
         with pytest.raises(SystemExit) as stop:
             call([spelling, "--help"])
-        assert stop.value.code == 0 and "usage: python scripts/train_extractor.py" in capsys.readouterr().out
+        assert stop.value.code == 0 and "usage: lightning-gen train-extractor" in capsys.readouterr().out
 
 
 def test_the_version(capsys):

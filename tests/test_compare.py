@@ -72,7 +72,7 @@ def test_the_page_shows_options_that_differ_and_final_values(place, capsys):
     summary = json.loads((place / VAE / "summary.json").read_text(encoding="utf-8"))
     assert rows["val/loss"][0] == f"{summary['final']['val/loss']:.4g}" and rows["iterations"] == ["60", "60"]
     assert float(rows["images/s"][1].replace(",", "")) > 0
-    assert f"python scripts/evaluate.py {BETA}` would add its values" in page and "![" in page
+    assert f"lightning-gen evaluate {BETA}` would add its values" in page and "![" in page
     printed = capsys.readouterr().out
     assert "model.terms.kl" in printed and "comparison/comparison.png" in printed and "-digits has no" in printed
 

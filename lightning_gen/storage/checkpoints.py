@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,7 +91,8 @@ def _read(path: Path) -> dict[str, Any]:
     check_regular(path)
     try:
         whole = _is_whole(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about what another program wrote
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
     except pickle.UnpicklingError as error:
