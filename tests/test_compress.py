@@ -348,8 +348,8 @@ def test_the_same_weights_with_another_activation_are_another_model():
 
 def test_the_error_of_tokens_is_in_the_units_of_the_data():
     x, y = torch.zeros(2, 3), torch.full((2, 3), 2.0)
-    assert report._mean_squared_error(x, y, "real") == 4  # no pixels, so no range
-    assert report._mean_squared_error(x, y, "uint8") == 1  # of [0, 1], where the model's are in [-1, 1]
+    assert report._mean_squared_error(x, y, DataSpec((3,), "vector", "real")) == 4  # no pixels, so no range
+    assert report._mean_squared_error(x, y, DataSpec((1, 1, 3))) == 1  # of [0, 1], where the model's are in [-1, 1]
 
 
 # Other compressors

