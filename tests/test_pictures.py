@@ -63,30 +63,29 @@ def read_16(path: Path) -> np.ndarray:
     return np.ascontiguousarray(rows[:, 1:]).view(">u2").reshape(shape).astype(np.int32)
 
 
-def save_tiff_16(path: Path, array: np.ndarray, order: str, strips: int = 1, sample_format: int = 1) -> Path:
-    """A TIFF file of 16 bits by hand, in the order of bytes "<" or ">", not compressed, in strips of rows."""
+def save_tiff_16(path: Path, array: np.ndarray, order: str, strips: int = 1, sample_format: int = 1, **tags) -> Path:
+    """A TIFF file of 16 bits by hand, in the order of bytes "<" or ">", not compressed, in strips of rows.
+
+    ``tags`` may name other colours (``t262``), and planes of their own (``t284``), one for each channel.
+    """
     height, width, channels = array.shape
     rows = -(-height // strips)
-    parts = [array[k : k + rows].astype(f"{order}u2").tobytes() for k in range(0, height, rows)]
-    tags = [(256, [width]), (257, [height]), (258, [16] * channels), (259, [1]), (262, [1 if channels == 1 else 2])]
-    ends = [(277, [channels]), (278, [rows]), (279, [len(part) for part in parts]), (339, [sample_format] * channels)]
-    at = 8 + 2 + 12 * (len(tags) + 1 + len(ends)) + 4
-    offsets, extra = [], b""
-    entries = []
-    for tag, numbers in sorted([*tags, (273, [0] * len(parts)), *ends]):
-        entries.append([tag, numbers])
-    long = sum(4 * len(numbers) for _, numbers in entries if len(numbers) > 1)
-    for _ in parts:
-        offsets.append(at + long + sum(map(len, parts[: len(offsets)])))
-    body = b""
-    for tag, numbers in entries:
-        numbers = offsets if tag == 273 else numbers
+    planes = np.split(array, channels, 2) if tags.get("t284") == 2 else [array]
+    parts = [p[k : k + rows].astype(f"{order}u2").tobytes() for p in planes for k in range(0, height, rows)]
+    entries = {256: [width], 257: [height], 258: [16] * channels, 259: [1], 262: [1 if channels == 1 else 2]}
+    entries |= {277: [channels], 278: [rows], 279: [*map(len, parts)], 284: [1], 339: [sample_format] * channels}
+    entries |= {273: [0] * len(parts)} | {int(name[1:]): [value] for name, value in tags.items()}
+    at = 8 + 2 + 12 * len(entries) + 4  # of what needs more than an entry's four bytes, and then of the parts
+    first = at + sum(4 * len(numbers) for numbers in entries.values() if len(numbers) > 1)
+    entries[273] = [first + sum(map(len, parts[:k])) for k in range(len(parts))]
+    body = extra = b""
+    for tag, numbers in sorted(entries.items()):
         packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
         if len(numbers) > 1:
             packed, extra = struct.pack(f"{order}I", at + len(extra)), extra + packed
         body += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + packed
     mark = b"II" if order == "<" else b"MM"
-    head = mark + struct.pack(f"{order}HI", 42, 8) + struct.pack(f"{order}H", len(entries)) + body + b"\0" * 4
+    head = mark + struct.pack(f"{order}HIH", 42, 8, len(entries)) + body + b"\0" * 4
     path.write_bytes(head + extra + b"".join(parts))
     return path
 
@@ -132,6 +131,17 @@ def test_numbers_with_a_sign_keep_it(tmp_path):
     picture = open_picture(save_tiff_16(tmp_path / "a.tif", array, "<", sample_format=2))
     assert picture.depth == Depth(16, -32768, 32767)
     assert np.array_equal(picture.pixels, array.astype(np.uint16).view(np.int16))
+
+
+def test_16_bits_of_which_8_are_read_are_counted(tmp_path):
+    """Pillow takes 16-bit CMYK; of planes that are not compressed it would make noise."""
+    for k in range(5):
+        save_tiff_16(tmp_path / f"{k}.tif", values(str(k), 4), "<", t262=5)
+    data = Folder(str(tmp_path), size=[H, W])
+    assert data.spec.values == "uint8"
+    assert data.notices() == ["5 files of 16 bits in a form of which only 8 are read"]
+    with pytest.raises(ValueError, match="whose colours lie in planes of their own: these are read compressed"):
+        open_picture(save_tiff_16(tmp_path / "planes.tif", values("planes", 3), "<", t284=2))
 
 
 @pytest.mark.parametrize("top", [1000, 4095, 65535])
