@@ -88,7 +88,7 @@ def left_out(roots: Collection[Path], taken: Collection[str] | None = None) -> s
         if is_picture(path, is_file):
             beside += taken is not None and str(path) not in taken
         else:
-            count[path.suffix.lower() or "without a suffix"] += 1
+            count[(path.suffix.lower() or "without a suffix") if is_file else "not a regular file"] += 1
     ranked = sorted(count.items(), key=lambda item: (item[0] not in SUGGESTED, -item[1], item[0]))
     parts = [f"{n:,} {end}" + (f" ({SUGGESTED[end]})" if end in SUGGESTED else "") for end, n in ranked[:SHOWN]]
     if more := sum(n for _, n in ranked[SHOWN:]):

@@ -68,7 +68,8 @@ TOLD = [
     "fewer than 10 training examples in 1 of them: b\\udcefrd (3); --data.balance true draws all classes equally",
     "of 2 files only the first page or frame is taken, 12 are not: such as set [v1]/train/dog/moves.gif, of 4; "
     "--data.pages all takes them too",
-    "left out: 2 .heic (pip install pillow-heif), 1 .mp4, 1 .png, 1 .txt, 1 pictures beside the folders of the splits",
+    "left out: 2 .heic (pip install pillow-heif), 1 .mp4, 1 .txt, 1 not a regular file, "
+    "1 pictures beside the folders of the splits",
 ]
 
 
@@ -123,14 +124,14 @@ def test_two_sides_follow_the_same_rules(tree, tmp_path):
     for data in (Unpaired(str(tree), "other", size=8), Paired(root=str(tree), size=8, crop="stretch")):
         assert {split: len(paths) for split, paths in data.parts[0].items()} == same
         lines = data.notices()
-        assert lines[-1].startswith("left out: 2 .heic (pip install pillow-heif), 1 .mp4, 1 .png, 1 .txt")
+        assert lines[-1].startswith("left out: 2 .heic (pip install pillow-heif), 1 .mp4, 1 .txt, 1 not a regular file")
         assert lines[-2].startswith("of 2 files only the first page or frame is taken, 12 are not")
         data.setup()
         assert [path.rpartition("/")[2] for path in data.skipped] == ["broken.png"]
 
 
 NOT_TAKEN = "skipped 1 of 34 files; cannot read "
-LEFT_OUT = "left out: 2 .heic (pip install pillow-heif), 1 .mp4, 1 .png, 1 .txt"
+LEFT_OUT = "left out: 2 .heic (pip install pillow-heif), 1 .mp4, 1 .txt, 1 not a regular file"
 
 
 def check_end(said, broken):
