@@ -121,7 +121,7 @@ def read_batch(batch: Any, spec: DataSpec) -> dict[str, Tensor]:
         found[name] = _examples(x, spec)
     more = {key: batch[key] for key in MORE if key in batch} if isinstance(batch, Mapping) else {}
     if isinstance(y, Tensor) and spec.num_classes and y.ndim == 1 and not y.is_floating_point():
-        more["y"] = y.long()
+        more |= {"y": y.long()}
     return found | more
 
 

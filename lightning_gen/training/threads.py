@@ -120,9 +120,9 @@ def random_batch(spec: DataSpec, count: int) -> dict[str, Tensor]:
         batch = {name: torch.zeros(x.shape, dtype=torch.int64) for name, x in batch.items()}
     batch["index"] = torch.arange(count)
     if spec.num_classes:
-        batch["y"] = torch.arange(count) % spec.num_classes
+        batch |= {"y": torch.arange(count) % spec.num_classes}
     if spec.condition == "text":
-        batch["text"] = torch.zeros(count, *spec.condition_shape, dtype=torch.int64)
+        batch |= {"text": torch.zeros(count, *spec.condition_shape, dtype=torch.int64)}
     return batch
 
 
