@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from lightning_gen.commands import fit, reconstruct, sample
+from lightning_gen.compression.image_io import write_examples
+from lightning_gen.compression.report import _mean_squared_error
 from lightning_gen.datamodules.custom import Arrays, Custom
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.toy import Toy
@@ -146,6 +148,16 @@ def test_files_are_in_the_units_of_the_data(tmp_path, path, rows):
     back = np.load(tmp_path / "back.npy")
     assert np.allclose((back - rows) / SPREAD, 0, atol=1e-5)  # times too, which float32 would round to 128 s
     assert torch.equal(kind.restored(kind.stored(x, spec), spec), x)
+
+
+def test_decoded_examples_and_their_error_are_in_the_units_of_the_data(tmp_path, path):
+    spec = Arrays(path).spec
+    x = kind_of(spec).read(tmp_path.parent / path, spec)
+    write_examples(x, (), spec, tmp_path / "out")
+    back = np.load(tmp_path / "out/examples.npy")
+    assert np.allclose((back - np.load(path)) / SPREAD, 0, atol=1e-5)
+    error = _mean_squared_error(x, x + 0.1, spec)
+    assert error == pytest.approx(0.01 * np.square(spec.scale).mean(), rel=1e-3)
 
 
 def nats_of(model, x):
