@@ -61,7 +61,7 @@ def resolve(name: str | T, table: Mapping[str, T], kind: str) -> T:
         if isinstance(error, UserError):
             raise
         known = f". A name without dots is one of: {', '.join(sorted(table))}" if table else ""
-        raise UserError(f"cannot import {kind} {name!r}: {error}{known}") from error
+        raise UserError(f"cannot import {kind} {name!r}: {error}{_hidden(name)}{known}") from error
 
 
 def _import(path: str) -> Any:
@@ -91,6 +91,15 @@ def find_in_working_folder(module: str) -> None:
         return
     if find_spec(module) is None:
         sys.path.append(folder)
+
+
+def _hidden(path: str) -> str:
+    """That a module of the working folder is not the one that was looked into, if it is so."""
+    first, folder = path.split(".")[0], os.getcwd()
+    own, taken = PathFinder.find_spec(first, [folder]), sys.modules.get(first)
+    if not (own and own.origin and taken) or getattr(taken, "__file__", None) == own.origin:
+        return ""
+    return f". {own.origin} is not looked at, since {first!r} is installed or part of Python: rename it"
 
 
 def _home(value: Any, path: str) -> str:

@@ -343,3 +343,10 @@ def test_the_users_own_modules_reach_the_workers_of_a_loader(tmp_path, nursery):
     (tmp_path / "my_numbers.py").write_text("ONE = 0.01\n")
     words = ["--data", "my_set.Mine", "--data.num_workers", 1, "--data.batch_size", 16]
     nursery.fit(*SHORT, *words, "--trainer.accelerator", "cpu", cwd=tmp_path)
+
+
+def test_a_module_that_an_installed_one_hides_is_named(tmp_path, monkeypatch):
+    (tmp_path / "colorsys.py").write_text("class Mine:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"colorsys\.py is not looked at, since 'colorsys' is installed or part of Python"):
+        names.resolve("colorsys.Mine", {}, "class")
