@@ -77,7 +77,7 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
         with silent_event_writer():
             main(sys.argv[1:])
         destroy_gloo_group()
-        sys.stdout.flush()
+        _flush_output()
     except Stopped as stop:
         if is_global_zero():  # at once: where the job is in the queue again, Slurm ends this attempt
             print(f"{stop}; everything is saved. {stop.resume_hint()}", flush=True)
@@ -144,13 +144,22 @@ def _reason(error: OSError) -> str:
     return f"{error.strerror or error}: {os.fsdecode(place) if isinstance(place, bytes) else place}"
 
 
+def _flush_output() -> None:
+    """Write out what was printed."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
 def _end_output() -> None:
     """Write out what is still to be printed; where that fails, Python would complain once more at its end."""
     try:
         sys.stdout.flush()
     except OSError:
         with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -348,5 +348,7 @@ def test_the_users_own_modules_reach_the_workers_of_a_loader(tmp_path, nursery):
 def test_a_module_that_an_installed_one_hides_is_named(tmp_path, monkeypatch):
     (tmp_path / "colorsys.py").write_text("class Mine:\n    pass\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"colorsys\.py is not looked at, since 'colorsys' is installed or part of Python"):
+    with pytest.raises(
+        UserError, match=r"colorsys\.py is not looked at, since 'colorsys' is installed or part of Python"
+    ):
         names.resolve("colorsys.Mine", {}, "class")
