@@ -1,6 +1,9 @@
 """The docs are true: commands parse, snippets run, tables are complete, links lead somewhere, budgets hold."""
 
+import ast
 import contextlib
+import importlib
+import inspect
 import re
 import shlex
 import sys
@@ -334,3 +337,25 @@ def test_the_budgets_of_the_architecture_hold():
     assert max(lines_of("lightning_gen/objectives/*.py").values()) <= 200
     core = ("training/module", "schedule", "config/cli")
     assert 0 < sum(lines_of(*(f"lightning_gen/{name}.py" for name in core)).values()) <= 800
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_what_a_benchmark_uses_of_the_package_exists(path):
+    """Imports, and attributes of imported modules; nothing of it is run."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lightning_gen"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                with contextlib.suppress(ModuleNotFoundError):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                found[alias.asname or alias.name] = getattr(module, alias.name)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("lightning_gen"):
+                    importlib.import_module(alias.name)
+    modules = {name: value for name, value in found.items() if inspect.ismodule(value)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
