@@ -175,17 +175,17 @@ def test_an_edited_configuration_is_refused(run, script, changes, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"trainer": [1]}, r"trainer is \[1\], and not a mapping of options"),
-        ({"trainer": None}, r"trainer is None, and not a mapping of options"),
-        ({"model": "x"}, r"model is 'x', and not a mapping of options"),
-        ({"data": None}, r"data is None, and not a mapping of options"),
-        ({"preset": 3}, r"preset is 3, and not a name"),
-        ({"dataset": ["a"]}, r"dataset is \['a'\], and not a name"),
+        ({"trainer": [1]}, r"trainer in the configuration of {} is damaged: it is \[1\], and not a mapping of options"),
+        ({"trainer": None}, r"trainer in the configuration of {} is damaged: it is None, and not a mapping of options"),
+        ({"model": "x"}, r"model in the configuration of {} is damaged: it is 'x', and not a mapping of options"),
+        ({"data": None}, r"data in the configuration of {} is damaged: it is None, and not a mapping of options"),
+        ({"preset": 3}, r"preset in the configuration of {} is damaged: it is 3, and not a name"),
+        ({"dataset": ["a"]}, r"dataset in the configuration of {} is damaged: it is \['a'\], and not a name"),
     ],
 )
 def test_a_configuration_of_another_form_is_refused(run, script, changes, said):
     edited(run, **changes)
-    text = rf"{FOLDER}/config\.yaml is damaged: {said}"
+    text = said.format(FOLDER)
     one_line(script("fit", "--resume", FOLDER, "--steps", 20, ok=False), text)
     one_line(script("fit", "--resume", FOLDER, "--print_config", ok=False), text)
 

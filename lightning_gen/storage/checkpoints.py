@@ -278,8 +278,9 @@ def load_weights(model: GenerativeModule, path: Path, checkpoint: dict[str, Any]
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The first weight that does not fit, and how many others; empty where all do."""
-    shapes = {name: (tuple(theirs[name].shape), tuple(ours[name].shape)) for name in theirs.keys() & ours.keys()}
-    apart = [name for name in ours if name in shapes and shapes[name][0] != shapes[name][1]]
+    both = [name for name in ours if name in theirs and isinstance(ours[name], torch.Tensor)]  # else it is no weight
+    shapes = {name: (tuple(theirs[name].shape), tuple(ours[name].shape)) for name in both}
+    apart = [name for name in both if shapes[name][0] != shapes[name][1]]
     lacks, more = [name for name in ours if name not in theirs], [name for name in theirs if name not in ours]
     if not (apart or lacks or more):
         return ""

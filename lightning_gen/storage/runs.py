@@ -79,10 +79,12 @@ def read_config(run: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: it is not what a run wrote")
     for section in ("model", "data", "trainer"):
         if not isinstance(config.get(section, {}), dict):
-            raise UserError(f"{path} is damaged: {section} is {config[section]!r}, and not a mapping of options")
+            form = f"it is {config[section]!r}, and not a mapping of options"
+            raise UserError(f"{section} in the configuration of {path.parent} is damaged: {form}")
     for name in ("preset", "dataset"):
         if not isinstance(config[name], str):
-            raise UserError(f"{path} is damaged: {name} is {config[name]!r}, and not a name")
+            form = f"it is {config[name]!r}, and not a name"
+            raise UserError(f"{name} in the configuration of {path.parent} is damaged: {form}")
     return current(config)
 
 
