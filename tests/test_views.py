@@ -140,6 +140,9 @@ def test_every_view_of_every_model_has_a_caption():
     assert "class, 0 to 2" in caption("samples", Player(classes=3))
     named = Player(IMAGES._replace(class_names=("cat", "dog", "owl")), classes=3)
     assert caption("samples", named).endswith("a column for each class, cat, dog, owl")
+    digits = IMAGES._replace(class_names=tuple("0123456789"))
+    assert class_names(digits, range(10)) == "0 to 9" and class_names(digits, [3, 5]) == "3, 5"
+    assert "\udcef" not in class_names(IMAGES._replace(class_names=("b\udcefrd", "cat")), [0, 1])
     assert class_names(IMAGES, [3, 5]) == "3, 5" and len(class_names(IMAGES, range(1, 1000))) <= 120
 
 

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightning_gen.datamodules.classes import class_name
+from lightning_gen.datamodules.paths import printable
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.kinds import kind_of
 from lightning_gen.pictures import views
@@ -26,9 +28,9 @@ def samples(model: Any) -> str:
 
 def class_names(spec: DataSpec, ids: Sequence[int]) -> str:
     """ "cat, dog, bird", or "0 to 9" of numbers in a row, or a part of so many that they would be no caption."""
-    if not spec.class_names and list(ids) == list(range(len(ids))) and len(ids) > 2:
+    names = [printable(class_name(k, spec)) for k in ids]
+    if names == [str(k) for k in range(len(ids))] and len(ids) > 2:
         return f"0 to {ids[-1]}"
-    names = [spec.class_names[k] if spec.class_names else str(k) for k in ids]
     return textwrap.shorten(", ".join(names), MOST, placeholder=" ...")
 
 
