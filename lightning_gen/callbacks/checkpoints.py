@@ -61,6 +61,7 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
         self.best_iteration = 0
         self.final: dict[str, float] = {}  # values of the last validation
+        self.final_iteration = 0  # of that
         self.config = config
         self.saved = -1
         self.signals, self._owns_signals = signals or SignalHandler(), signals is None
@@ -84,6 +85,7 @@ class Checkpoints(Checkpoint):
             return
         known = trainer.callback_metrics
         self.final = {name: float(value) for name, value in known.items() if name.startswith("val/")}
+        self.final_iteration = pl_module.iteration
         if self.monitor_required and self.monitor not in known:
             raise unknown("value to choose best.ckpt by", self.monitor, [name for name in known if "val/" in name])
         candidates = [*self.candidates, *(self.watch.names if self.watch else ())]
@@ -178,12 +180,13 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         chosen = {"best": self.best, "best_iteration": self.best_iteration, "monitor": self.monitor}
-        return {**chosen, "final": self.final}
+        return {**chosen, "final": self.final, "final_iteration": self.final_iteration}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_iteration = state_dict["best"], state_dict["best_iteration"]
         self.monitor = state_dict.get("monitor", self.monitor)  # which checkpoints of 0.1 lack, as they do the next
         self.final = dict(state_dict.get("final", {}))
+        self.final_iteration = state_dict.get("final_iteration", 0)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_gen.adversarial.stability import summary_line
@@ -23,7 +25,7 @@ from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import caption
 from lightning_gen.protocols import Samples, Translates
 from lightning_gen.storage import runs
-from lightning_gen.storage.checkpoints import LAST, user_modules
+from lightning_gen.storage.checkpoints import BEST, LAST, user_modules
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.module import GenerativeModule
 
@@ -48,7 +50,9 @@ def summarise(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Pa
     rate = model.images / progress.training_seconds if progress.training_seconds else None
     with evaluation_mode(model):
         latents = posterior_collapse.report(model, data)
+    ended = ended_by(trainer, model)
     summary = {
+        "ended": ended or "all iterations",
         "model": config["preset"],
         "data": config["dataset"],
         "seed": config["seed"],
@@ -57,6 +61,7 @@ def summarise(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Pa
         "seconds": round(progress.seconds, 3),
         "images_per_second": rate and round(rate, 1),
         "final": checkpoints.final,
+        "final_iteration": checkpoints.final_iteration,
         "best": {checkpoints.monitor: checkpoints.best, "iteration": checkpoints.best_iteration},
         "latents": latents,
         "stability": stability and stability.report(),
@@ -72,7 +77,42 @@ def summarise(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Pa
             logger.finalize("success")
     runs.write_summary(folder, summary)
     trust = f" --trust {' '.join(modules)}" if (modules := user_modules(model)) else ""
-    _print_summary(summary, picture, f"{_use(model, folder)}{trust}")
+    print(f"\n{headline(summary, ended, trainer.max_steps)}")
+    _print_summary(summary, picture, [f"{_use(model, folder)}{trust}", _next(summary, ended)])
+
+
+def ended_by(trainer: L.Trainer, model: GenerativeModule) -> str:
+    """What ended a run before its last iteration: a callback, with its reason where it gives one; empty for nothing."""
+    if model.iteration >= trainer.max_steps:
+        return ""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return f"{type(callback).__name__}: {' '.join(callback.stopping_reason_message.split())}"
+        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
+            return f"{type(callback).__name__}: the time of --trainer.max_time is over"
+        if isinstance(callback, Stability) and callback.stopped:
+            return f"{type(callback).__name__}: {callback.verdict.verdict}"
+    return "a callback that set trainer.should_stop"
+
+
+def headline(summary: Mapping[str, Any], ended: str, steps: int) -> str:
+    """How far a run has come, how long it took, and what ended it."""
+    rate = summary["images_per_second"] or 0
+    cost = f"{summary['seconds']:.0f} s, {rate:,.0f} images/s"
+    if not ended:
+        return f"done: {summary['iterations']:,} iterations in {cost}"
+    name, _, reason = ended.partition(": ")
+    why = f"\nbecause:    {reason}" if reason else ""
+    return f"stopped by {name} after {summary['iterations']:,} of {steps:,} iterations in {cost}{why}"
+
+
+def _next(summary: Mapping[str, Any], ended: str) -> str:
+    """How to go on."""
+    resume = f"{program('fit')} --resume {summary['folder']}"
+    if not ended:
+        return f"extend:     {resume} --steps {2 * summary['iterations']}"
+    longer = " --trainer.max_time DD:HH:MM:SS, of a longer time" if ended.startswith("Timer") else ""
+    return f"go on:      {resume}{longer}"
 
 
 def _last_picture(trainer: L.Trainer, model: GenerativeModule, data: Any, seed: int) -> Path | None:
@@ -84,7 +124,8 @@ def _last_picture(trainer: L.Trainer, model: GenerativeModule, data: Any, seed: 
     pictures.take_examples(model, data)
     with evaluation_mode(model):
         if isinstance(model, Samples) and kind_of(model.spec).draws:
-            save_png(captioned(views.samples(model, seed), caption("samples", model)), path)
+            text = f"{caption('samples', model)}; {LAST}, iteration {model.iteration:,}"
+            save_png(captioned(views.samples(model, seed), text), path)
         elif isinstance(model, Translates) and pictures.examples:
             path = pictures.folder / runs.TRANSLATIONS
             views_of = views.translations(model, pictures.examples["a"], pictures.examples["b"])
@@ -102,12 +143,16 @@ def _use(model: GenerativeModule, folder: Path) -> str:
     return f"sample:     {program('sample')} {folder} -n 64 --seed 0"
 
 
-def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> None:
+def _print_summary(summary: dict[str, Any], picture: Path | None, hints: Sequence[str]) -> None:
     values = "  ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in summary["final"].items())
-    rate = summary["images_per_second"] or 0
-    print(f"\ndone: {summary['iterations']:,} iterations in {summary['seconds']:.0f} s, {rate:,.0f} images/s")
     if values:
         print(f"validation: {values}")
+    (monitor, best), (_, place) = summary["best"].items()
+    if best is not None:
+        final = summary["final"].get(monitor)
+        last = f"; final {final:.4g} at {summary['final_iteration']:,} ({LAST})" if final is not None else ""
+        ending = ", the last" if place == summary["final_iteration"] else last
+        print(f"best:       {monitor.removeprefix('val/')} {best:.4g} at iteration {place:,} ({BEST}){ending}")
     if summary["skipped"]:
         print(printable(summary["skipped"]))
     if summary["latents"] and not summary["latents"]["healthy"]:
@@ -115,7 +160,7 @@ def _print_summary(summary: dict[str, Any], picture: Path | None, use: str) -> N
     if summary["stability"]:
         print(f"stability:  {summary_line(summary['stability'])}")
     print(f"pictures:   {picture} and  {BOARD}" if picture else f"curves:     {BOARD}")
-    print(use)
-    print(f"extend:     {program('fit')} --resume {summary['folder']} --steps {2 * summary['iterations']}")
+    for hint in hints:
+        print(hint)
     if summary["data"] == "digits":
         print(f"larger:     {program('fit')} --model {summary['model']} --data mnist   (downloads 12 MB)")

@@ -66,7 +66,8 @@ def main(argv: list[str]) -> None:
     write_all(samples, out, "samples", [f"{number:05d}" for number in range(given.n)], spec, sources)
     if problems := kind.describe(samples, spec).problems:
         print(f"warning: {'; '.join(problems)}", file=sys.stderr)
-    print(f"{given.n} examples of {path}{f', codes by {describe_sampler(drawn_from)},' if drawn_from else ''} in {out}")
+    codes = f", codes by {describe_sampler(drawn_from)}," if drawn_from else ""
+    print(f"{given.n} examples of {path}, iteration {model.iteration:,}{codes} in {out}")
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
