@@ -266,7 +266,7 @@ def test_auto_finds_what_suits_the_data(here):
     assert find_extractor("auto", "mnist", DataSpec(shape=(1, 28, 28))).name == "mnist_v1"
     assert find_extractor("auto", "toy", DataSpec(shape=(2,), kind="vector", values="real")) is RAW
     assert find_extractor("raw", "digits", DIGIT) is RAW
-    with pytest.raises(UserError, match=r"'fashion-mnist'.*train_extractor\.py --data fashion-mnist.*--extractor raw"):
+    with pytest.raises(UserError, match=r"'fashion-mnist'.*train-extractor --data fashion-mnist.*--extractor raw"):
         find_extractor("auto", "fashion-mnist", DataSpec(shape=(1, 28, 28), num_classes=10))
     with pytest.raises(UserError, match=r"'pictures'.*inception needs.*Try: --extractor raw"):
         find_extractor("auto", "pictures", RGB)

@@ -262,11 +262,11 @@ def test_the_pictures_themselves_are_safe(place, run):
 def test_no_half_written_picture_stays(place, run, monkeypatch):
     picture(place / "in/a.png", 9, 9)
 
-    def full(kind, x, path, spec, source):
-        path.write_bytes(b"half")
+    def interrupted(image, file, **_):
+        file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Kind, "write", full)
+    monkeypatch.setattr(Image.Image, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         translated(run, "in", "out")
     assert os.listdir(place / "out") == []
