@@ -438,8 +438,10 @@ def test_the_table_ranks_means_and_shows_the_floor():
         "2030",
     ):
         assert part in page, part
-    command = "benchmark.py --models vae beta-vae --data mnist --seeds 3 --budget 10m --data.binarize=dynamic"
-    assert f"scripts/{command}\n" in page
+    command = (
+        "lightning-gen benchmark --models vae beta-vae --data mnist --seeds 3 --budget 10m --data.binarize=dynamic"
+    )
+    assert f"{command}\n" in page
 
 
 @pytest.mark.parametrize(
