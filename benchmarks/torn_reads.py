@@ -31,7 +31,8 @@ def write_for_ever(folder, number):
     writer = AtomicCheckpointIO()
     for count in itertools.count(1):
         value = 1000 * number + count % 1000
-        content = {"lightning_gen": {"iteration": value}, "x": torch.full((NUMBERS,), value)}
+        about = {"model": "lightning_gen.models.vae.VAE", "iteration": value, "images": 0}
+        content = {"lightning_gen": about, "hyper_parameters": {}, "state_dict": {"x": torch.full((NUMBERS,), value)}}
         writer.save_checkpoint(content, folder / LAST)
         write_atomically(folder / "summary.json", json.dumps([value] * 2000).encode())
         save_png(torch.full((3, 64, 64), value % 256, dtype=torch.uint8), folder / "samples.png")
@@ -43,7 +44,7 @@ def is_torn(folder):
     try:
         for path in (path for path in (folder / LAST, folder / PREVIOUS) if path.exists()):
             found = read_checkpoint(path)
-            if not (found["x"] == found["lightning_gen"]["iteration"]).all():
+            if not (found["state_dict"]["x"] == found["lightning_gen"]["iteration"]).all():
                 return True
         if (folder / "summary.json").exists() and len(set(json.loads((folder / "summary.json").read_text()))) > 1:
             return True

@@ -140,7 +140,7 @@ def opened(path: str | Path, max_pixels: int | None = None) -> Iterator[Image.Im
             image = stack.enter_context(open_page(path))
         pixels = image.width * image.height
         if max_pixels is not None and pixels > max_pixels:
-            raise ValueError(f"{pixels:,} pixels, more than the limit of {max_pixels:,}: --data.max_pixels raises it")
+            raise ValueError(f"{pixels:,} pixels, more than the limit of {max_pixels:,}: option max_pixels raises it")
         if pixels > (Image.MAX_IMAGE_PIXELS or pixels):
             stack.enter_context(without_limit())
         yield image

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import UserError
+from .files import check_regular
 from .listing import is_hidden, is_picture, left_out, walk
 from .pages import describe_pages, pages_of
 
@@ -51,8 +52,7 @@ def find_examples(
             ExampleFile(file, file.relative_to(path).as_posix()) for file, known in walk(path) if accepts(file, known)
         ]
     elif path.exists():
-        if not path.is_file():
-            raise UserError(f"{given} is neither a file nor a folder")
+        check_regular(path)
         found = [ExampleFile(path, path.name)]
     elif glob.has_magic(str(path)):
         found = _matching(path, accepts, what)

@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_gen.models.vae import VAE
 from lightning_gen.networks import NETWORKS, Network
+from lightning_gen.storage.checkpoints import CONFIG, read_checkpoint
 from lightning_gen.training.module import GenerativeModule
 from lightning_gen.training.noise import indexed_noise
 
@@ -180,3 +181,19 @@ class Painter:
             of_class = (self.y == label).nonzero().squeeze(1)
             rows.append(int(of_class[number % len(of_class)]))
         return self.x[rows]
+
+
+def empty_checkpoint(iteration):
+    """What a checkpoint holds at least, of no weights."""
+    counters = {"model": "lightning_gen.models.vae.VAE", "iteration": iteration, "images": 0}
+    return {"lightning_gen": counters, "hyper_parameters": {}, "state_dict": {}}
+
+
+def make_older(run, *options):
+    """Make a run one of a version that had not these options, and kept no configuration in checkpoints."""
+    lines = (run / "config.yaml").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.strip().partition(":")[0] not in options]
+    assert len(lines) - len(kept) == len(options)
+    (run / "config.yaml").write_text("\n".join(kept), encoding="utf-8")
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        torch.save({key: value for key, value in read_checkpoint(path).items() if key != CONFIG}, path)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from helpers import empty_checkpoint
 
 from lightning_gen.benchmarking.cells import ProcessRunner, config_from_arguments, last_error
 from lightning_gen.benchmarking.results import cell_path, format_mean_std, markdown, tag_of, write_cell
@@ -61,9 +62,7 @@ class Scripts:
         folder = runs.new_folder(config)
         runs.write_config(config, folder)
         (folder / "checkpoints").mkdir()
-        about = {"model": "lightning_gen.models.vae.VAE", "iteration": 30, "images": 3840}
-        whole = {"lightning_gen": about, "hyper_parameters": {}, "state_dict": {}}
-        torch.save(whole, folder / "checkpoints/last.ckpt")
+        torch.save(empty_checkpoint(30), folder / "checkpoints/last.ckpt")
         return folder
 
     def finish(self, folder, config):
@@ -165,7 +164,7 @@ def test_a_benchmark_trains_evaluates_and_writes_each_cell(place, capsys):
     assert (cell["iterations"], cell["images"], cell["images_per_second"]) == (60, 7680, 12_800)
     assert cell["evaluation"]["values"]["fd_digits_v1"] == value(4.0, floor=0.5)
     assert cell["evaluation"]["inapplicable"] == {"mig": "no factors"} and cell["environment"] == ENVIRONMENT
-    assert "fit.py --model vae --data digits --steps 60 --seed 1 --model.latent_dim=4 &&" in cell["command"]
+    assert "fit --model vae --data digits --steps 60 --seed 1 --model.latent_dim=4 &&" in cell["command"]
     assert cell["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", cell["commit"])
     assert "failed" not in cell and "num_workers" not in json.dumps(cell)
     output = capsys.readouterr().out

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import make_older
 from PIL import Image
 from translators import SPEC, Unchanged, saved
 
@@ -77,7 +78,8 @@ def test_what_folder_says_at_the_start_and_at_the_end(tree, script, recwarn):
     options = ["--data.size", 8, "--data.batch_size", 4, "--steps", 2, "--trainer.accelerator", "cpu"]
     said = script("fit", "--model", "cvae", "--data", tree.relative_to(tree.parent), *options)
     lines = said.stdout.splitlines()
-    assert lines[2:7] == TOLD and lines[7] == ""
+    start = lines.index(TOLD[0])
+    assert lines[start : start + 5] == TOLD and lines[start + 5] == ""
     broken = "skipped set [v1]/train/dog/broken.png: cannot be read (UnidentifiedImageError: "
     assert said.stderr.startswith(broken) and said.stderr.count("\n") == 1
     assert "1 of 33 images in set [v1] could not be read: set [v1]/train/dog/broken.png" in lines
@@ -93,8 +95,7 @@ def test_what_folder_says_at_the_start_and_at_the_end(tree, script, recwarn):
     assert unknown.stderr == "error: unknown class 'cats': did you mean 'cat'? known: b\\udcefrd, cat, dog, or 0 to 2\n"
     config = (run / "config.yaml").read_text(encoding="utf-8")
     assert "    pages: first\n" in config and "    balance: false\n" in config
-    earlier = config.replace("    pages: first\n", "").replace("    balance: false\n", "")
-    (run / "config.yaml").write_text(earlier, encoding="utf-8")  # of a version that had no such options
+    make_older(run, "pages", "balance")
     again = script("fit", "--resume", run, "--steps", 3)
     assert "going on from iteration 2" in again.stdout and TOLD[0] in again.stdout
     shutil.copytree(run, "ru\udcffn")
@@ -162,7 +163,7 @@ def test_the_commands_take_folders_files_and_patterns(tree, script, monkeypatch)
         nothing = script(command, model, "set [v1]/*.tga", "--out", "x", *more, ok=False)
         assert nothing.returncode == 2 and "matches set [v1]/*.tga" in nothing.stderr
         pipe = script(command, model, tree / "train/dog/pipe.png", "--out", "x", *more, ok=False)
-        assert pipe.returncode == 2 and "is neither a file nor a folder" in pipe.stderr
+        assert pipe.returncode == 2 and "is a pipe, a device or a socket" in pipe.stderr
 
 
 def test_compress_takes_and_skips_alike(tree, script):

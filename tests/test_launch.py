@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from helpers import empty_checkpoint
 
 from lightning_gen.cluster import preflight, restart
 from lightning_gen.cluster.launch import Launch, detect_launch, tasks_per_node
@@ -236,7 +237,7 @@ def test_what_goes_on_unasked_takes_a_good_checkpoint(tmp_path):
     folder.mkdir()
     assert restart.last_valid_checkpoint(tmp_path) == (None, "")
     for name in ("last.ckpt", "previous.ckpt"):
-        torch.save({"lightning_gen": {"iteration": 1}}, folder / name)
+        torch.save(empty_checkpoint(1), folder / name)
     assert restart.last_valid_checkpoint(tmp_path) == (folder / "last.ckpt", "")
     (folder / "last.ckpt").write_bytes(b"half")
     path, said = restart.last_valid_checkpoint(tmp_path)

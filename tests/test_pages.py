@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_gen.datamodules.decode import open_picture
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.folder import Folder
 from lightning_gen.datamodules.image_files import split_by_hash
-from lightning_gen.datamodules.images import open_image, read_image_info
+from lightning_gen.datamodules.images import read_image_info
 from lightning_gen.datamodules.pages import count_pages, open_page, page_name, pages_of, split_page
 from lightning_gen.datamodules.paired import Paired
 from lightning_gen.datamodules.unpaired import Unpaired
@@ -40,11 +41,11 @@ def test_each_page_is_read_in_any_order(tmp_path, suffix):
     pages = [(page_name(str(path), k), 10 * (k + 1)) for k in range(12)]
     mixed = random.Random(0).sample(pages, 12)
     for name, value in [*pages, *mixed]:
-        assert np.asarray(open_image(name).convert("L"))[3, 3] == value
+        assert np.asarray(open_picture(name).in_8_bits().convert("L"))[3, 3] == value
         assert read_image_info(name)[:2] == (12, 12)
     with pytest.raises(EOFError):
-        open_image(page_name(str(path), 12))
-    assert np.asarray(open_image(pages[2][0]).convert("L"))[3, 3] == 30, "also after an error"
+        open_picture(page_name(str(path), 12))
+    assert np.asarray(open_picture(pages[2][0]).in_8_bits().convert("L"))[3, 3] == 30, "also after an error"
 
 
 def test_files_of_one_picture_have_no_pages(tmp_path):
@@ -72,7 +73,7 @@ def test_a_file_is_closed_with_the_next_one(tmp_path):
     with open_page(f"{tmp_path}/b.tif[0]") as image:
         assert file.closed and not image.fp.closed
     save(tmp_path / "b.tif", range(100, 104))
-    assert np.asarray(open_image(f"{tmp_path}/b.tif[1]").convert("L"))[3, 3] == 101, "written anew"
+    assert np.asarray(open_picture(f"{tmp_path}/b.tif[1]").in_8_bits().convert("L"))[3, 3] == 101, "written anew"
 
 
 def test_workers_and_the_main_process_read_one_file(tmp_path):

@@ -551,7 +551,7 @@ def test_pictures_above_the_limit_say_so(tmp_path, monkeypatch, capsys):
     save_grey(tmp_path / "large.png", np.zeros((40, 30), np.uint8))  # more than Pillow refuses
     data = Folder(str(tmp_path), size=8, max_pixels=600)
     data.setup()
-    line = "cannot be read (ValueError: 1,200 pixels, more than the limit of 600: --data.max_pixels raises it)"
+    line = "cannot be read (ValueError: 1,200 pixels, more than the limit of 600: option max_pixels raises it)"
     assert line in capsys.readouterr().err
     every = Folder(str(tmp_path), size=8, max_pixels=1200)
     every.setup()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from helpers import make_older
 
 from lightning_gen import VAE
 from lightning_gen.config.arguments import parse_short_options
@@ -105,8 +106,7 @@ def test_a_run_says_stores_and_takes_over_its_threads(script, tmp_path, monkeypa
 def test_a_run_of_0_1_goes_on_with_what_torch_takes(script, tmp_path):
     script("fit", *OPTIONS)
     (run,) = tmp_path.glob("tb_logs/*/version_0")
-    config = [line for line in (run / "config.yaml").read_text().splitlines() if not line.startswith("threads")]
-    (run / "config.yaml").write_text("\n".join(config))
+    make_older(run, "threads")
     said = script("fit", "--resume", run, "--steps", "4")
     assert not any("thread" in line for line in said.stdout.splitlines() if "weights" not in line)
 

@@ -202,7 +202,7 @@ def test_the_bound_is_the_same_however_many_are_decoded_at_once(data, monkeypatc
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda spec: GAN(spec), "makes numbers, not tokens"),
+        (lambda spec: GAN(spec), "takes numbers, not tokens"),
         (lambda spec: VAE(spec, network="mlp", prior="vamp"), "pseudo-inputs, which tokens do not allow"),
         (lambda spec: LayeredVAE(spec, network=tokens), "takes no autoregressive decoders"),
     ],

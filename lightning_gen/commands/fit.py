@@ -56,10 +56,7 @@ from lightning_gen.training.speed import (
 )
 
 SEE_EACH_BATCH = ("callbacks", "limit_train_batches", "overfit_batches", "fast_dev_run")  # options that count batches
-QUIET = (  # warnings of Lightning that do not apply to runs of this program
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*The `srun` command is available.*",  # set by the preflight
-)
+NOT_EMPTY = ".*Checkpoint directory .* exists and is not empty.*"  # a warning of Lightning: it is the run's own
 
 
 def main(argv: list[str]) -> None:
@@ -180,7 +177,7 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
 
 
 def _quiet() -> None:
-    for message in (*NOT_OURS, *QUIET):
+    for message in (*NOT_OURS, NOT_EMPTY):
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

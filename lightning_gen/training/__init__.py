@@ -9,6 +9,7 @@ NOT_OURS = (  # warnings of Lightning that do not apply to these models
     ".*module.s. in eval mode at the start of training.*",  # the moving averages
     ".*It is recommended to use .*sync_dist.*",  # they are means over all ranks already
     ".*isinstance.treespec, LeafSpec.*",  # of Lightning's own code
+    ".*The `srun` command is available.*",  # which says no more than that there is Slurm
 )
 
 for _message in NOT_OURS:
