@@ -57,7 +57,9 @@ def main(argv: list[str]) -> None:
             columns = _columns(y, given.classes, model)
             text = ""
             if y is not None and columns:
-                text = f"columns: classes {class_names(spec, y.unique().tolist())}, in turn"
+                ids = y.unique().tolist()
+                names = class_names(spec, ids)
+                text = f"columns: classes {names}, in turn" if len(ids) > 1 else f"class {names}"
             pictures["grid"] = captioned(sheet(samples, spec, columns=columns), text)
     for name, picture in pictures.items():
         save_png(picture, out / f"{name}.png", source)
