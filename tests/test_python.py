@@ -12,6 +12,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.models.vae import VAE
 from lightning_gen.presets import PRESETS
 from lightning_gen.storage.checkpoints import AtomicCheckpointIO
+from lightning_gen.storage.loaded import describe_device, resolve_device
 from lightning_gen.training import NOT_OURS
 
 SMALL = {"latent_dim": 3, "network": "mlp", "network_args": {"hidden": [8]}}
@@ -101,3 +102,12 @@ def test_a_plain_trainer_warns_of_nothing_that_does_not_apply(trainer):
             warnings.filterwarnings("ignore", message)
         trainer(max_epochs=2).fit(model, Digits())
     assert not [str(warning.message) for warning in caught]
+
+
+def test_auto_is_a_gpu_where_there_is_one(monkeypatch):
+    assert resolve_device("cpu") == "cpu" and resolve_device("cuda:1") == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == "cpu" and describe_device(torch.device("cpu")) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
+    assert resolve_device("auto") == "cuda" and describe_device(torch.device("cuda:0")) == "cuda:0 (some GPU)"

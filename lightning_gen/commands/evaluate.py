@@ -37,7 +37,7 @@ from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.protocols import Translates
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
-from lightning_gen.storage.loaded import load_on, provenance
+from lightning_gen.storage.loaded import DEVICES, describe_device, load_on, provenance, resolve_device
 from lightning_gen.training import threads
 
 USUAL_N = 10_000
@@ -69,6 +69,7 @@ def main(argv: list[str]) -> None:
     report.writes = fabric.is_global_zero
     fabric.barrier()  # all have read the earlier report before one writes
     if report.writes:
+        print(f"evaluating {path} on {describe_device(model.device)}", flush=True)
         _warn(subject, given, report)
     try:
         with torch.inference_mode():
@@ -191,7 +192,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     )
     add_sampler(parser)
     parser.add_argument("--data", metavar="NAME", help="evaluate on other data than the run's")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default cpu)")
+    parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument("--devices", type=int, default=1, help="number of devices, which share the work (default 1)")
     parser.add_argument("--fresh", action="store_true", help="measure again what evaluation.json holds already")
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
@@ -215,6 +216,7 @@ def _names(given: list[str] | None, model: Any) -> list[str]:
 
 def _fabric(given: Any) -> Fabric:
     """The processes that share the work, started."""
+    given.device = resolve_device(given.device)
     kind, _, index = given.device.partition(":")
     if index and given.devices > 1:
         raise UserError(f"--device {given.device} names one device: drop :{index} or --devices {given.devices}")

@@ -20,7 +20,7 @@ from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import reconstructed
 from lightning_gen.protocols import Reconstructs, SamplesClasses, Tokenises
 from lightning_gen.storage.checkpoints import find_checkpoint
-from lightning_gen.storage.loaded import EVAL_BATCH_SIZE, check_finite, load_on, provenance
+from lightning_gen.storage.loaded import DEVICES, EVAL_BATCH_SIZE, check_finite, describe_device, load_on, provenance
 from lightning_gen.training.module import GenerativeModule
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--class", dest="label", help="class of all examples, by name or number")
     parser.add_argument("--strict", action="store_true", help="end at the first file that cannot be read")
-    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given = parser.parse_args(argv)
     path = find_checkpoint(given.run, given.which)
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         rebuilt = torch.cat(
             [
                 model.reconstruct(
-                    x[k : k + EVAL_BATCH_SIZE].to(given.device), None if y is None else y[k : k + EVAL_BATCH_SIZE]
+                    x[k : k + EVAL_BATCH_SIZE].to(model.device), None if y is None else y[k : k + EVAL_BATCH_SIZE]
                 ).cpu()
                 for k in range(0, len(x), EVAL_BATCH_SIZE)
             ]
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     shown = "; grid.png shows them beside their originals" if kind.draws else ""
     for line in notices_of(given.files, listed):
         print(line)
-    print(f"{len(x)} reconstructions by {path} in {given.out}{shown}")
+    print(f"{len(x)} reconstructions by {path}, on {describe_device(model.device)}, in {given.out}{shown}")
     skipped.finish(len(listed))
 
 

@@ -28,7 +28,15 @@ from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import caption, class_names
 from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
 from lightning_gen.storage.checkpoints import find_checkpoint
-from lightning_gen.storage.loaded import check_count, check_finite, load_on, provenance, sample_in_batches
+from lightning_gen.storage.loaded import (
+    DEVICES,
+    check_count,
+    check_finite,
+    describe_device,
+    load_on,
+    provenance,
+    sample_in_batches,
+)
 from lightning_gen.training.module import GenerativeModule
 
 NAME = re.compile(r"[\w-]{1,20}", re.ASCII)  # of a class, that may be a part of a folder's name
@@ -52,7 +60,7 @@ def main(argv: list[str]) -> None:
     with torch.inference_mode():
         samples = sample_in_batches(model, given.n, given.seed, y)
         check_finite(samples, f"samples of {path}")
-        pictures = _views(model, samples.to(given.device), y, given) if given.interpolate or given.traverse else {}
+        pictures = _views(model, samples.to(model.device), y, given) if given.interpolate or given.traverse else {}
         if kind.draws:
             columns = _columns(y, given.classes, model)
             text = ""
@@ -68,8 +76,9 @@ def main(argv: list[str]) -> None:
     write_all(samples, out, "samples", [f"{number:05d}" for number in range(given.n)], spec, sources)
     if problems := kind.describe(samples, spec).problems:
         print(f"warning: {'; '.join(problems)}", file=sys.stderr)
-    codes = f", codes by {describe_sampler(drawn_from)}," if drawn_from else ""
-    print(f"{given.n} examples of {path}, iteration {model.iteration:,}{codes} in {out}")
+    codes = f", codes by {describe_sampler(drawn_from)}" if drawn_from else ""
+    of = f"{path}, iteration {model.iteration:,}{codes}, on {describe_device(model.device)}"
+    print(f"{given.n} examples of {of}, in {out}")
 
 
 def _parse(argv: list[str]) -> tuple[Any, list[str]]:
@@ -100,7 +109,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     )
     add_sampler(parser)
     parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm to other data than the run's")
-    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given, rest = parse_with_data_options(parser, argv)
     if given.n < 1:

@@ -35,7 +35,7 @@ from lightning_gen.kinds.files import SkippedFiles
 from lightning_gen.pictures.views import image_row_blocks
 from lightning_gen.protocols import Translates
 from lightning_gen.storage.checkpoints import find_checkpoint
-from lightning_gen.storage.loaded import load_on, provenance
+from lightning_gen.storage.loaded import DEVICES, describe_device, load_on, provenance
 
 GRID, SHOWN = "grid.png", 16
 TILE = 256  # pixels of a picture in the grid, at most
@@ -88,7 +88,8 @@ def main(argv: list[str]) -> None:
     for line in notices_of([given.pictures], (ExampleFile(job.path, job.name) for job in jobs)):
         print(line)
     done = len(jobs) - len(skipped.reasons)
-    print(f"{done} of {len(jobs)} pictures translated {direction} by {path} in {given.out}{says}")
+    by = f"{path}, on {describe_device(model.device)}"
+    print(f"{done} of {len(jobs)} pictures translated {direction} by {by}, in {given.out}{says}")
     skipped.finish(len(jobs))
 
 
@@ -135,7 +136,7 @@ def _parse(argv: list[str]) -> Any:
     parser.add_argument(
         "--grid", action=argparse.BooleanOptionalAction, default=True, help=f"{GRID} of the first {SHOWN} (default yes)"
     )
-    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given = parser.parse_intermixed_args(argv)
     if len(given.rest) > 1:

@@ -18,6 +18,7 @@ from lightning_gen.storage.checkpoints import load
 from lightning_gen.training.module import GenerativeModule
 
 EVAL_BATCH_SIZE = 256  # examples in one pass; fixed, because a batch's size changes results in the last digits
+DEVICES = "where to compute: auto (a CUDA GPU where there is one, the default), cpu, cuda, cuda:1 or mps"
 PER_EXAMPLE = 1024  # bytes of its name and provenance
 
 
@@ -56,14 +57,27 @@ def check_count(n: int, spec: DataSpec) -> None:
     check_memory(size, f"-n {n:,}: so many examples", "draw fewer")
 
 
+def resolve_device(name: str) -> str:
+    """The device that "auto" means here, the first CUDA device or the CPU; other names stay.
+
+    MPS is for those who ask for it: it has no float64.
+    """
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def describe_device(device: torch.device) -> str:
+    """A device as a person knows it, such as "cpu" or "cuda:0 (NVIDIA H200)"."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def load_on(path: Path, device: str, trust: list[str]) -> GenerativeModule:
-    """A checkpoint's model on a device.
+    """A checkpoint's model on a device; "auto": a GPU where there is one.
 
     Raises:
         UserError: there is no such device here.
     """
     try:
-        place = torch.device(device)
+        place = torch.device(resolve_device(device))
         torch.ones(1, device=place).item()  # "meta" computes nothing, others are known to torch but not here
     except Exception as error:  # of a driver, too
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
