@@ -205,7 +205,7 @@ def test_values_are_logged_and_training_is_untouched(trainer):
 
 def stability_names():
     sides = [f"val/{kind}_{side}" for kind in ("logit", "sign") for side in ("real", "fake")]
-    return [*sides, "val/logit_gap", "val/diversity", "val/duplicates", "val/ema_distance"]
+    return [*sides, "val/logit_gap", "val/diversity", "val/duplicates", "val/nearest", "val/ema_distance"]
 
 
 def test_diversity_and_duplicates_of_the_data_and_of_copies():
@@ -218,13 +218,20 @@ def test_diversity_and_duplicates_of_the_data_and_of_copies():
     half = stability._variety(x, 0.5 * x, data.spec)
     assert half["val/diversity"] == pytest.approx(0.5)
     one = stability._variety(x, x[:1].expand(512, 2), data.spec)
-    assert one == {"val/diversity": 0.0, "val/duplicates": 1.0}
+    assert (one["val/diversity"], one["val/duplicates"]) == (0.0, 1.0)
+    assert found["val/nearest"] == pytest.approx(1, abs=0.2)  # as near to the data as these are
+    noise = torch.randn(512, 2, generator=torch.Generator().manual_seed(0))
+    assert stability._variety(x, noise, data.spec)["val/nearest"] > 5
 
 
-def test_large_images_are_compared_small():
-    spec = Digits().spec._replace(shape=(1, 64, 96))
-    points = stability._points(torch.ones(3, 1, 64, 96), spec)
-    assert points.shape == (3, 32 * 32)
+def test_samples_that_are_noise_are_too_early_to_judge():
+    history = rows(nearest=[30.0, 8.0, 2.5, 1.9, 1.2])
+    assert [assess(history[: k + 1], TOTAL).verdict for k in range(5)] == ["early"] * 3 + ["healthy"] * 2
+    early = assess(history[:2], TOTAL)
+    assert early.saw == "a sample is 8.0 times as far from the data as these are apart"
+    assert summary_line(report(history[:2], early, {})).startswith("too early to say (a sample is 8.0 times")
+    assert not assess(history, TOTAL).worse_than(early) and suggestions("early", {}) == []  # nothing to warn of
+    assert verdict(nearest=[9.0] * 5, diversity=[0.0] * 5) == "collapsed"  # which noise does not excuse
 
 
 def test_a_conditional_model_is_asked_for_all_classes_and_told_those_of_the_data(trainer):
@@ -238,7 +245,7 @@ def test_a_conditional_model_is_asked_for_all_classes_and_told_those_of_the_data
 
 def test_a_discriminator_of_several_examples_is_not_asked(trainer):
     callback, _ = measured(Together(Toy().spec), trainer, steps=1)
-    assert set(callback.history[-1]) == {"iteration", "val/diversity", "val/duplicates"}
+    assert set(callback.history[-1]) == {"iteration", "val/diversity", "val/duplicates", "val/nearest"}
 
 
 def test_one_warning_when_it_collapses(trainer, capsys):

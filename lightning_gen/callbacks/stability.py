@@ -41,6 +41,8 @@ class Stability(Callback):
     - ``val/diversity``: mean distance of two samples over that of two validation examples; 1 is as varied as the data,
       0 all the same.
     - ``val/duplicates``: share of samples with another one nearer than 99 % of the validation examples have one.
+    - ``val/nearest``: median distance of a sample to the nearest validation example, over that of a validation example
+      to the nearest other one; 1 is as near as real examples are, noise is far.
     - ``val/ema_distance``: |averaged - current| / |current| of the weights that have a moving average.
 
     The samples have fixed indices of a fixed seed, and for a conditional model labels that cycle through all classes,
@@ -168,19 +170,16 @@ def _judged(model: Any, x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def _variety(real: Tensor, fake: Tensor, spec: DataSpec) -> dict[str, float]:
-    """Diversity and duplicates of samples beside as many real examples (n, *shape)."""
-    real, fake = _points(real, spec), _points(fake, spec)
+    """Diversity and duplicates of samples beside as many real examples (n, *shape), and how far they are from these."""
+    places = [kind_of(spec).points(x).double() for x in (real, fake)]
+    apart = nearest(places[0], places[0], 1, exclude_self=True)[0]
+    far = float(nearest(places[1], places[0], 1)[0].median() / apart.median()) if apart.median() else 0.0
+    real, fake = (place - place.mean(0) for place in places)
     usual = _mean_distance(real)
-    near = nearest(real, real, 1, exclude_self=True)[0].quantile(RARE)
+    near = apart.quantile(RARE)
     copies = nearest(fake, fake, 1, exclude_self=True)[0] <= near
     diversity = float(_mean_distance(fake) / usual) if usual else 1.0
-    return {"val/diversity": diversity, "val/duplicates": float(copies.double().mean())}
-
-
-def _points(x: Tensor, spec: DataSpec) -> Tensor:
-    """Examples (n, *shape) -> (n, D) float64 round their mean; of large images the means of patches."""
-    x = kind_of(spec).points(x).double()
-    return x - x.mean(0)
+    return {"val/diversity": diversity, "val/duplicates": float(copies.double().mean()), "val/nearest": far}
 
 
 def _mean_distance(x: Tensor) -> Tensor:
