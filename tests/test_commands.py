@@ -278,3 +278,17 @@ def test_a_wheel_works_from_any_folder(installed, theirs):
 def test_a_project_with_datamodules_of_its_own(form, theirs):
     result = run_in(theirs, [sys.executable, *form, "--model", "vae", "--print_config"])
     assert "class_path: lightning_gen.datamodules.digits.Digits" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_help_is_as_wide_as_the_terminal_and_keeps_its_sentences(width, monkeypatch):
+    from lightning_gen.config import help as pages
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = pages._line(
+        "--model.pack int", pages.first_sentence("seen at once (PacGAN, Lin et al. 2018). More; and more")
+    )
+    assert text == f"  {'--model.pack int':<30} seen at once (PacGAN, Lin et al. 2018)"
+    long = pages._line("--model.a_long_name.KEY.OF.MANY VALUE", "word " * 40).splitlines()
+    assert long[0] == "  --model.a_long_name.KEY.OF.MANY VALUE" and all(len(line) <= width for line in long)
+    assert {line[:33] for line in long[1:]} == {" " * 33}

@@ -26,7 +26,7 @@ from lightning_gen.kinds.files import write_all
 from lightning_gen.networks.condition import conditions_in_turn
 from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import caption, class_names
-from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses
+from lightning_gen.protocols import Decodes, Encodes, HasInfoGANCodes, Samples, SamplesClasses, Translates
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.loaded import (
     DEVICES,
@@ -49,7 +49,9 @@ def main(argv: list[str]) -> None:
     path = find_checkpoint(given.run, given.which)
     model = load_on(path, given.device, given.trust)
     if not isinstance(model, Samples):
-        raise UserError(f"{type(model).__name__} cannot make new examples")
+        use = f"{program('translate')} {given.run} PICTURES --out OUT"
+        instead = f", it translates pictures: {use}" if isinstance(model, Translates) else ""
+        raise UserError(f"{type(model).__name__} cannot make new examples{instead}")
     check_count(given.n, model.spec)
     given.classes = _class_ids(model, given.classes)
     y = _asked(model, given.classes, given.n)

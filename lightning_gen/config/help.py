@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ EXAMPLES = (
     "--model beta-vae --data mnist --model.terms.kl 2 --steps 20000 --name test",
     "--model conv-vae --data ./pictures --data.size 64 --trainer.devices 2",
 )
+
+INDENT = 33  # of what an option is about
+NARROW = 70  # letters; a terminal may be narrower, and then breaks lines itself
 
 
 def answer(argv: list[str]) -> bool:
@@ -99,7 +104,7 @@ def _section(section: str, options: Mapping[str, Option], row: Mapping[str, Any]
         shown = "" if default is inspect.Parameter.empty else f" (default {default})"
         if len(shown) > 60:
             shown = " (default: see --print_config)"
-        about = option.about if everything else option.about.split("; ")[0].split(". ")[0]
+        about = option.about if everything else first_sentence(option.about)
         entry = ".KEY VALUE" if option.is_dict else f" {_meta(option)}"
         lines.append(_line(f"--{section}.{name}{entry}", f"{about.rstrip('.')}{shown}"))
     return lines
@@ -111,4 +116,14 @@ def _meta(option: Option) -> str:
 
 
 def _line(option: str, about: str) -> str:
-    return f"  {option:<30} {about}"
+    """An option and what it is about, in lines as wide as the terminal, or of 100 letters where there is none."""
+    width = max(NARROW, shutil.get_terminal_size((100, 24)).columns)
+    lines = textwrap.wrap(about, width - INDENT, break_long_words=False, break_on_hyphens=False) or [""]
+    start = f"  {option:<{INDENT - 3}} "
+    first = [start + lines[0]] if len(start) == INDENT else [start.rstrip(), " " * INDENT + lines[0]]
+    return "\n".join([*first, *(" " * INDENT + line for line in lines[1:])])
+
+
+def first_sentence(text: str) -> str:
+    """A text up to its first semicolon or full stop, but for those of abbreviations: "Sohn et al. 2015" goes on."""
+    return re.split(r"; |(?<!et al)(?<!e\.g)(?<!i\.e)\. ", text, maxsplit=1)[0]
