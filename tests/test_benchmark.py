@@ -526,3 +526,16 @@ def test_the_scripts_make_a_cell(place, script, capsys):
     assert rows(page)["model"][1] == "elbo ↑" and str(place.parents[1]) not in page + json.dumps(own)
     main(arguments)
     assert "finished before" in capsys.readouterr().out
+
+
+def test_values_given_the_class_are_marked_and_do_not_win():
+    """-log p(x|y) is another quantity than -log p(x), and evenly spread classes are another task."""
+    cells = [cell("vae", 0, {"bits_per_dim": value(3.7), "fd_a": value(5.0)})]
+    cells += [cell("mixture-vae", 0, {"bits_per_dim": value(3.6), "fd_a": value(6.0)})]
+    cells += [cell("cvae", 0, {"bits_per_dim": value(3.5), "fd_a": value(1.0)})]  # of a preset that takes classes
+    told = {"bits_per_dim": {**value(3.4), "given": "class"}, "fd_a": {**value(0.5), "given": "class"}}
+    cells += [cell("beta-vae", 0, told)]  # as evaluations say now
+    cells += [cell("vq-vae", 0, {"fd_a": value(0.1), "psnr": value(30.0)})]  # its prior alone is conditional
+    page = markdown(cells)
+    assert "| 3.5 † |" in page and "| 3.4 † |" in page and "**3.6**" in page and "| 0.1 † |" in page
+    assert "**5**" in page and "| 30 |" in page and "not ranked" not in page.replace("not ranked beside", "")

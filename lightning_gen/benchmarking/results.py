@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gen.atomic import write_atomically
+from lightning_gen.benchmarking.given import base_of, given_of_cell
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.datamodules.files import read_text
-from lightning_gen.evaluation.ranking import best_of
+from lightning_gen.evaluation.ranking import ALIKE, best_of
 from lightning_gen.evaluation.values import UNTRANSLATED
 from lightning_gen.presets import PRESETS
 
@@ -49,7 +50,9 @@ LEGEND = """Mean ± standard deviation over seeds (2 digits of it); one seed alo
 better; **bold** is the best mean of a column, where all its values were measured alike. "Held-out real data" is the
 same measurement of real examples in place of samples: what a perfect model would reach. final_over_best is the
 distance watched in training at its end over its lowest; the other values are of the checkpoint named below. The time
-of training includes its validations, images/s do not."""
+of training includes its validations, images/s do not. † is a value given the class: another quantity, so it is
+not ranked beside the others."""
+GIVEN = " †"  # marks values of a model that was told the class or the text of each example
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -193,11 +196,14 @@ def _column(rows: Mapping[str, Cells], metric: str) -> list[str]:
     every = [entry for own in entries.values() for entry in own]
     better = every[0].get("better")
     means = {model: mean for model, own in entries.items() if (mean := _mean(e["value"] for e in own)) is not None}
-    best = best_of(means, better) if _measured_alike(rows, metric) else set()
+    free = _not_given(rows, metric)
+    ranked = {model: mean for model, mean in means.items() if model in free}
+    best = best_of(ranked, better) if _measured_alike(free, metric) else set()
     column = [metric + _arrow(better)]
     for model, own in entries.items():
         text = format_mean_std(entry["value"] for entry in own)
         text += f" ({len(own)} of {len(rows[model])} seeds)" if own and len(own) < len(rows[model]) else ""
+        text += GIVEN if own and model not in free else ""
         column.append(f"**{text}**" if model in best else text)
     return [*column, format_mean_std(_distinct(entry["floor"] for entry in every if entry.get("floor") is not None))]
 
@@ -214,7 +220,9 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def _values(cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    return cell["evaluation"]["values"]
+    """A cell's values; those of cells that do not say so are given the class where their model takes one."""
+    values, told = cell["evaluation"]["values"], given_of_cell(cell, TABLES)
+    return {name: {"given": told.get(base_of(name, TABLES)), **value} for name, value in values.items()}
 
 
 def _arrow(better: str | None) -> str:
@@ -223,18 +231,27 @@ def _arrow(better: str | None) -> str:
     return {"lower": " ↓", "higher": " ↑"}.get(better or "", "")
 
 
+def _not_given(rows: Mapping[str, Cells], metric: str) -> dict[str, Cells]:
+    """The models that were told nothing of the examples when a metric was measured."""
+    return {
+        model: cells
+        for model, cells in rows.items()
+        if not any(_values(cell).get(metric, {}).get("given") for cell in cells)
+    }
+
+
 def _measured_alike(rows: Mapping[str, Cells], metric: str) -> bool:
     """Whether N, k, likelihood, extractor and reference are the same for all values of a metric."""
     conditions = {
         (
-            *(entry.get(key) for key in ("n", "k", "likelihood")),
+            *(entry.get(key) for key in ALIKE),
             *(cell["evaluation"]["setting"].get(f"{what}_sha256") for what in HASHED),
         )
         for cells in rows.values()
         for cell in cells
         if (entry := _values(cell).get(metric))
     }
-    return len(conditions) == 1
+    return len(conditions) <= 1
 
 
 def _costs(cells: Cells) -> list[str]:
@@ -287,9 +304,8 @@ def _facts(rows: Mapping[str, Cells]) -> list[str]:
         for model, own in rows.items()
         for cell in own
     )
-    unlike = [
-        name for name in dict.fromkeys(n for cell in cells for n in _values(cell)) if not _measured_alike(rows, name)
-    ]
+    known = dict.fromkeys(n for cell in cells for n in _values(cell))
+    unlike = [name for name in known if not _measured_alike(_not_given(rows, name), name)]
     facts = [
         f"{cells[0]['budget']} = {', '.join(lengths)}",
         *_unique(_conditions(cell) for cell in cells),

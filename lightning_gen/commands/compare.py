@@ -25,7 +25,7 @@ from lightning_gen.datamodules.files import read_text
 from lightning_gen.datamodules.paths import printable
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import report
-from lightning_gen.evaluation.ranking import best_of, format_number
+from lightning_gen.evaluation.ranking import ALIKE, best_of, format_number
 from lightning_gen.pictures.comparison import figure, sample_run
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.runs import ROOT, SUMMARY, find_run_folder, flatten_config, read_config
@@ -234,9 +234,7 @@ def _cell(entry: Mapping[str, Any]) -> str:
 
 def _unlike(runs: Sequence[Run], entries: Sequence[dict[str, Any]]) -> str:
     """What keeps these values of one name from being compared; empty where nothing does."""
-    found = [
-        _differ(key, runs, [str(entry.get(key)) for entry in entries]) for key in ("n", "k", "better", "likelihood")
-    ]
+    found = [_differ(key, runs, [str(entry.get(key)) for entry in entries]) for key in (*ALIKE, "better")]
     for key in ("extractor", "reference"):
         settings = [run.evaluation["setting"] for run in runs]
         takes = [entry.get(key, "the setting's") is not None for entry in entries]  # likelihoods take no extractor

@@ -34,7 +34,7 @@ from lightning_gen.evaluation.samplers import add_sampler, attach_sampler
 from lightning_gen.evaluation.values import Value
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
-from lightning_gen.protocols import Translates
+from lightning_gen.protocols import SamplesClasses, SamplesTexts, Tokenises, Translates
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
 from lightning_gen.storage.loaded import DEVICES, describe_device, load_on, provenance, resolve_device
@@ -141,8 +141,18 @@ def measure(subject: EvaluationRun, report: Report, names: list[str]) -> bool:
         else:
             for value in values.values():
                 value.seconds = round(time.perf_counter() - start, 2)
+                value.given = given_to(subject.model, METRICS[name])
             report.add(name, values)
     return bool(names)
+
+
+def given_to(model: Any, metric: Metric) -> str | None:
+    """What a model is told of each example when this is measured: "class", "text" or None."""
+    if metric.category == CODES and isinstance(model, Tokenises):  # whose prior alone is conditional
+        return None
+    if isinstance(model, SamplesClasses) and model.classes:
+        return "class"
+    return "text" if isinstance(model, SamplesTexts) and model.condition_length else None
 
 
 def _values(subject: EvaluationRun, metric: Metric) -> dict[str, Value]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MISSING = "-"
+ALIKE = ("n", "k", "likelihood", "given")  # entries of values: only those that share them are ranked beside each other
 
 
 def best_of(values: Mapping[str, float], better: str | None) -> set[str]:

@@ -25,6 +25,8 @@ class Value:
         std: its spread or standard error; ``how`` says which.
         k: neighbours, importance samples or subset size; ``how`` says which.
         likelihood: the likelihood of its nats, where it is in nats: those of different likelihoods do not compare.
+        given: what the model was told of each example, "class" or "text", where it was: -log p(x|y) is another quantity
+            than -log p(x), and samples of evenly spread classes are another task.
         extractor: name of the feature extractor and the start of its hash.
         details: more of it: per class, per dimension.
         note: a caveat for the reader, if any.
@@ -39,6 +41,7 @@ class Value:
     std: Number | None = None
     k: int | None = None
     likelihood: str | None = None
+    given: str | None = None
     extractor: str | None = None
     details: Any = None
     note: str | None = None
