@@ -307,6 +307,28 @@ def test_class_modes_of_uniform_stacked_labels():
     assert metric.compute()["reverse_kl"].item() == pytest.approx(0.019, abs=0.002)
 
 
+@pytest.mark.parametrize("shares", [[0.1] * 10, [0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.03, 0.01, 0.005, 0.005]])
+def test_the_error_of_the_kl_of_classes_is_its_spread_over_draws(shares):
+    generator, n = torch.Generator().manual_seed(0), 300
+    labels = torch.multinomial(torch.tensor(shares), 2000 * n, True, generator=generator).view(2000, n)
+    values, errors = [], []
+    for row in labels:
+        metric = ClassModes(10)
+        metric.update(row)
+        found = metric.compute()
+        values.append(found["reverse_kl"])
+        errors.append(found["standard_error"])
+    assert torch.stack(errors).mean().item() == pytest.approx(torch.stack(values).std().item(), rel=0.25)  # measured: 16 % too large, and 3 % too small
+
+
+def test_the_classifier_score_of_sorted_samples_is_one():
+    log_probs = torch.eye(10).repeat_interleave(10, 0).log()
+    for order, expected in ((torch.arange(100), 1.0), (torch.arange(100).view(10, 10).T.flatten(), 10.0)):
+        metric = ClassifierScore(splits=10)
+        metric.update(log_probs[order])
+        assert metric.compute()["mean"].item() == pytest.approx(expected)
+
+
 # States ---------------------------------------------------------------------------------------------------------------
 
 

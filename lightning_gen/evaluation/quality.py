@@ -119,8 +119,8 @@ def classes(s: EvaluationRun) -> Measured:
     details: dict[str, Any] = {"samples_per_class": counts.tolist()}
     how = f"how many of {total} classes a classifier of real examples sees among the samples"
     yield _label(s, "classes"), _value(s, found["modes"], how, "higher", details=details)
-    how = "KL in nats of the shares of these classes against equal shares"
-    yield _label(s, "class_kl"), _value(s, found["reverse_kl"], how, None)
+    how = "KL in nats of the shares of these classes against equal shares, and its standard error over N draws"
+    yield _label(s, "class_kl"), _value(s, found["reverse_kl"], how, None, std=found["standard_error"])
     if not s.classes:
         return
     accuracy = ClassAccuracy(total)
@@ -175,7 +175,7 @@ def _stacked(s: EvaluationRun, dataset: str, channel: DataSpec) -> Measured:
     how = "KL in nats of the modes' shares against equal shares, which falls with N: compare at equal N"
     yield (
         classifier.label("reverse_kl"),
-        Value(own["reverse_kl"], s.n, how, "lower", real["reverse_kl"], extractor=named),
+        Value(own["reverse_kl"], s.n, how, "lower", real["reverse_kl"], std=own["standard_error"], extractor=named),
     )
 
 

@@ -28,6 +28,8 @@ def _check_log_probs(log_probs: Tensor, metric: str) -> None:
 class ClassifierScore(UnevenRanksMetric):
     """exp(E_x KL(p(y | x) || p(y))), Salimans et al. 2016, section 4: from 1 to the number of classes.
 
+    Give the samples in random order: parts of samples that are sorted by class hold one class each, and score 1.
+
     Args:
         splits: contiguous parts of the samples, each with its own p(y) and score.
         options: of ``torchmetrics.Metric``.

@@ -25,6 +25,21 @@ def _reached(counts: Tensor) -> dict[str, Tensor]:
     return {"modes": (counts > 0).sum().double(), "reverse_kl": kl.nan_to_num(nan=math.inf)}
 
 
+def _error_of_kl(counts: Tensor) -> Tensor:
+    """Standard error of the plugged-in KL(share of each mode || uniform) of N samples, ().
+
+    The first order of its expansion is the variance of log p over N; where the shares are even that vanishes, and the
+    second order is left: 2 N KL is chi-squared with M - 1 degrees of freedom, of standard deviation sqrt(2 (M - 1)). The
+    scatter of the shares themselves adds (M - 1) / N to the variance of their logarithms, which is taken off.
+    """
+    n, seen = counts.sum().double(), counts[counts > 0]
+    shares = seen.double() / n
+    logs = shares.log()
+    scatter = (len(seen) - 1) / n
+    variance = (shares * logs**2).sum() - (shares * logs).sum() ** 2 - scatter
+    return ((variance.clamp(min=0) + scatter / 2) / n).sqrt()
+
+
 class GaussianModes(UnevenRanksMetric):
     """Modes of a mixture of Gaussians, Srivastava et al. 2017, section 5.1; the KL of Lin et al. 2018, section 4.1.
 
@@ -106,13 +121,14 @@ class ClassModes(UnevenRanksMetric):
         self.counts = self.counts + count_labels(labels.to(self.device), self.num_modes, "ClassModes: labels")
 
     def compute(self) -> dict[str, Tensor]:
-        """The values, both ().
+        """The values, all ().
 
         Returns:
-            "modes": with at least one sample; "reverse_kl": KL(share per mode || uniform) in nats.
+            "modes": with at least one sample; "reverse_kl": KL(share per mode || uniform) in nats;
+            "standard_error": of that KL, over draws of as many samples.
 
         Raises:
             UserError: if there are no samples.
         """
         require_samples(int(self.counts.sum()), 1, "ClassModes: samples")
-        return _reached(self.counts)
+        return {**_reached(self.counts), "standard_error": _error_of_kl(self.counts)}
