@@ -318,7 +318,9 @@ def test_the_error_of_the_kl_of_classes_is_its_spread_over_draws(shares):
         found = metric.compute()
         values.append(found["reverse_kl"])
         errors.append(found["standard_error"])
-    assert torch.stack(errors).mean().item() == pytest.approx(torch.stack(values).std().item(), rel=0.25)  # measured: 16 % too large, and 3 % too small
+    assert torch.stack(errors).mean().item() == pytest.approx(
+        torch.stack(values).std().item(), rel=0.25
+    )  # measured: 16 % too large, and 3 % too small
 
 
 def test_the_classifier_score_of_sorted_samples_is_one():

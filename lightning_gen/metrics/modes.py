@@ -29,8 +29,8 @@ def _error_of_kl(counts: Tensor) -> Tensor:
     """Standard error of the plugged-in KL(share of each mode || uniform) of N samples, ().
 
     The first order of its expansion is the variance of log p over N; where the shares are even that vanishes, and the
-    second order is left: 2 N KL is chi-squared with M - 1 degrees of freedom, of standard deviation sqrt(2 (M - 1)). The
-    scatter of the shares themselves adds (M - 1) / N to the variance of their logarithms, which is taken off.
+    second order is left: 2 N KL is chi-squared with M - 1 degrees of freedom, of standard deviation sqrt(2 (M - 1)).
+    The scatter of the shares themselves adds (M - 1) / N to the variance of their logarithms, which is taken off.
     """
     n, seen = counts.sum().double(), counts[counts > 0]
     shares = seen.double() / n
