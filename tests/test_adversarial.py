@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT
+from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, smoothed
 from lightning_gen.objectives.codes import InfoGANCodes
 from lightning_gen.objectives.penalties import (
     NEEDS_GRADIENT,
@@ -102,6 +102,18 @@ def test_the_best_logit_for_known_densities(name: str, p: float, q: float):
     logits, loss, zero = torch.linspace(-3, 3, 6001), ADVERSARIAL[name].discriminator, torch.zeros(1)
     expected = p * loss(logits, zero) + q * loss(zero, logits)
     assert float(logits[expected.argmin()]) == pytest.approx(OPTIMA[name](p, q), abs=2e-3)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.3])
+def test_smoothed_labels_are_a_cross_entropy_and_bound_the_best_discriminator(smoothing: float):
+    loss, real, zero = ADVERSARIAL["non_saturating"].discriminator, 3 * normal(8), torch.zeros(1)
+    targets = torch.full_like(real, 1 - smoothing)
+    expected = F.binary_cross_entropy_with_logits(real, targets) + math.log(2)
+    close(smoothed(loss(real, zero).mean(), real, smoothing), expected)
+    p, q, logits = 0.7, 0.2, torch.linspace(-3, 3, 6001)
+    of_all = torch.stack([p * smoothed(loss(r, zero), r, smoothing) for r in logits]).flatten() + q * F.softplus(logits)
+    best = torch.sigmoid(logits[of_all.argmin()]).item()
+    assert best == pytest.approx((1 - smoothing) * p / (p + q), abs=1e-3)
 
 
 def test_minimax_is_one_game_for_both():

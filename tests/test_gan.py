@@ -109,6 +109,18 @@ def test_gamma_by_the_rule_is_said_and_used(trainer):
     assert weighted == pytest.approx(gamma / 2 * first["train/discriminator/r1"], rel=2e-2, abs=2e-7)
 
 
+def test_a_ramp_of_smoothed_labels_begins_with_its_first_value(trainer):
+    def logged(**options):
+        torch.manual_seed(0)  # equal weights
+        return losses(GAN(DIGITS, **SMALL, **options), Digits(batch_size=32), trainer, 3)
+
+    plain, seen = logged(), logged(label_smoothing="0.4..0@2")
+    key, mean = "train/discriminator/adversarial", "train/discriminator/logit_real"
+    added = seen[0][key] - plain[0][key]
+    assert added == pytest.approx(0.4 * plain[0][mean], rel=1e-3, abs=1e-6) and added != 0
+    assert seen[1][mean] != plain[1][mean]
+
+
 def test_clipped_weights_stay_clipped(trainer):
     model = GAN(DIGITS, **SMALL, adversarial="wasserstein", weight_clip=0.01, lr=0.1)
     losses(model, Digits(batch_size=32), trainer, 3)
@@ -298,6 +310,9 @@ def test_two_processes_train_every_preset_alike(tmp_path, trainer, nursery):
 UNLABELLED = DIGITS._replace(num_classes=0)
 MISTAKES = [
     ({"adversarial": "hing"}, DIGITS, "did you mean 'hinge'"),
+    ({"label_smoothing": 1.0}, DIGITS, r"share in \[0, 1\)"),
+    ({"label_smoothing": "-0.1..0@5"}, DIGITS, r"share in \[0, 1\)"),
+    ({"label_smoothing": 0.1, "adversarial": "hinge"}, DIGITS, "no labels to smooth: take adversarial non_saturating"),
     ({"penalties": {"r3": 1}}, DIGITS, "unknown term 'r3'|unknown penalty 'r3'"),
     ({"penalties": {"gp": "auto"}}, DIGITS, "a rule is known for r1 and r2"),
     ({"penalties": {"r1": {"weight": 1, "every": 0}}}, DIGITS, "every 0"),

@@ -14,7 +14,7 @@ from lightning_gen.adversarial.penalty_schedule import Penalties
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.names import resolve
-from lightning_gen.objectives.adversarial import ADVERSARIAL, NEEDS_CONSTRAINT, AdversarialLosses
+from lightning_gen.objectives.adversarial import ADVERSARIAL, HAS_LABELS, NEEDS_CONSTRAINT, AdversarialLosses, smoothed
 from lightning_gen.objectives.penalties import (
     NEEDS_GRADIENT,
     DiscriminatorStep,
@@ -23,12 +23,22 @@ from lightning_gen.objectives.penalties import (
     outputs_and_input_gradient,
 )
 from lightning_gen.objectives.terms import WeightedTerm
-from lightning_gen.schedule import Schedule
+from lightning_gen.schedule import Schedule, schedule
 from lightning_gen.training.skipping import gradient_norm
 from lightning_gen.training.validation import Logs
 
 LECAM_DECAY = 0.99  # share of LeCam's anchors that stays in an iteration
 DiscriminatorFn = Callable[[Tensor], tuple[Tensor, Any]]  # x -> logits (B,), and anything else
+
+
+def _check_smoothing(smoothing: Schedule, given: float | str, pair: AdversarialLosses, name: str) -> None:
+    if not all(0 <= value < 1 for value in (smoothing.first, smoothing.end)):
+        raise UserError(f"label_smoothing {given}: a share in [0, 1), such as 0.1, or a ramp such as 0.2..0@50%")
+    if (smoothing.first or smoothing.end) and pair not in HAS_LABELS:
+        raise UserError(
+            f"label_smoothing {given}: the losses {name!r} have no labels to smooth: take adversarial "
+            "non_saturating or minimax, or drop it"
+        )
 
 
 class AdversarialMixin:
@@ -38,7 +48,12 @@ class AdversarialMixin:
     terms: dict[str, WeightedTerm]
 
     def setup_adversarial(
-        self, adversarial: str, penalties: Mapping[str, Any] | None, augment: Mapping[str, Any] | None, spec: DataSpec
+        self,
+        adversarial: str,
+        penalties: Mapping[str, Any] | None,
+        augment: Mapping[str, Any] | None,
+        spec: DataSpec,
+        label_smoothing: float | str,
     ) -> None:
         """Set up from the options; ``spec`` is that of a discriminator's input.
 
@@ -48,6 +63,8 @@ class AdversarialMixin:
         self.pair: AdversarialLosses = resolve(adversarial, ADVERSARIAL, "adversarial pair")
         if not isinstance(self.pair, AdversarialLosses):
             raise UserError(f"adversarial {adversarial!r} is no AdversarialLosses of objectives/adversarial.py")
+        self.label_smoothing = self.schedules["label_smoothing"] = schedule(label_smoothing)
+        _check_smoothing(self.label_smoothing, label_smoothing, self.pair, adversarial)
         self.penalties = Penalties(penalties or {}, spec.shape)
         self.augment = Augment(augment or {})
         if self.augment.numbers:
@@ -65,6 +82,11 @@ class AdversarialMixin:
                 "--model.penalties.gp 10, --model.spectral_norm discriminator or --model.weight_clip 0.01",
                 stacklevel=2,
             )
+
+    def loss_of_logits(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The discriminator's loss of the pair, with smoothed labels where these are asked for, ()."""
+        loss = self.pair.discriminator(real_logits, fake_logits).mean()
+        return smoothed(loss, real_logits, self.weight(self.label_smoothing))  # type: ignore[attr-defined]
 
     def startup_messages(self, batch: int) -> list[str]:
         """Messages for the start of a run with this global batch."""

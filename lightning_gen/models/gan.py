@@ -54,6 +54,8 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         critic: network of the discriminator; None for the generator's.
         critic_args: options of that network.
         adversarial: a name of ``ADVERSARIAL``, or an import path of an ``AdversarialLosses``.
+        label_smoothing: s in [0, 1) or a ramp; the discriminator's label of real examples is 1 - s (one-sided, Salimans
+            et al. 2016), of the pairs with labels, "non_saturating" and "minimax".
         penalties: of the discriminator: penalty -> weight, ramp, or {weight, every, **arguments}; ``every`` n
             computes it each n-th iteration with n times the weight; weight "auto" is ``auto_gamma`` / 2.
         terms: of the generator: term -> weight, ramp, or {weight, **arguments}.
@@ -88,6 +90,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         critic: str | None = None,
         critic_args: dict[str, Any] | None = None,
         adversarial: str = "non_saturating",
+        label_smoothing: float | str = 0.0,
         penalties: dict[str, Any] | None = None,
         terms: dict[str, Any] | None = None,
         condition: str = "none",
@@ -108,7 +111,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         self.setup_condition(condition != "none")
         # the discriminator's input, which has another shape than the data where these are tokens
         self.discriminator_spec = self.spec._replace(shape=kind_of(self.spec).generated(self.spec))
-        self.setup_adversarial(adversarial, penalties, augment, self.discriminator_spec)
+        self.setup_adversarial(adversarial, penalties, augment, self.discriminator_spec, label_smoothing)
         self.terms = parse_terms(terms or {}, GENERATOR_TERMS)
         self._know_codes(codes)
         for name, term in self.terms.items():
@@ -162,7 +165,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         (real_logits, named), (fake_logits, guessed), penalty, values = self.discriminator_outputs_and_penalties(
             partial(self.discriminator_outputs, y=y), real, fake, len(x), self.anchors
         )
-        loss = self.pair.discriminator(real_logits, fake_logits).mean()
+        loss = self.loss_of_logits(real_logits, fake_logits)
         logs = {"adversarial": loss, **logit_statistics(real_logits, fake_logits)}
         for extra, said in (self.auxiliary_loss("real", named, y), self.auxiliary_loss("fake", guessed, y, z)):
             loss, logs = loss + extra, logs | said

@@ -46,6 +46,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         critic: network of the discriminators: "patch", a network with an encoder, or an import path.
         critic_args: options of that network.
         adversarial: a name of ``ADVERSARIAL``, or an import path of an ``AdversarialLosses``.
+        label_smoothing: of the discriminators, as of ``GAN``.
         adversarial_weight: of the adversarial loss of the translators, a number or a ramp.
         penalties: of the discriminators, as of ``GAN``; the logit of an image is the mean of its patches' logits.
         terms: of the translators: term of ``TRANSLATION_TERMS`` -> weight, ramp, or {weight, **arguments}.
@@ -73,6 +74,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         critic: str = "patch",
         critic_args: dict[str, Any] | None = None,
         adversarial: str = "least_squares",
+        label_smoothing: float | str = 0.0,
         adversarial_weight: float | str = 1.0,
         penalties: dict[str, Any] | None = None,
         terms: dict[str, Any] | None = None,
@@ -94,7 +96,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
                 *shapes[side][1:],
             )
             setattr(self, name, networks.critic(critic, DataSpec(seen), **(critic_args or {})))
-        self.setup_adversarial(adversarial, penalties, augment, DataSpec(seen))
+        self.setup_adversarial(adversarial, penalties, augment, DataSpec(seen), label_smoothing)
         self.terms = parse_terms(terms or {}, TRANSLATION_TERMS)
         check_translation_terms(self.terms, self.spec, "b2a" in self.directions)
         self.adversarial_weight = self.schedules["adversarial_weight"] = schedule(adversarial_weight)
@@ -147,7 +149,7 @@ class TranslationBase(AdversarialMixin, GenerativeModule):
         of_real, of_fake, penalty, values = self.discriminator_outputs_and_penalties(
             discriminate, *shown, len(real), anchors, f"penalty_{side}"
         )
-        loss = self.pair.discriminator(of_real[1], of_fake[1]).mean()
+        loss = self.loss_of_logits(of_real[1], of_fake[1])
         return loss + penalty, {"adversarial": loss, **logit_statistics(of_real[1], of_fake[1]), **values}
 
     def total_generator_loss(self, deception: Tensor, s: TranslationStep) -> tuple[Tensor, Logs]:

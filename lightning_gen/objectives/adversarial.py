@@ -90,6 +90,23 @@ ADVERSARIAL: dict[str, AdversarialLosses] = {
 # the discriminator's loss has no lower bound: without clipped weights, spectral norm or a penalty its logits run away
 NEEDS_CONSTRAINT = (ADVERSARIAL["wasserstein"],)
 
+# the discriminator's loss is a cross-entropy with the labels 1 and 0, of which the first can be smoothed
+HAS_LABELS = (ADVERSARIAL["non_saturating"], ADVERSARIAL["minimax"])
+
+
+def smoothed(loss: Tensor, real_logits: Tensor, smoothing: float) -> Tensor:
+    """The discriminator's loss of a pair with labels, where real examples have the label 1 - smoothing.
+
+    -(1 - s) log D(x) - s log(1 - D(x)) = softplus(-r) + s r: Salimans et al. 2016, section 3.4, one-sided, since a
+    smoothed label of fakes would draw the optimum to where there are no data.
+
+    Args:
+        loss: of labels 1 and 0, the mean ().
+        real_logits: of any shape; their mean is that of the loss.
+        smoothing: s in [0, 1).
+    """
+    return loss + smoothing * real_logits.mean() if smoothing else loss
+
 
 def logit_statistics(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
     """Means of both logits, and the shares of positive ones: 1 and 0 where the discriminator makes no mistakes."""
