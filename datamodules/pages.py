@@ -75,7 +75,8 @@ def open_page(path: str | Path) -> Iterator[Image.Image]:
     """An image of Pillow at the page that the path names; what is made of it must be a copy.
 
     Of a page the file stays open until the thread opens another one: to find a frame of an animation, those before it
-    are decoded, so that reading them one after the other takes linear and not quadratic time.
+    are decoded, so that reading them one after the other takes linear and not quadratic time. A page that was decoded
+    no longer says how deep it is, so the same one is opened anew.
 
     Raises:
         Exception: whatever Pillow raises on a broken file.
@@ -87,7 +88,7 @@ def open_page(path: str | Path) -> Iterator[Image.Image]:
             yield image
         return
     opened: _Opened | None = getattr(_last, "opened", None)
-    if opened is None or opened.stamp != _stamp(file) or opened.image.tell() > page:
+    if opened is None or opened.stamp != _stamp(file) or opened.image.tell() >= page:
         _last.opened = None  # closes the other one
         opened = _Opened(file)
     _last.opened = None  # after an error the next page is looked for from the start

@@ -227,6 +227,9 @@ def test_a_restarted_job_finds_its_run(tmp_path):
         restart.find_previous_attempt({**config, "trainer": {"devices": 2}}, launch(may_be_restart=True), tmp_path)
         == mine
     )
+    chosen = {**config, "threads": 1, "val_examples": 100}  # that a run stores, and its command does not name
+    (mine / "config.yaml").write_text(yaml.safe_dump(chosen))
+    assert restart.find_previous_attempt(config, launch(may_be_restart=True), tmp_path) == mine
     assert restart.find_previous_attempt(config, launch(), tmp_path) is None, "not restarted"
     assert restart.find_previous_attempt({**config, "seed": 2}, launch(may_be_restart=True), tmp_path) is None
     assert restart.find_previous_attempt(config, launch(job="slurm c 99", may_be_restart=True), tmp_path) is None

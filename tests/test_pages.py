@@ -48,6 +48,16 @@ def test_each_page_is_read_in_any_order(tmp_path, suffix):
     assert np.asarray(open_picture(pages[2][0]).in_8_bits().convert("L"))[3, 3] == 30, "also after an error"
 
 
+def test_a_page_that_is_read_twice_keeps_its_depth(tmp_path):
+    """A page that stayed open said nothing of its depth, so the second time 12 bits were taken for 16."""
+    pages = [Image.fromarray(np.full((4, 4), 1000 * (k + 1), np.uint16)) for k in range(3)]
+    pages[0].save(path := tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    for k in (1, 1, 0, 0, 2, 2):
+        with open_page(page_name(str(path), k)) as image:
+            assert image.tile, "not decoded before"
+            assert np.asarray(image)[0, 0] == 1000 * (k + 1)
+
+
 def test_files_of_one_picture_have_no_pages(tmp_path):
     for suffix in (".tif", ".png", ".webp", ".gif", ".jpg", ".bmp"):
         save(tmp_path / f"one{suffix}", [10])

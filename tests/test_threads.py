@@ -128,4 +128,5 @@ def test_evaluation_follows(monkeypatch):
 def test_threads_make_no_other_experiment():
     config = {"seed": 0, "threads": None}
     assert runs.same_experiment(config, {"seed": 0, "threads": 3}) and runs.same_experiment(config, {"seed": 0})
+    assert runs.same_experiment({**config, "val_examples": 100}, {"seed": 0, "val_examples": None})
     assert not runs.same_experiment(config, {"seed": 1, "threads": None})

@@ -117,8 +117,10 @@ def test_a_run_says_and_keeps_the_number(script, tmp_path):
     again = script("fit", "--resume", config.parent, "--steps", 20_000, "--print_config").stdout
     assert "val_examples: 100" in again
     assert line in script("fit", "--resume", config.parent, "--steps", 30).stdout
-    whole = script("fit", *options, "--steps", 2, "--val_examples", 4000).stdout
+    whole = script("fit", *options, "--steps", 2, "--val_examples", 4000, "--name", "whole").stdout
     assert "validation examples at each" not in whole
+    (config,) = tmp_path.glob("tb_logs/*-whole/version_0/config.yaml")
+    assert yaml.safe_load(config.read_text())["val_examples"] == 4000, "all of them when it goes on, too"
     assert (
         "--val_examples 0: it must be a whole number" in script("fit", *options, "--val_examples", 0, ok=False).stderr
     )

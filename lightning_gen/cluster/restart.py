@@ -183,7 +183,7 @@ def _is_of(path: Path, job: str, config: Mapping[str, Any]) -> bool:
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
         return noted["job"] == job and not config_changes(
-            runs.read_config(path.parent), config, ("patience", "threads")
+            runs.read_config(path.parent), config, ("patience", *runs.CHOSEN)
         )
     except (OSError, ValueError, LookupError, TypeError):  # half-written, or of another program
         return False

@@ -144,7 +144,8 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
     if isinstance(data, DataModule) and is_global_zero():  # what is wrong with the data shows before a folder is made
         data.prepare_data()
         data.setup("fit")
-        config["val_examples"] = data.validation_examples
+        if (count := data.validation_examples) is not None:  # a number that was given for all of them stays
+            config["val_examples"] = count
         if watch:
             watch.check()
         _ = data.digest  # of what is in memory now, not of what lies there at the first checkpoint

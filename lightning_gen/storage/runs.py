@@ -22,6 +22,7 @@ from lightning_gen.datamodules.paths import printable
 
 ROOT = Path("tb_logs")
 CONFIG, SUMMARY = "config.yaml", "summary.json"
+CHOSEN = ("threads", "val_examples")  # options of which a run stores what it took, where none was given
 ENTRIES = 100_000  # of a configuration, at most: an alias of YAML repeats what it stands for
 TRANSLATIONS = "translations.png"  # of held-out pictures, at the end of a translator's run
 
@@ -133,8 +134,8 @@ def dump(config: Mapping[str, Any]) -> str:
 
 
 def same_experiment(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether two configurations are equal but for the threads, of which a run stores those that it took."""
-    first, second = ({key: entry for key, entry in config.items() if key != "threads"} for config in (before, after))
+    """Whether two configurations are equal but for what a run chooses and stores by itself."""
+    first, second = ({key: entry for key, entry in config.items() if key not in CHOSEN} for config in (before, after))
     return dump(first) == dump(second)
 
 
