@@ -310,6 +310,14 @@ def test_outputs_of_16_bits_are_png_files_in_the_users_units(tmp_path, channels)
     assert torch.equal(kind.read(path, spec), to_model(stored, spec))
 
 
+def test_a_range_beyond_the_type_of_the_files_is_written_without_wrapping(tmp_path):
+    x = torch.tensor([-1.0, 1.0]).repeat(H * W)[: H * W].view(1, H, W)
+    for spec, suffix in ((spec_of((0.0, 4095.0), 8), ".png"), (spec_of((-1000.0, 40000.0), 16), ".tif")):
+        kind_of(spec).write(x, path := tmp_path / f"a{suffix}", spec, None)
+        with Image.open(path) as image:
+            assert image.getextrema() == spec.range
+
+
 @pytest.mark.parametrize(
     ("spec", "suffix"),
     [

@@ -115,9 +115,11 @@ class Image(Kind):
             values = to_units(x.detach().cpu().clamp(-1, 1), spec)
             values = values.round() if is_whole else values
             if suffix == ".png":
-                save_png(values.to(torch.uint8 if spec.bits == 8 else torch.int32), path, provenance)
+                is_byte = spec.bits == 8 and spec.range[1] <= 255
+                save_png(values.to(torch.uint8 if is_byte else torch.int32), path, provenance)
             else:
-                save_tiff(values.to(torch.int16) if is_whole else values, path, provenance)
+                fits = is_whole and spec.range[0] >= -(2**15) and spec.range[1] < 2**15
+                save_tiff(values.to(torch.int16) if fits else values, path, provenance)
 
     def stored(self, x: Tensor, spec: DataSpec) -> Tensor:
         """Rounded to 256 levels, uint8; numbers of more bits, and in units of their own, as they are."""
