@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     """The error for a name that is in no table: with the nearest known name and the whole list."""
-    names = sorted(map(str, known))
+    names = sorted({*map(str, known)})
     near = get_close_matches(str(given)[:200], names, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {given!r}:{hint} known: {', '.join(names)}")

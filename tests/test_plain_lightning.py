@@ -68,6 +68,13 @@ def test_the_usual_forms_of_batches_train(dataset, trainer):
     assert first.shape == (10, 1, 8, 8)
 
 
+def test_a_validation_does_not_depend_on_the_batches_of_a_loader(trainer):
+    """The last, smaller batch took the noise of other examples."""
+    model = small().eval()
+    values = [trainer().validate(model, DataLoader(X, size), verbose=False)[0] for size in (40, 12)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
 def test_a_conditional_model_finds_the_labels(trainer):
     model = small(conditional=True)
     trainer(max_steps=2).fit(model, DataLoader(TensorDataset(X, Y), batch_size=10))

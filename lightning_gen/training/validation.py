@@ -124,14 +124,12 @@ class ExampleMeanValidation(ContiguousInputs, LightningUse):
         self._means, self.rows = Means(), Rows()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        size = size_of(batch)
+        size, seen = size_of(batch), self._means.count
         index = batch.get("index")
         if index is not None and bool((index < 0).all()):  # stands in on a device that gets no example
             return
         # of the examples, on which their noise depends
-        self.example_indices = (
-            list(range(batch_idx * size, (batch_idx + 1) * size)) if index is None else index.tolist()
-        )
+        self.example_indices = list(range(seen, seen + size)) if index is None else index.tolist()
         self._means.add(self.validation_values(batch))
 
     def on_validation_epoch_end(self) -> None:
