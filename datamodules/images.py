@@ -68,9 +68,12 @@ def kind_of(image: Image.Image) -> str:
     if image.has_transparency_data:
         return "transparent"
     depth = depth_of(image)
+    plain = {"RGB": "", "P": ""}.get(image.mode, image.mode)  # a palette's colours are RGB
+    word = "grey" if image.mode.startswith(("1", "I", "F")) or image.mode == "L" else plain
     if depth.bits > 8 or depth.is_reduced:
-        return f"{depth.bits if depth.bits > 8 else 16}-bit" if image.mode != "F" else "float"
-    return {"RGB": "", "P": "", "1": "grey", "L": "grey"}.get(image.mode, image.mode)  # a palette's colours are RGB
+        bits = f"{depth.bits if depth.bits > 8 else 16}-bit" if image.mode != "F" else "float"
+        return f"{bits} {word or 'colour'}"
+    return word
 
 
 def read_image_infos(paths: list[str]) -> list[ImageInfo | None]:

@@ -112,9 +112,9 @@ class PairFiles(ImageFiles, PairData):
         Raises:
             UserError: a picture is too small.
         """
-        to = "RGB" if self.reader.channels == 3 else "grey"
-        kinds = Counter(seen.kind or "colour" for seen in looks.values())
-        del kinds["colour" if to == "RGB" else "grey"]
+        to, plain = ("RGB", "colour") if self.reader.channels == 3 else ("grey", "grey")
+        found = (seen.kind or "colour" for seen in looks.values())
+        kinds = Counter(kind for kind in found if kind.split()[-1] != plain)  # deep ones keep their values
         if kinds:
             self._converted.append(f"{counted(kinds)} images in {where} were converted to {to}")
         small = {path: s for path, s in looks.items() if s.height < self.height or s.width < self.width}

@@ -322,12 +322,13 @@ def test_conversions_are_said_once(tmp_path, two, memory):
     Image.fromarray(np.full((16, 12), 1000, np.uint16)).save(tmp_path / "zebras" / "deep.png")
     data = Unpaired(**two, size=12, memory=memory, num_workers=0)
     data.setup()
-    said = "3 grey, 1 16-bit, 1 CMYK and 1 transparent images in"
+    said = "3 grey, 1 16-bit grey, 1 CMYK and 1 transparent images in"
     assert data.report() == f"{said} {two['b']} were converted to RGB"
     assert whole(data, "train")["b"].shape[1] == 3
     grey = Unpaired(**two, size=12, channels=1)
     grey.setup()
     assert f"40 colour images in {two['a']} were converted to grey" in grey.report()
+    assert "16-bit" not in grey.report(), "it is grey, and keeps its values"
 
 
 @pytest.mark.parametrize("memory", [2.0, 0.0])

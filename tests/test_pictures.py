@@ -375,7 +375,7 @@ def test_compressed_pictures_of_16_bits(tmp_path):
     assert np.array_equal(open_picture(tmp_path / "out" / "a.png").pixels, array)
     with Image.open(tmp_path / "out" / "a.png") as image:
         assert not image.text, "of no model's making"
-    with pytest.raises(UserError, match="is 16-bit: coded are pictures of 8 bits"):
+    with pytest.raises(UserError, match="is 16-bit colour: coded are pictures of 8 bits"):
         image_io.read_pictures([path], DataSpec((3, H, W)), SkippedFiles(True))
     with pytest.raises(UserError, match="values outside of 0 to 4095, which the model codes"):
         image_io.read_pictures([path], spec_of((0.0, 4095.0), 16, 3), SkippedFiles(True))

@@ -64,7 +64,8 @@ def _read(path: Path, spec: DataSpec) -> Tensor:
         picture = open_picture(path)
     except Exception as error:  # Pillow's decoders raise anything on broken files
         raise UserError(f"cannot read {path} as a picture: {error}") from None
-    if depth.bits != bits or depth.is_reduced or kind not in ("", "grey", f"{bits}-bit", "float") or frames > 1:
+    plain = ("", "grey", f"{bits}-bit grey", f"{bits}-bit colour", "float grey")
+    if depth.bits != bits or depth.is_reduced or kind not in plain or frames > 1:
         what = f"{frames} pictures in one" if frames > 1 else kind or "of 8 bits"
         raise UserError(f"{path} is {what}: coded are pictures of {bits} bits, grey or RGB, without transparency")
     if picture.size != (height, width):
