@@ -435,6 +435,14 @@ def test_data_in_other_units_than_the_models_are_refused(tmp_path, trainer):
     trainer().validate(model, b.in_units_of(model.spec), verbose=False)
 
 
+def test_data_in_another_range_than_the_models_are_refused(trainer):
+    """They would be taken for much darker ones."""
+    deep = [np.full((8, 8), 50 * k, np.uint16) for k in range(40)]
+    model = small(Custom(deep, batch_size=8).spec)
+    with pytest.raises(UserError, match=r"values 0 to 65535, these data have values 0 to 4095: --data.range 0 65535"):
+        trainer(max_steps=1).fit(model, datamodule=Custom(deep, range=[0, 4095], batch_size=8))
+
+
 @pytest.mark.parametrize("devices", [0, -2, [], "0"])
 def test_no_device_is_one_line(devices):
     with pytest.raises(UserError, match=r"--trainer\.devices .*: give at least 1, or auto"):

@@ -14,6 +14,7 @@ from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.units import to_model
+from lightning_gen.datamodules.value_range import check_same_range
 from lightning_gen.training.accepted import check_options
 
 CLOSE = 1e-6  # of a scale: means and scales that differ by less are equal but for rounding
@@ -74,12 +75,15 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 def check_units(data: Any, spec: DataSpec) -> None:
-    """Refuse data that are standardized otherwise than those that a model was made for.
+    """Refuse data in another range, or standardized otherwise, than those that a model was made for.
 
     Raises:
         UserError: that says how to see them as the model does.
     """
-    if not isinstance(data, DataModule) or data.spec.values != "real" or data.spec.shape != spec.shape:
+    if not isinstance(data, DataModule) or data.spec.shape != spec.shape:
+        return
+    check_same_range(spec, data.spec)
+    if data.spec.values != "real":
         return
     own = data.spec
     near = len(own.scale) == len(spec.scale) and all(
