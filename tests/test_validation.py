@@ -121,6 +121,11 @@ def test_a_run_says_and_keeps_the_number(script, tmp_path):
     assert "validation examples at each" not in whole
     (config,) = tmp_path.glob("tb_logs/*-whole/version_0/config.yaml")
     assert yaml.safe_load(config.read_text())["val_examples"] == 4000, "all of them when it goes on, too"
+    script("fit", *options, "--steps", 3000, "--val_every", 3000, "--name", "long")
+    (config,) = tmp_path.glob("tb_logs/*-long/version_0/config.yaml")
+    assert yaml.safe_load(config.read_text())["val_examples"] is None, "few beside 48,000 that are trained on"
+    again = script("fit", "--resume", config.parent, "--steps", 3002, "--val_every", 1).stdout
+    assert "validation examples at each" not in again, "its values are compared with those before"
     assert (
         "--val_examples 0: it must be a whole number" in script("fit", *options, "--val_examples", 0, ok=False).stderr
     )

@@ -135,7 +135,9 @@ def _train(plan: cli.ResolvedConfig, lock: RunLock, attempt: restart.Attempt | N
         return attempt.folder
     _check_batch(model, data, world)
     cores.use_threads(config, options, model, data, launch, attempt.folder)
-    limit_validation(data, config, steps)
+    limit_validation(
+        data, config, steps, runs.read_config(attempt.folder) if attempt.folder and attempt.state else None
+    )
     if config["init"] and not attempt.state:
         start = find_checkpoint(str(to_path(config["init"])))
         load_weights(model, start, read_checkpoint(start), memory=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,20 +19,26 @@ def validation_interval(config: dict[str, Any], steps: int) -> int:
     return min(steps, config["val_every"] or max(1, steps // VALIDATIONS))
 
 
-def limit_validation(data: Any, config: dict[str, Any], steps: int) -> None:
+def limit_validation(data: Any, config: dict[str, Any], steps: int, earlier: Mapping[str, Any] | None = None) -> None:
     """Fix the number of examples of each validation: ``--val_examples``, or by default a tenth of what training sees.
 
     It follows from the length of the run, the interval, the batch and the data alone, so it is the same on all devices;
-    it is recorded in the configuration where it leaves examples out, so a run that goes on keeps it.
+    it is recorded in the configuration where it leaves examples out. A run that goes on keeps it, whatever its interval
+    is then, so that its values can be compared.
 
     Args:
         data: of the run; those of another kind than ours are validated as a whole.
         config: of the run.
         steps: length of the run in iterations.
+        earlier: the configuration of a run that goes on from a checkpoint; one that records no number takes all.
     """
-    if isinstance(data, DataModule):
-        seen, given = validation_interval(config, steps) * data.batch_size, config.get("val_examples")
-        data.validation_size = partial(min, given) if given else partial(default_size, seen=seen)
+    if not isinstance(data, DataModule):
+        return
+    given = config.get("val_examples") or (earlier or {}).get("val_examples")
+    if given:
+        data.validation_size = partial(min, given)
+    elif earlier is None:
+        data.validation_size = partial(default_size, seen=validation_interval(config, steps) * data.batch_size)
 
 
 def default_size(size: int, seen: int) -> int:
