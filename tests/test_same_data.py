@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.config import cli
 from lightning_gen.datamodules import identity
 from lightning_gen.datamodules.custom import Arrays, Custom
 from lightning_gen.datamodules.digits import Digits
@@ -359,3 +360,16 @@ def test_weights_of_another_architecture_name_the_option(tmp_path, script):
     ):
         refused = script("fit", *RUN, "--data", "digits", *option, *init, ok=False)
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and refused.stderr.endswith(f"{said}\n")
+
+
+def test_data_that_were_moved_are_found_by_their_option(tmp_path):
+    """A run of --data FOLDER did not go on where the folder had another place: its name was no data set."""
+    folder, moved = tmp_path / "before", tmp_path / "after"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    run = cli.resolve_config({"model": "vae", "data": str(folder)}, []).config
+    folder.rename(moved)
+    again = cli.resolve_config({}, ["--data.root", str(moved)], run).config
+    assert again["data"]["class_path"] == run["data"]["class_path"] and again["dataset"] == run["dataset"]
+    assert again["data"]["init_args"] == {**run["data"]["init_args"], "root": str(moved)}
+    assert cli.resolve_config({}, [], run).config == run, "what is missing is said when it is read"

@@ -92,9 +92,12 @@ def _layer(given: dict[str, Any], base: Mapping[str, Any] | None, networks: Mapp
     row = preset(name) if "." not in name else None
     layer: dict[str, Any] = {"preset": name, "seed": 0, "save_every": 500, "trainer": {}}
     layer["model"] = {"class_path": row.model if row else name, "init_args": dict(row.arguments) if row else {}}
-    own = file.get("data", {}).get("class_path", row.data if row else "digits")
-    dataset = given.get("data", file.get("dataset", own))
-    path, arguments = data_paths.find(dataset, layer["model"]["class_path"])
+    own = file.get("data", {}).get("class_path")
+    dataset = given.get("data", file.get("dataset", own or (row.data if row else "digits")))
+    if own is None or base is None:
+        path, arguments = data_paths.find(dataset, layer["model"]["class_path"])
+    else:  # the name of a run's data may be a path where nothing is now: --data.root says where they are
+        path, arguments = own, {}
     if row and dataset == row.data:
         arguments = {**arguments, **row.data_arguments}
     layer |= {
