@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .files import check_regular
 
@@ -51,7 +52,7 @@ class _Opened:
         self.stamp = _stamp(path)
         self.file = open(path, "rb")  # noqa: SIM115
         try:
-            self.image = Image.open(self.file)
+            self.image = _identify(self.file)
         except BaseException:
             self.file.close()
             raise
@@ -59,6 +60,14 @@ class _Opened:
     def __del__(self) -> None:
         if "file" in self.__dict__:
             self.file.close()
+
+
+def _identify(file: BinaryIO) -> Image.Image:
+    """What Pillow makes of a file; its error names the object of Python, and callers name the path."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("no format of pictures that Pillow knows") from None
 
 
 def _stamp(path: str) -> tuple[object, ...]:
@@ -84,7 +93,7 @@ def open_page(path: str | Path) -> Iterator[Image.Image]:
     file, page = split_page(str(path))
     check_regular(file)
     if file == str(path):
-        with open(path, "rb") as plain, Image.open(plain) as image:
+        with open(path, "rb") as plain, _identify(plain) as image:
             yield image
         return
     opened: _Opened | None = getattr(_last, "opened", None)

@@ -53,7 +53,7 @@ def find_range(files: Sequence[str], training: Sequence[str], given: tuple[float
     """
     depths = [depth for depth in _in_threads(read_depth, files, "looking at depths") if depth is not None]
     reduced = sum(depth.is_reduced for depth in depths)
-    notices = [f"{_files(reduced)} of 16 bits in a form of which only 8 are read"] if reduced else []
+    notices = [f"{_pictures(reduced)} of 16 bits in a form of which only 8 are read"] if reduced else []
     kinds = Counter(depth._replace(is_reduced=False) for depth in depths)
     bits = max((depth.bits for depth in kinds), default=8)
     if bits == 8 and not given:
@@ -67,14 +67,14 @@ def find_range(files: Sequence[str], training: Sequence[str], given: tuple[float
         source = f"measured over {measured:,} training pictures: --data.range LOW HIGH fixes it"
     else:
         found = min(depth.black for depth in deepest), max(depth.white or 0.0 for depth in deepest)
-        source = f"of {_files(count)} of {bits} bits"
+        source = f"of {_pictures(count)} of {bits} bits"
     notices.append(f"values {format_range(found)}, {source}; of outputs too")
     others = Counter(depth.bits for depth in depths if depth.bits != bits)
     for other, n in sorted(others.items()):
         factor = (found[1] - found[0]) / (2**other - 1)
         exact = f" (x{factor:g})" if found[0] == 0 and factor == int(factor) else ""
         notices.append(
-            f"{_files(n)} of {other} bits among {count:,} of {_name(bits)}: widened to {format_range(found)}{exact}"
+            f"{_pictures(n)} of {other} bits among {count:,} of {_name(bits)}: widened to {format_range(found)}{exact}"
         )
     return ValueRange(found, bits, tuple(notices))
 
@@ -163,8 +163,9 @@ def _in_threads(work: Callable[[str], Any], files: Sequence[str], title: str = "
         return list(track(pool.map(work, files), title, len(files), disable=not title or len(files) < MANY))
 
 
-def _files(n: int) -> str:
-    return f"{n:,} file" + "s" * (n != 1)
+def _pictures(n: int) -> str:
+    """Not of files, which may hold many pages."""
+    return f"{n:,} picture" + "s" * (n != 1)
 
 
 def _name(bits: int) -> str:

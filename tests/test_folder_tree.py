@@ -80,7 +80,8 @@ def test_what_folder_says_at_the_start_and_at_the_end(tree, script, recwarn):
     lines = said.stdout.splitlines()
     start = lines.index(TOLD[0])
     assert lines[start : start + 5] == TOLD and lines[start + 5] == ""
-    broken = "skipped set [v1]/train/dog/broken.png: cannot be read (UnidentifiedImageError: "
+    broken = "skipped set [v1]/train/dog/broken.png: cannot be read "
+    broken += "(UnidentifiedImageError: no format of pictures that Pillow knows)\n"
     assert said.stderr.startswith(broken) and said.stderr.count("\n") == 1
     assert "1 of 33 images in set [v1] could not be read: set [v1]/train/dog/broken.png" in lines
     assert not [str(warning.message) for warning in recwarn]

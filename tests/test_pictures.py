@@ -139,7 +139,7 @@ def test_16_bits_of_which_8_are_read_are_counted(tmp_path):
         save_tiff_16(tmp_path / f"{k}.tif", values(str(k), 4), "<", t262=5)
     data = Folder(str(tmp_path), size=[H, W])
     assert data.spec.values == "uint8"
-    assert data.notices() == ["5 files of 16 bits in a form of which only 8 are read"]
+    assert data.notices() == ["5 pictures of 16 bits in a form of which only 8 are read"]
     with pytest.raises(ValueError, match="whose colours lie in planes of their own: these are read compressed"):
         open_picture(save_tiff_16(tmp_path / "planes.tif", values("planes", 3), "<", t284=2))
 
@@ -194,7 +194,7 @@ def test_more_than_8_bits_reach_the_model(tmp_path, memory):
     for row, path in zip(stored, data.training_files(), strict=True):
         assert np.array_equal(row[0], np.asarray(Image.open(path)))
     assert torch.equal(data.transform({"x": stored})["x"], stored / 32767.5 - 1)
-    assert "values 0 to 65535, of 10 files of 16 bits; of outputs too" in data.notices()
+    assert "values 0 to 65535, of 10 pictures of 16 bits; of outputs too" in data.notices()
 
 
 def test_a_range_of_12_bits_is_named_and_taken(tmp_path):
@@ -226,12 +226,12 @@ def test_what_lies_outside_the_range_is_cut_and_said(tmp_path):
 def test_shallower_files_are_widened(tmp_path):
     shallow = {f"x{k}.png": values(str(k), 1, 255)[:, :, 0].astype(np.uint8) for k in range(3)}
     data = folder(tmp_path, {**deep(9), **shallow})
-    assert "3 files of 8 bits among 9 of 16 bits: widened to 0 to 65535 (x257)" in data.notices()
+    assert "3 pictures of 8 bits among 9 of 16 bits: widened to 0 to 65535 (x257)" in data.notices()
     reader = data.in_range(data.reader)
     for name, array in shallow.items():
         assert np.array_equal(reader(tmp_path / name)[0], array.astype(np.float32) * 257)
     given = folder(tmp_path, {}, range=[0, 4095])
-    assert "3 files of 8 bits among 9 of 16 bits: widened to 0 to 4095" in given.notices()
+    assert "3 pictures of 8 bits among 9 of 16 bits: widened to 0 to 4095" in given.notices()
     assert given.in_range(given.reader)(tmp_path / "x0.png").max() == 4095
 
 
@@ -281,7 +281,7 @@ def test_sides_of_pairs_share_a_range(tmp_path):
     for kind in (Paired, Unpaired):
         data = kind(str(tmp_path / "a"), str(tmp_path / "b"), size=[H, W], upscale=True, batch_size=4)
         assert data.spec.range == (0, 65535)
-        assert "10 files of 8 bits among 10 of 16 bits: widened to 0 to 65535 (x257)" in data.notices()
+        assert "10 pictures of 8 bits among 10 of 16 bits: widened to 0 to 65535 (x257)" in data.notices()
         data.setup()
         batch = data._splits["train"].fetch(torch.arange(2))
         assert (batch["b"] % 257 == 0).all() and not (batch["a"] % 257 == 0).all()
