@@ -47,11 +47,12 @@ WIDEST = 8  # metrics in one table
 MISSING = "-"
 HASHED = ("extractor", "reference")  # what all values of a column must share, as N and k
 LEGEND = """Mean ± standard deviation over seeds (2 digits of it); one seed alone has none. An arrow says which way is
-better; **bold** is the best mean of a column, where all its values were measured alike. "Held-out real data" is the
-same measurement of real examples in place of samples: what a perfect model would reach. final_over_best is the
-distance watched in training at its end over its lowest; the other values are of the checkpoint named below. The time
-of training includes its validations, images/s do not. † is a value given the class: another quantity, so it is
-not ranked beside the others."""
+better; **bold** is the best mean of a column, where all its values were measured alike. "Other real data" is the same
+measurement of validation examples, then of training ones, in the place of samples: about what a perfect model would
+reach; the validation examples of a data set need not be a random draw of it. final_over_best is the distance watched
+in training at its end over its lowest; the other values are of the checkpoint named below. The time of training
+includes its validations, images/s do not. † is a value given the class: another quantity, so it is not ranked beside
+the others."""
 GIVEN = " †"  # marks values of a model that was told the class or the text of each example
 
 Cells = Sequence[Mapping[str, Any]]
@@ -182,7 +183,7 @@ def _table(rows: Mapping[str, Cells], metrics: Sequence[str], costs: bool = True
         body.append([*own, *(_costs(cells) if costs else [])])
     floors = [column[-1] for column in columns]
     if set(floors) - {MISSING}:
-        body.append(["held-out real data", "", *floors, *(["", ""] if costs else [])])
+        body.append(["other real data", "", *floors, *(["", ""] if costs else [])])
     as_they_are = [_untranslated(rows, name) for name in metrics]
     if set(as_they_are) - {MISSING}:
         body.append(["untranslated pictures", "", *as_they_are, *(["", ""] if costs else [])])
