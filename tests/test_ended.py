@@ -38,8 +38,8 @@ def test_the_end_names_best_and_final_with_their_iterations(folder, script):
     assert known["best"]["iteration"] == 10 and final > best
     line = f"best:       loss {best:.4g} at iteration 10 (best.ckpt); final {final:.4g} at 20 (last.ckpt)"
     assert line in output and "done: 20 iterations" in output and "extend: " in output
-    assert ", iteration 10 in " in script("sample", folder, "-n", 2).stdout
-    assert ", iteration 20 in " in script("sample", folder, "-n", 2, "--which", "last").stdout
+    assert ", iteration 10, " in script("sample", folder, "-n", 2).stdout
+    assert ", iteration 20, " in script("sample", folder, "-n", 2, "--which", "last").stdout
 
 
 def test_time_is_named_and_a_run_without_any_left_keeps_its_values(folder, script):
