@@ -135,14 +135,21 @@ class Arrays(DataModule):
 
 
 def take_apart(item: Any) -> tuple[Any, Any]:
-    """(x, y) of one item of a Dataset; y is None where there is none."""
+    """(x, y) of one item of a Dataset; y is None where there is none.
+
+    Raises:
+        UserError: a dict without x.
+    """
+    x, y = find_parts(item)
+    if x is None and isinstance(item, Mapping):
+        raise UserError(f"an example is a dict with {', '.join(map(str, item))}: expected one of {', '.join(X_KEYS)}")
+    return x, y
+
+
+def find_parts(item: Any) -> tuple[Any, Any]:
+    """(x, y) of an item of a Dataset or of a batch of a loader, None for what it has not."""
     if isinstance(item, Mapping):
-        x = next((item[key] for key in X_KEYS if key in item), None)
-        y = next((item[key] for key in Y_KEYS if key in item), None)
-        if x is None:
-            raise UserError(
-                f"an example is a dict with {', '.join(map(str, item))}: expected one of {', '.join(X_KEYS)}"
-            )
+        x, y = (next((item[key] for key in keys if key in item), None) for keys in (X_KEYS, Y_KEYS))
         return x, y
     if isinstance(item, Sequence) and len(item) > 0 and not isinstance(item, str):
         return item[0], item[1] if len(item) > 1 else None

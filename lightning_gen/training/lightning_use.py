@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Stochasti
 from torch import Tensor
 
 from lightning_gen.datamodules.base import DataModule
+from lightning_gen.datamodules.custom import find_parts
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.units import to_model
@@ -19,7 +20,6 @@ from lightning_gen.training.accepted import check_options
 
 CLOSE = 1e-6  # of a scale: means and scales that differ by less are equal but for rounding
 MORE = ("text", "factors", "index")  # entries of a batch that are taken as they are
-X_KEYS, Y_KEYS = ("x", "image", "img", "pixel_values"), ("y", "label", "labels", "target")
 CUSTOM = "wrap the Dataset, lightning_gen.datamodules.custom.Custom(dataset), and give that to the Trainer"
 REPLACED = (  # callbacks that need automatic optimization, and the option of a model in their place
     (StochasticWeightAveraging, "ema={player: half-life in images}"),
@@ -111,7 +111,7 @@ def read_batch(batch: Any, spec: DataSpec) -> dict[str, Tensor]:
     if spec.has_two_sides:
         found, y = {side: batch.get(side) if isinstance(batch, Mapping) else None for side in "ab"}, None
     else:
-        x, y = _take_apart(batch)
+        x, y = find_parts(batch)
         found = {"x": x}
     for name, shape in {"x": spec.shape, "a": spec.shape, "b": spec.shape_b}.items():
         if name not in found:
@@ -141,16 +141,6 @@ def _examples(x: Tensor, spec: DataSpec) -> Tensor:
             f"{high:g}] is expected, as ToTensor of torchvision gives: leave out Normalize, or {CUSTOM}"
         )
     return to_model(x, spec._replace(values="unit"))
-
-
-def _take_apart(batch: Any) -> tuple[Any, Any]:
-    """(x, y) of a batch, None for what it has not."""
-    if isinstance(batch, Mapping):
-        x, y = (next((batch[key] for key in keys if key in batch), None) for keys in (X_KEYS, Y_KEYS))
-        return x, y
-    if isinstance(batch, Sequence) and len(batch) and not isinstance(batch, str):
-        return batch[0], batch[1] if len(batch) > 1 else None
-    return batch, None
 
 
 def _form(batch: Any) -> str:
