@@ -85,15 +85,7 @@ def measure_range(files: Sequence[str], max_pixels: int) -> tuple[tuple[float, f
     Raises:
         UserError: none can be read, or all values are equal.
     """
-
-    def extremes(path: str) -> tuple[float, float] | None:
-        try:
-            picture = open_picture(path, max_pixels=max_pixels)
-        except Exception:  # reading it again will give the reason
-            return None
-        return _extremes(picture) if picture.depth.white is None else None
-
-    found = [pair for pair in _in_threads(extremes, files, "measuring values") if pair is not None]
+    found = _extremes(files, max_pixels, lambda picture: picture.depth.white is None, "measuring values")
     low, high = min((pair[0] for pair in found), default=0.0), max((pair[1] for pair in found), default=0.0)
     if not low < high:
         raise UserError(
@@ -114,15 +106,7 @@ def use_of_range(files: Sequence[str], values: ValueRange, max_pixels: int) -> l
     if not values.range:  # all of 8 bits, and of no range by the user
         return []
     some = files[:: max(1, math.ceil(len(files) / LOOKED_AT))]
-
-    def extremes(path: str) -> tuple[float, float] | None:
-        try:
-            picture = open_picture(path, max_pixels=max_pixels)
-        except Exception:  # reading it again will give the reason
-            return None
-        return _extremes(picture) if picture.depth.bits == values.bits else None
-
-    found = [pair for pair in _in_threads(extremes, some) if pair is not None]
+    found = _extremes(some, max_pixels, lambda picture: picture.depth.bits == values.bits)
     if not found:
         return []
     return describe_use(found, values.range, f"{len(found):,} of {len(files):,} training pictures looked at")
@@ -146,9 +130,22 @@ def describe_use(extremes: Sequence[tuple[float, float]], of: tuple[float, ...],
     return [f"warning: values use {used} only ({looked}); if that is their range: --data.range {_suggested(low, high)}"]
 
 
-def _extremes(picture: Picture) -> tuple[float, float]:
-    values = picture.values(3) if not isinstance(picture.pixels, np.ndarray) else picture.pixels
-    return float(values.min()), float(values.max())
+def _extremes(
+    files: Sequence[str], max_pixels: int, counts: Callable[[Picture], bool], title: str = ""
+) -> list[tuple[float, float]]:
+    """The lowest and the highest value of each file that can be read and counts."""
+
+    def look_at(path: str) -> tuple[float, float] | None:
+        try:
+            picture = open_picture(path, max_pixels=max_pixels)
+        except Exception:  # reading it again will give the reason
+            return None
+        if not counts(picture):
+            return None
+        values = picture.values(3) if not isinstance(picture.pixels, np.ndarray) else picture.pixels
+        return float(values.min()), float(values.max())
+
+    return [pair for pair in _in_threads(look_at, files, title) if pair is not None]
 
 
 def _suggested(low: float, high: float) -> str:
