@@ -1,4 +1,4 @@
-"""Does everything run on this machine's GPU? ``python benchmarks/gpu_smoke.py`` takes under five minutes there.
+"""Does everything run on this machine's GPU? ``python benchmarks/gpu_smoke.py``, in minutes.
 
 One preset of each family trains in bf16-mixed and in 16-mixed, is resumed, sampled (or translates) and evaluated, each
 by the command that a user gives, all in one process. Prints a table: images/s (eager, of the run after the resume,
