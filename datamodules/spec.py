@@ -40,6 +40,7 @@ class DataSpec(NamedTuple):
         mean: of each column of "real" vectors, in the user's units, which is subtracted; empty: nothing.
         scale: of each column, by which it is divided after that; empty: nothing.
         bits: of a value with a ``range`` in the user's files: 8 to 16 for whole numbers, 32 for floats; 0: no such.
+        levels: the stored values that occur in "uint8" data, ascending, where they are fewer than 256; empty: all.
     """
 
     shape: tuple[int, ...]
@@ -62,6 +63,7 @@ class DataSpec(NamedTuple):
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     bits: int = 0
+    levels: tuple[int, ...] = ()
 
     @property
     def has_two_sides(self) -> bool:

@@ -160,6 +160,22 @@ def test_the_length_is_the_elbo_of_a_trained_model(binarize, trainer):
     assert 0.98 * bits < 8 * made.payload < 1.02 * bits
 
 
+def test_few_levels_take_fewer_bits_and_others_come_back_too():
+    few = (0, 16, 100, 255)
+    model = vae()
+    model.spec = model.spec._replace(levels=few)
+    chosen = torch.tensor(few)[torch.randint(4, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))]
+    x = chosen.float().div(127.5).sub(1)
+    made, back = there_and_back(model, x)
+    assert torch.equal(back, x) and made.header.settings["levels"] == 4
+    other = torch.cat([x, torch.full_like(x[:1], 7).div(127.5).sub(1)])  # one picture of another level
+    longer, back = there_and_back(model, other)
+    assert torch.equal(back, other) and longer.header.settings["levels"] == 256
+    model.spec = model.spec._replace(levels=())
+    usual, _ = there_and_back(model, x)  # as the file of a model of before, whose checkpoint names no levels
+    assert made.payload < usual.payload - 60 * 64 / 8  # more than a bit for each value
+
+
 def test_a_code_that_says_nothing_costs_nothing():
     """With q(z|x) = p(z) and a decoder that does not look at z, the length is -log p(x)."""
     model = vae((1, 12, 12), "binary")

@@ -17,7 +17,7 @@ from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
-from lightning_gen.metrics.likelihood import add_dequantisation_noise, bits_per_dim, discretisation
+from lightning_gen.metrics.likelihood import bits_per_dim, discretisation
 from lightning_gen.models import vae
 from lightning_gen.models import vae_base as bounds_of
 from lightning_gen.networks import Network
@@ -29,6 +29,7 @@ from lightning_gen.objectives.latent import (
     kl_normal,
     reparameterise,
 )
+from lightning_gen.objectives.levels import counting_levels, dequantise, level_edges
 from lightning_gen.objectives.likelihood import Bernoulli
 from lightning_gen.objectives.likelihood_base import Likelihood
 
@@ -210,12 +211,12 @@ def test_the_256_probabilities_of_the_discretised_logistic_sum_to_1(log_scale: f
     ends = model.log_prob(torch.tensor([[-1.0], [1.0]])[:, None], torch.tensor([[-1.0], [1.0]]))
     assert ends.isfinite().all()
     row = discretisation(model, spec)
-    assert (row.levels, row.dequantise, row.offset) == (256, False, 0)
+    assert (row.levels, row.dequantise) == (256, False)
 
 
 def test_binary_data_have_2_levels_without_noise():
     row = discretisation(*build("bernoulli", "binary"))
-    assert row[0] == 2 and row[2:] == (False, 0.0)
+    assert row[0] == 2 and not row.dequantise
     assert "2 levels" in row.how
 
 
@@ -254,7 +255,8 @@ def test_the_dequantised_bound_is_just_below_the_exact_mass_of_the_bin(name: str
     x = LEVELS[130:155, None]  # -0.02 to 0.21
     noise = (torch.arange(1001).double()[:, None, None] + 0.5) / 1001 - 0.5  # (1001, 1, 1), the mean over U(-1/2, 1/2)
     location = f64([0.1])
-    bound = -(-model.log_prob(add_dequantisation_noise(x, noise), location).mean(0) + row.offset)
+    spread, log_volume = dequantise(x.expand(1001, -1, 1).flatten(0, 1), noise.expand(-1, 25, 1).flatten(0, 1), spec)
+    bound = (model.log_prob(spread, location) + log_volume).unflatten(0, (1001, 25)).mean(0)
     density = {"gaussian": D.Normal, "laplace": D.Laplace}[name](location, f64(scale))
     mass = density.cdf(x + 1 / 255) - density.cdf(x - 1 / 255)
     short = mass.log()[:, 0] - bound
@@ -265,9 +267,67 @@ def test_the_dequantised_bound_is_just_below_the_exact_mass_of_the_bin(name: str
 
 def test_dequantised_levels_fill_the_range_without_overlap():
     noise = torch.rand(1000, 256, generator=generator(), dtype=torch.float64) - 0.5
-    spread = add_dequantisation_noise(LEVELS.expand(1000, -1), noise)
+    spread, log_volume = dequantise(LEVELS.expand(1000, -1), noise, DataSpec((256,), "vector"))
     assert (((spread + 1) * 127.5).round() == torch.arange(256)).all()
-    assert spread.min() >= -1 - 1 / 255 and spread.max() < 1 + 1 / 255
+    assert spread.min() >= -1 - 1.001 / 255 and spread.max() < 1 + 1.001 / 255
+    exact(log_volume, torch.full((1000,), -256 * math.log(127.5)).double(), atol=1e-3)
+
+
+FEW = (0, 15, 100, 255)  # levels of very different cells, whose edges are edges of the 256 as well
+FEW_SPEC = DataSpec((1,), "vector", "uint8", levels=FEW)
+
+
+@pytest.mark.parametrize("name", ["discretized_logistic", "discretized_logistic_mixture"])
+@pytest.mark.parametrize("location", [-1.5, -0.9, 0.1, 2.0])
+def test_a_level_has_the_mass_of_the_256_levels_nearest_to_it(name: str, location: float):
+    """Counted as four levels, the probabilities sum to 1, and each is that of the 256 levels in its cell."""
+    model = torch.nn.Module()
+    model.likelihood = own = likelihoods.build(name, FEW_SPEC)
+    out = torch.full((1, *own.params()), location, dtype=torch.float64)
+    masses = own.log_prob(LEVELS[:, None], out).exp()  # (256,)
+    nearest = (torch.arange(256)[:, None] - torch.tensor(FEW)).abs().argmin(1)
+    expected = torch.zeros(4, dtype=torch.float64).index_add_(0, nearest, masses)
+    with counting_levels(model, FEW_SPEC):
+        assert model.likelihood is not own
+        found = model.likelihood.log_prob(LEVELS[list(FEW), None], out).exp()
+    exact(found.sum(), torch.tensor(1.0).double(), atol=1e-6)
+    exact(found, expected, atol=1e-6)
+    assert model.likelihood is own
+
+
+def test_all_256_levels_are_counted_as_before():
+    model = torch.nn.Module()
+    model.likelihood = own = likelihoods.build("discretized_logistic", DataSpec((1,), "vector", "uint8"))
+    with counting_levels(model, DataSpec((1,), "vector", "uint8")):
+        assert model.likelihood is own
+    model.likelihood = likelihoods.build("discretized_logistic", FEW_SPEC)
+    every = FEW_SPEC._replace(levels=tuple(range(256)))
+    with counting_levels(model, every):
+        x, out = LEVELS[:, None], torch.full((256, 1), 0.3, dtype=torch.float64)
+        torch.testing.assert_close(model.likelihood.log_prob(x, out), own.log_prob(x, out), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_a_density_bounds_the_mass_of_few_uneven_levels(name: str):
+    model = likelihoods.build(name, FEW_SPEC, 0.5)
+    steps = 4001
+    noise = (torch.arange(steps).double()[:, None] + 0.5) / steps - 0.5
+    edges = torch.cat([f64([-1 - 7.5 / 127.5]), level_edges(FEW).double(), f64([1 + 77.5 / 127.5])])
+    density = {"gaussian": D.Normal, "laplace": D.Laplace}[name](f64(0.1), f64(0.5))
+    for k, level in enumerate(FEW):
+        spread, log_volume = dequantise(LEVELS[[level], None].expand(steps, 1), noise, FEW_SPEC)
+        bound = (model.log_prob(spread, f64([0.1])) + log_volume).mean()
+        mass = (density.cdf(edges[k + 1]) - density.cdf(edges[k])).log()
+        assert spread.min() > edges[k] - 1e-6 and spread.max() < edges[k + 1] + 1e-6
+        assert -1e-6 < mass - bound < 0.8  # the wider the cell, the larger
+
+
+def test_digits_are_counted_in_the_17_levels_that_they_have():
+    data = Digits()
+    data.setup()
+    assert discretisation(likelihoods.build("gaussian", data.spec), data.spec).levels == 17
+    stored = (data.examples("train", torch.arange(1300))["x"] + 1) * 127.5
+    assert stored.round().unique().int().tolist() == list(data.spec.levels)
 
 
 # Reconstructions ------------------------------------------------------------------------------------------------------

@@ -307,6 +307,23 @@ def test_class_modes_of_uniform_stacked_labels():
     assert metric.compute()["reverse_kl"].item() == pytest.approx(0.019, abs=0.002)
 
 
+def test_samples_that_are_not_recognised_count_for_no_mode():
+    metric = ClassModes(4)
+    metric.update(torch.tensor([0, 1, 2, 3]), torch.tensor([True, False, True, False]))
+    metric.update(torch.tensor([0, 3, 3, 3]), torch.tensor([True, False, False, False]))
+    found = metric.compute()
+    assert found["modes"] == 2 and found["recognised"] == 3 / 8
+    assert found["reverse_kl"].item() == pytest.approx(2 / 3 * math.log(8 / 3) + 1 / 3 * math.log(4 / 3))
+    none = ClassModes(4)
+    none.update(torch.tensor([0, 1]), torch.tensor([False, False]))
+    assert {name: float(value) for name, value in none.compute().items()} == {
+        "modes": 0,
+        "recognised": 0,
+        "reverse_kl": math.inf,
+        "standard_error": math.inf,
+    }
+
+
 @pytest.mark.parametrize("shares", [[0.1] * 10, [0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.03, 0.01, 0.005, 0.005]])
 def test_the_error_of_the_kl_of_classes_is_its_spread_over_draws(shares):
     generator, n = torch.Generator().manual_seed(0), 300

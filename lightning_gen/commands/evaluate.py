@@ -289,7 +289,7 @@ def _setting(s: EvaluationRun, model: Any, path: Path, config: Mapping[str, Any]
         "training_examples": s.unbinarized_data.size("train"),
         "reference": f"{split} split, {readable:,} examples{each}{broken}",
         "reference_sha256": digest,
-        "floor": f"{s.floor_size:,} validation, then training examples against the reference",
+        "floor_of": s.floor_of,
         "extractor": ", ".join(extractor.name for extractor in extractors) or None,
         "extractor_sha256": ", ".join(filter(None, (extractor.sha256 for extractor in extractors))) or None,
     }

@@ -11,8 +11,10 @@ So blocks grow from single examples on, with what is in the stack.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +25,7 @@ from lightning_gen.compression.coder import Coder, Settings, decoding_error
 from lightning_gen.compression.pixel_coders import PixelCoder, pixel_coder_for
 from lightning_gen.compression.stack import AnsStack, import_constriction
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.objectives.levels import counting_levels
 from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Posterior
 
@@ -94,6 +97,7 @@ class BitsBack(Coder):
     def encode(self, symbols: Tensor, block: int) -> tuple[np.ndarray, Settings]:
         bits = self._grid_bits(symbols, block)
         grid, stack, width = Grid(bits), AnsStack(), self.model.latent_dim
+        pixels = self._pixels_of(symbols)
         for here in block_slices(len(symbols), block):
             levels = symbols[here]
             means, deviations = grid.posterior(*self._posterior(levels))
@@ -103,22 +107,24 @@ class BitsBack(Coder):
                 cells.append(stack.pop(grid.family, mean, deviation))
             outs = self._outputs(grid, cells)
             for level, out in zip(levels, outs, strict=True):
-                self.pixels.push(stack, level, out)
+                pixels.push(stack, level, out)
             for cell in cells:
                 stack.push(cell, grid.family, *grid.prior(width))
-        return stack.words(), {"grid": bits, "ground": stack.num_initial_words}
+        return stack.words(), {"grid": bits, "ground": stack.num_initial_words, "levels": len(pixels.coded)}
 
     def decode(self, words: np.ndarray, count: int, block: int, settings: Settings) -> Tensor:
         bits = settings.get("grid")
         if not isinstance(bits, int) or not COARSEST <= bits <= FINEST:
             raise decoding_error(f"it tells of a grid of 2^-{bits}")
         grid, stack, width = Grid(bits), AnsStack(words), self.model.latent_dim
+        every, few = self.pixels, self._of_few_levels
+        pixels = few if few and settings.get("levels") == len(few.coded) else every
         parts: list[Tensor] = []
         for here in reversed_block_slices(count, block):
             n = here.stop - here.start
             cells = [stack.pop(grid.family, *grid.prior(width)) for _ in range(n)][::-1]
             outs = self._outputs(grid, cells)
-            rows = [self.pixels.pop(stack, outs[k]) for k in reversed(range(n))][::-1]
+            rows = [pixels.pop(stack, outs[k]) for k in reversed(range(n))][::-1]
             levels = torch.stack(rows).unflatten(1, self.model.spec.shape)  # (n, D) -> (n, *shape)
             means, deviations = grid.posterior(*self._posterior(levels))
             for k in reversed(range(n)):
@@ -130,12 +136,25 @@ class BitsBack(Coder):
 
     def ideal_bits(self, symbols: Tensor, block: int) -> float:
         """-ELBO in bits, of all examples together, for one draw of each z."""
-        total = 0.0
-        for start in range(0, len(symbols), block):
-            x = self.pixels.to_x(symbols[start : start + block])
-            log_px, kl = self.model.elbo(x, numbers=list(range(start, start + len(x))))
-            total += float((kl.double() - log_px.double()).sum())
+        total, few = 0.0, self._pixels_of(symbols) is self._of_few_levels
+        with counting_levels(self.model, self.model.spec) if few else contextlib.nullcontext():
+            for start in range(0, len(symbols), block):
+                x = self.pixels.to_x(symbols[start : start + block])
+                log_px, kl = self.model.elbo(x, numbers=list(range(start, start + len(x))))
+                total += float((kl.double() - log_px.double()).sum())
         return total / float(np.log(2))
+
+    @cached_property
+    def _of_few_levels(self) -> PixelCoder | None:
+        """The coder of the levels that the model's data have, where these are fewer than 256."""
+        spec = self.model.spec
+        few = spec.values == "uint8" and len(spec.levels) > 0
+        return pixel_coder_for(self.model.likelihood, spec.values, spec.levels) if few else None
+
+    def _pixels_of(self, symbols: Tensor) -> PixelCoder:
+        """Pictures of other levels than the model's data, its own samples for example, take the masses of all 256."""
+        few = self._of_few_levels
+        return few if few and np.isin(symbols.numpy(), few.coded).all() else self.pixels
 
     def _outputs(self, grid: Grid, cells: list[np.ndarray]) -> Tensor:
         """The decoder's outputs (n, *params), in one memory order, on which the last digits of what follows depend."""

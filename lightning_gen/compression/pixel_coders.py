@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from lightning_gen.compression.stack import AnsStack, import_constriction
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.pixels import to_float
+from lightning_gen.objectives.levels import level_edges
 from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic
 from lightning_gen.objectives.likelihood_base import Likelihood
 
@@ -28,12 +30,14 @@ class PixelCoder(ABC):
 
     Args:
         likelihood: of the model.
+        coded: the levels that can be coded, ascending; by default all.
     """
 
     levels: ClassVar[int]  # of an element
 
-    def __init__(self, likelihood: Any) -> None:
+    def __init__(self, likelihood: Any, coded: Sequence[int] = ()) -> None:
         self.likelihood = likelihood
+        self.coded = np.array(coded or range(self.levels), dtype=np.uint8)
 
     @abstractmethod
     def entropy_model(self) -> Any:
@@ -64,7 +68,7 @@ class PixelCoder(ABC):
 
     def push(self, stack: AnsStack, levels: Tensor, out: Tensor) -> None:
         """One example's levels (*shape), given the decoder's output (*params)."""
-        symbols = levels.flatten().numpy().astype(np.int32)
+        symbols = np.searchsorted(self.coded, levels.flatten().numpy()).astype(np.int32)
         parts = [part.split(CHUNK_SIZE) for part in self.parameters(out)]
         for k in reversed(range(len(parts[0]))):
             here = symbols[k * CHUNK_SIZE : (k + 1) * CHUNK_SIZE]
@@ -74,7 +78,7 @@ class PixelCoder(ABC):
         """One example's levels (D,), given the decoder's output (*params)."""
         parts = zip(*(part.split(CHUNK_SIZE) for part in self.parameters(out)), strict=True)
         symbols = [stack.pop(self.entropy_model(), self.table(*part)) for part in parts]
-        return torch.from_numpy(np.concatenate(symbols).astype(np.uint8))
+        return torch.from_numpy(self.coded[np.concatenate(symbols)])
 
 
 class BernoulliPixelCoder(PixelCoder):
@@ -96,7 +100,7 @@ class BernoulliPixelCoder(PixelCoder):
 
 
 class LogisticPixelCoder(PixelCoder):
-    """Discretised logistic: the mass of each of 256 levels, with open tails at the first and the last."""
+    """Discretised logistic: the mass of each level, with open tails at the first and the last."""
 
     levels = 256
 
@@ -110,8 +114,7 @@ class LogisticPixelCoder(PixelCoder):
 
     def table(self, *parameters: Tensor) -> np.ndarray:
         location, inverse = (part.unsqueeze(1) for part in parameters)
-        edges = (torch.arange(255, dtype=torch.float32) + 0.5) / 127.5 - 1
-        below = torch.sigmoid((edges - location) * inverse)  # (n, 255): P(level <= k)
+        below = torch.sigmoid((level_edges(self.coded) - location) * inverse)  # (n, levels - 1): P(level <= k)
         first, inside, last = below[:, :1], below.diff(dim=1).clamp_min(0), 1 - below[:, -1:]
         return torch.cat([first, inside, last], 1).numpy()
 
@@ -126,8 +129,8 @@ PIXELS: dict[type[Likelihood], type[PixelCoder]] = {
 VALUES: dict[type[PixelCoder], str] = {BernoulliPixelCoder: "binary", LogisticPixelCoder: "uint8"}
 
 
-def pixel_coder_for(likelihood: Any, values: str) -> PixelCoder:
-    """The coder of a likelihood on data of these values.
+def pixel_coder_for(likelihood: Any, values: str, coded: Sequence[int] = ()) -> PixelCoder:
+    """The coder of a likelihood on data of these values, of all their levels or of some.
 
     Raises:
         UserError: it gives no probabilities of levels.
@@ -142,4 +145,4 @@ def pixel_coder_for(likelihood: Any, values: str) -> PixelCoder:
             f"likelihood {name} on data of values {values!r} is no distribution of their levels: train with "
             f"--model.likelihood discretized_logistic, or on binary data, --data.binarize dynamic"
         )
-    return found(likelihood)
+    return found(likelihood, coded)

@@ -15,9 +15,10 @@ from lightning_gen.evaluation.values import Value, mean_with_stderr
 from lightning_gen.kinds import kind_of
 from lightning_gen.metrics import disentanglement, images, latents
 from lightning_gen.metrics.errors import Inapplicable
-from lightning_gen.metrics.likelihood import add_dequantisation_noise, bits_per_dim, discretisation
+from lightning_gen.metrics.likelihood import bits_per_dim, discretisation
 from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments, kl_normal
+from lightning_gen.objectives.levels import counting_levels, dequantise
 from lightning_gen.objectives.priors import Normal
 from lightning_gen.protocols import Likelihood, Reconstructs
 from lightning_gen.training.noise import indexed_noise
@@ -67,20 +68,13 @@ def elbo(s: EvaluationRun) -> Measured:
 
 
 def importance(s: EvaluationRun) -> Measured:
-    """The importance-sampled bound, for each k."""
-    before: dict[int, Tensor] = {}
+    """The importance-sampled bound for each k, of the same examples: as many as the largest k allows."""
+    n = min(s.n, max(FEWEST, s.draws // max(s.k)))
     for k in sorted(s.k):
-        n = min(s.n, max(FEWEST, s.draws // k))
-        before[k] = nll = -_bound(s, k, n)
-        fewer = [f"nll_is{j} {old[:n].mean():.4g}" for j, old in before.items() if len(old) > len(nll)]
-        note = f"of the same {len(nll):,} examples {', '.join(fewer)}" if fewer else None
+        nll = -_bound(s, k, n)
         how = f"-log 1/k sum p(x,z)/q(z|x) in nats (Burda et al. 2016, eq. 8), {len(nll):,} test examples"
-        yield (
-            f"nll_is{k}",
-            mean_with_stderr(
-                nll, f"{how}; std is the standard error over them", "lower", k=k, note=note, likelihood=_nats(s)
-            ),
-        )
+        how += "; std is the standard error over them"
+        yield f"nll_is{k}", mean_with_stderr(nll, how, "lower", k=k, likelihood=_nats(s))
 
 
 def bits(s: EvaluationRun) -> Measured:
@@ -90,24 +84,26 @@ def bits(s: EvaluationRun) -> Measured:
     dims = math.prod(s.data.spec.shape)
     k = min(BITS_K, *s.k)
     n = min(s.n, max(FEWEST, s.draws // k))
-    transform = (lambda x, noise: add_dequantisation_noise(x, noise)) if rule.dequantise else None
-    nats = -_bound(s, k, n, transform) + dims * rule.offset
+    with counting_levels(model, s.data.spec):
+        nats = -_bound(s, k, n, rule.dequantise)
     how = f"importance bound over {dims} dimensions times ln 2; {rule.levels} levels: {rule.how}; {len(nats):,} "
     how += "test examples; std is the standard error over them"
     levels = f"{rule.levels} levels"  # of which the bits of all likelihoods compare
     yield "bits_per_dim", mean_with_stderr(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
 
 
-def _bound(s: EvaluationRun, k: int, n: int, transform: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
-    """log p(x) of the first n test examples by k draws, (n,) in nats, of all ranks."""
+def _bound(s: EvaluationRun, k: int, n: int, dequantised: bool = False) -> Tensor:
+    """log p(x) of the first n test examples by k draws, (n,) in nats, of all ranks; ``dequantised``: log P(levels)."""
     model = _likelihood(s)
 
     def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, numbers = batch["x"], batch["index"].tolist()
-        if transform is not None:  # the distribution function of a normal number is uniform
-            noise = indexed_noise(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
-            x = transform(x, (torch.special.ndtr(noise.double()) - 0.5).float().to(x.device))
-        return {"bound": model.log_likelihood(x, k, condition_of(batch), numbers=numbers)}
+        if not dequantised:
+            return {"bound": model.log_likelihood(x, k, condition_of(batch), numbers=numbers)}
+        noise = indexed_noise(numbers, tuple(x.shape[1:]), s.seed, "dequantise")
+        uniform = torch.special.ndtr(noise.double()) - 0.5  # the distribution function of a normal number is uniform
+        x, log_volume = dequantise(x, uniform.to(x), s.data.spec)
+        return {"bound": model.log_likelihood(x, k, condition_of(batch), numbers=numbers) + log_volume}
 
     bound = s.map_test_set(["bound"], n, f"importance sampling, k = {k}", work)["bound"]
     check_finite(bound, "likelihoods of the test examples")

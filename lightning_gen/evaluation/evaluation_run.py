@@ -275,19 +275,24 @@ class EvaluationRun:
 
     @property
     def floor_size(self) -> int:
-        """As many real examples outside the reference as there are samples: the validation, then the training ones."""
+        """As many real examples outside the reference as there are samples, if there are so many."""
         return min(self.n, self._validation + self.unbinarized_data.size("train"))
+
+    @property
+    def floor_of(self) -> str:
+        """What the floor is measured of: "10,000 random training and validation examples"."""
+        return f"{self.floor_size:,} random training{' and validation' if self._validation else ''} examples"
 
     @property
     def _validation(self) -> int:
         return self.unbinarized_data.size("val") if self.unbinarized_data.has_own_examples("val") else 0
 
     def _floor(self, rows: range) -> ExampleBatch:
-        border = self._validation
-        val, train = rows[: max(0, border - rows.start)], rows[max(0, border - rows.start) :]
-        parts = [self.real("val", val)] if len(val) else []
-        if len(train):
-            parts.append(self.real("train", range(train.start - border, train.stop - border)))
+        """A random draw of all examples outside the reference: one split alone may be of other writers or days."""
+        border = self.unbinarized_data.size("train")
+        drawn = fixed_permutation(border + self._validation)[rows.start : rows.stop]
+        train, val = drawn[drawn < border], drawn[drawn >= border] - border
+        parts = [self.examples_at(split, own) for split, own in (("train", train), ("val", val)) if len(own)]
         x, y, positions = (_cat(column) for column in zip(*parts, strict=True))
         assert x is not None and positions is not None
         return ExampleBatch(x, y, positions)

@@ -9,7 +9,7 @@ from lightning_gen.evaluation import codes, quality, translation
 from lightning_gen.evaluation.evaluation_run import EvaluationRun
 from lightning_gen.evaluation.quality import Measured
 
-VERSION = 2  # of the metrics: raised when the same model gets other values
+VERSION = 3  # of the metrics: raised when the same model gets other values
 SAMPLES, CODES, TRANSLATIONS = "samples", "codes", "translations"
 
 

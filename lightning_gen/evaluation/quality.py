@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_gen.datamodules.order import derive_seed
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.datamodules.stacked_mnist import StackedData, joint_class
 from lightning_gen.evaluation.evaluation_run import EvaluationRun, ExtractedFeatures
@@ -19,12 +21,13 @@ from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
 from lightning_gen.metrics.manifold import DensityCoverage, PrecisionRecall
 from lightning_gen.metrics.memorisation import Memorisation
-from lightning_gen.metrics.modes import ClassModes, GaussianModes
+from lightning_gen.metrics.modes import ClassModes, GaussianModes, smooth_noise
 
 Measured = Iterator[tuple[str, Value]]
 FRECHET_DIMS = 4096  # above, the root of the covariance takes minutes to hours
 SUBSET = 1000  # of the kernel distance
 NEIGHBOURS = {"precision": 3, "density": 5}
+RECOGNISED = 0.9  # probability of a class from which on a classifier recognises it
 CITED = {"fd": "Heusel et al. 2017, eq. 6", "kd": "Binkowski et al. 2018, section 4", "cs": "Salimans et al. 2016"}
 
 
@@ -150,7 +153,10 @@ def modes(s: EvaluationRun) -> Measured:
 
 
 def _gaussians(s: EvaluationRun, centres: Tensor, sigma: float) -> Measured:
-    own, real = (_of_modes(s, source, GaussianModes(centres, sigma), lambda x: x) for source in ("generated", "real"))
+    own, real = (
+        _of_modes(s, _examples_of(s, source), GaussianModes(centres, sigma), lambda x: (x,))
+        for source in ("generated", "real")
+    )
     how = f"modes of {len(centres)} with a sample within 3 standard deviations"
     yield "modes", Value(own["modes"], s.n, how, "higher", real["modes"])
     how = "share of samples within 3 standard deviations of a mode (98.89 % of the true density)"
@@ -163,31 +169,53 @@ def _stacked(s: EvaluationRun, dataset: str, channel: DataSpec) -> Measured:
     """By the classifier of the channels' data set, whatever the extractor of the other metrics."""
     classifier, total = find_extractor("auto", dataset, channel), s.data.spec.num_classes
 
-    def read(x: Tensor) -> Tensor:
+    def read(x: Tensor) -> tuple[Tensor, Tensor]:
         channels = x.to(s.float64_device).unflatten(1, (-1, channel.shape[0])).flatten(0, 1)  # (B * S, C, H, W)
-        seen = classifier.log_probs(channels).argmax(1).view(len(x), -1)  # (B, S)
-        return joint_class(seen, channel.num_classes)
+        best = classifier.log_probs(channels).view(len(x), -1, channel.num_classes).max(2)  # (B, S)
+        return joint_class(best.indices, channel.num_classes), (best.values >= math.log(RECOGNISED)).all(1)
 
-    own, real = (_of_modes(s, source, ClassModes(total), read) for source in ("generated", "real"))
-    named = _named(classifier)
-    how = f"modes of {total} that a classifier of each channel sees among the samples (Lin et al. 2018, section 4.2)"
-    yield classifier.label("modes"), Value(own["modes"], s.n, how, "higher", real["modes"], extractor=named)
-    how = "KL in nats of the modes' shares against equal shares, which falls with N: compare at equal N"
+    sources = {source: _examples_of(s, source) for source in ("generated", "real")}
+    sources["noise"] = lambda rows: _stacked_noise(s, rows)
+    own, real, noise = (_of_modes(s, examples, ClassModes(total), read) for examples in sources.values())
+    named, sure = _named(classifier), f"with a probability of {RECOGNISED} or more in each channel"
+    how = f"modes of {total} that a classifier of the channels recognises {sure} (Lin et al. 2018, section 4.2)"
+    note = f"smooth noise, which shows no digit, reaches {int(noise['modes'])}: such a count says nothing"
+    yield classifier.label("modes"), Value(own["modes"], s.n, how, "higher", real["modes"], note=note, extractor=named)
+    how = f"share of samples that are recognised {sure}; the others count for no mode"
+    yield (
+        classifier.label("recognised"),
+        Value(own["recognised"], s.n, how, "higher", real["recognised"], extractor=named),
+    )
+    how = "KL in nats of the modes' shares of these against equal shares, which falls with N: compare at equal N"
     yield (
         classifier.label("reverse_kl"),
         Value(own["reverse_kl"], s.n, how, "lower", real["reverse_kl"], std=own["standard_error"], extractor=named),
     )
 
 
+def _stacked_noise(s: EvaluationRun, rows: range) -> Tensor:
+    """Smooth noise in the place of samples with these numbers."""
+    channels, side, _ = s.data.spec.shape
+    generator = torch.Generator().manual_seed(derive_seed(s.seed, "noise floor", rows.start))
+    return smooth_noise(channels * len(rows), side, generator).view(len(rows), channels, side, side)
+
+
+def _examples_of(s: EvaluationRun, source: str) -> Callable[[range], Tensor]:
+    """Samples with these numbers, or the reference in their place."""
+    return lambda rows: (s.samples(rows) if source == "generated" else s.real(s.split, rows)).x
+
+
 def _of_modes(
-    s: EvaluationRun, source: str, metric: GaussianModes | ClassModes, read: Callable[[Tensor], Tensor]
+    s: EvaluationRun,
+    examples: Callable[[range], Tensor],
+    metric: GaussianModes | ClassModes,
+    read: Callable[[Tensor], tuple[Tensor, ...]],
 ) -> dict[str, Tensor]:
-    """A metric of samples, or of the reference in their place; ``read`` says what of them it is given."""
+    """A metric of the examples with numbers 0 to n - 1; ``read`` says what of them it is given."""
 
     def local() -> None:
         for rows in s.chunks(s.n, "modes"):
-            examples = s.samples(rows) if source == "generated" else s.real(s.split, rows)
-            metric.update(read(examples.x))
+            metric.update(*read(examples(rows)))
 
     s.run_on_all_ranks(local)
     return metric.compute()

@@ -21,7 +21,7 @@ class Value:
         n: examples that it is over.
         how: a sentence: what it is, and of what.
         better: "lower", "higher", "near X", or None for a description that ranks nothing.
-        floor: the same of other real examples, in place of the samples: of validation, then of training.
+        floor: the same of as many other real examples, drawn at random, in place of the samples.
         std: its spread or standard error; ``how`` says which.
         k: neighbours, importance samples or subset size; ``how`` says which.
         likelihood: the likelihood of its nats, where it is in nats: those of different likelihoods do not compare.

@@ -10,11 +10,10 @@ from torch import Tensor
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.objectives.categorical import Categorical
+from lightning_gen.objectives.levels import stored_levels
 from lightning_gen.objectives.likelihood import Bernoulli, DiscretizedLogistic, Gaussian, Laplace
 from lightning_gen.objectives.likelihood_base import Likelihood
 from lightning_gen.objectives.mixture import DiscretizedLogisticMixture
-
-HALF_RANGE = 127.5  # levels in one unit of the data as the model sees them, x = level / 127.5 - 1
 
 
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
@@ -36,21 +35,19 @@ class Discretisation(NamedTuple):
     Args:
         levels: number of values of one element.
         how: a sentence for the report.
-        dequantise: whether the model has to be given ``add_dequantisation_noise`` data.
-        offset: nats per dimension to add to -log p in the model's units to get -log P of the levels.
+        dequantise: whether the model has to be given levels that ``objectives.levels.dequantise`` has spread.
     """
 
     levels: int
     how: str
     dequantise: bool
-    offset: float
 
 
 def discretisation(likelihood: Likelihood | None, spec: DataSpec) -> Discretisation:
     """The discrete data that a likelihood describes.
 
-    A density of x = level / 127.5 - 1 bounds the probability of the level by Jensen's inequality (Theis et al. 2016,
-    section 3.1): log P(level) >= E_u log p(x + u / 127.5) - log 127.5 for each element, with u ~ U(-1/2, 1/2).
+    A discretised likelihood gives the probability of a level under ``objectives.levels.counting_levels``, a density
+    bounds it by ``objectives.levels.dequantise``.
 
     Raises:
         Inapplicable: for continuous data, for Bernoulli on grey values, and for a likelihood that is not known here.
@@ -58,30 +55,18 @@ def discretisation(likelihood: Likelihood | None, spec: DataSpec) -> Discretisat
     name = type(likelihood).__name__
     if isinstance(likelihood, Bernoulli):
         if spec.values == "binary":
-            return Discretisation(2, "exact: Bernoulli probabilities of 2 levels", False, 0.0)
+            return Discretisation(2, "exact: Bernoulli probabilities of 2 levels", False)
         raise Inapplicable(
             "Bernoulli on grey values is a cross-entropy, not a normalised density: no bits per dimension"
         )
     if isinstance(likelihood, Categorical):
-        return Discretisation(likelihood.vocab, f"exact: probabilities of {likelihood.vocab} tokens", False, 0.0)
+        return Discretisation(likelihood.vocab, f"exact: probabilities of {likelihood.vocab} tokens", False)
     if not isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture | Gaussian | Laplace):
         raise Inapplicable(f"it is not known what the nats of likelihood {name} measure: no bits per dimension")
     if spec.values != "uint8":
         raise Inapplicable(f"{name} on {spec.values!r} data is a density of continuous values, which have no levels")
+    levels = len(stored_levels(spec))
     if isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture):
-        return Discretisation(256, "exact: discretised logistic probabilities of 256 levels", False, 0.0)
-    how = f"bound: {name} density of 256 levels with uniform noise (Theis et al. 2016)"
-    return Discretisation(256, how, True, math.log(HALF_RANGE))
-
-
-def add_dequantisation_noise(x: Tensor, noise: Tensor) -> Tensor:
-    """x + u / 127.5: each of 256 levels spread over the interval between its neighbours.
-
-    Args:
-        x: (B, *shape) levels in [-1, 1].
-        noise: u, (B, *shape) uniform in [-1/2, 1/2).
-
-    Returns:
-        (B, *shape) in [-1 - 1/255, 1 + 1/255).
-    """
-    return x + noise / HALF_RANGE
+        return Discretisation(levels, f"exact: discretised logistic probabilities of {levels} levels", False)
+    how = f"bound: {name} density of {levels} levels with uniform noise (Theis et al. 2016)"
+    return Discretisation(levels, how, True)

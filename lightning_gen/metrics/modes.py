@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_gen.datamodules.errors import UserError
@@ -37,7 +38,20 @@ def _error_of_kl(counts: Tensor) -> Tensor:
     logs = shares.log()
     scatter = (len(seen) - 1) / n
     variance = (shares * logs**2).sum() - (shares * logs).sum() ** 2 - scatter
-    return ((variance.clamp(min=0) + scatter / 2) / n).sqrt()
+    return ((variance.clamp(min=0) + scatter / 2) / n).sqrt().nan_to_num(nan=math.inf)  # without samples
+
+
+def smooth_noise(n: int, side: int, generator: torch.Generator, size: int = 7) -> Tensor:
+    """(n, 1, side, side) in [-1, 1], mostly black like MNIST, strokes without a digit: how many modes does noise reach?
+
+    Args:
+        n: number of pictures.
+        side: of a picture, in pixels.
+        generator: on the CPU.
+        size: Gaussian numbers along a side, which are enlarged; ``side`` of them are white noise.
+    """
+    rough = torch.randn(n, 1, size, size, generator=generator)
+    return 2 * torch.sigmoid(4 * F.interpolate(rough, size=side, mode="bicubic") - 4) - 1
 
 
 class GaussianModes(UnevenRanksMetric):
@@ -99,36 +113,45 @@ class GaussianModes(UnevenRanksMetric):
 class ClassModes(UnevenRanksMetric):
     """Modes that are classes of a classifier, such as the 1000 of Stacked MNIST, Lin et al. 2018, section 4.2.
 
+    A classifier names a class where there is none, too: samples that it does not recognise count for no mode.
+
     Args:
         num_modes: M.
         options: of ``torchmetrics.Metric``.
     """
 
     counts: Tensor
+    total: Tensor
 
     def __init__(self, num_modes: int, **options: Any) -> None:
         super().__init__(**options)
         check_at_least_one(num_modes=num_modes)
         self.num_modes = num_modes
         self.add_state("counts", torch.zeros(num_modes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, labels: Tensor) -> None:
-        """Add the labels (B,) of a batch of samples.
+    def update(self, labels: Tensor, recognised: Tensor | None = None) -> None:
+        """Add the labels (B,) of a batch of samples, and where known which of them are recognised (B,) bool.
 
         Raises:
             UserError: for labels that are no integers in [0, M).
         """
-        self.counts = self.counts + count_labels(labels.to(self.device), self.num_modes, "ClassModes: labels")
+        labels = labels.to(self.device)
+        known = labels if recognised is None else labels[recognised.to(self.device)]
+        self.counts = self.counts + count_labels(known, self.num_modes, "ClassModes: labels")
+        self.total = self.total + len(labels)
 
     def compute(self) -> dict[str, Tensor]:
         """The values, all ().
 
         Returns:
-            "modes": with at least one sample; "reverse_kl": KL(share per mode || uniform) in nats;
-            "standard_error": of that KL, over draws of as many samples.
+            "modes": with at least one recognised sample; "reverse_kl": KL(their share per mode || uniform) in nats, inf
+            where there are none; "standard_error": of that KL, over draws of as many samples; "recognised": share of
+            the samples.
 
         Raises:
             UserError: if there are no samples.
         """
-        require_samples(int(self.counts.sum()), 1, "ClassModes: samples")
-        return {**_reached(self.counts), "standard_error": _error_of_kl(self.counts)}
+        require_samples(int(self.total), 1, "ClassModes: samples")
+        share = self.counts.sum().double() / self.total
+        return {**_reached(self.counts), "standard_error": _error_of_kl(self.counts), "recognised": share}

@@ -135,9 +135,10 @@ class DiscretizedLogistic(LocationScale):
     """
 
     values = ("uint8",)
+    edges: Tensor | None = None  # between the levels, where ``counting_levels`` counts fewer than 256
 
     def _log_density(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-        return discretized_logistic_log_prob(x, location, log_scale)
+        return discretized_logistic_log_prob(x, location, log_scale, self.edges)
 
     def _draw(self, location: Tensor, scale: Tensor, generator: torch.Generator | None) -> Tensor:
         return sample_discretized_logistic(location, scale, generator)

@@ -1,4 +1,4 @@
-"""Base class of likelihoods, and the mass of one of 256 levels under a logistic distribution."""
+"""Base class of likelihoods, and the mass of a level under a logistic distribution."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def bound_log_scale(raw: Tensor) -> Tensor:
     return F.softplus(raw + 7) - 8
 
 
-def discretized_logistic_log_prob(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+def discretized_logistic_log_prob(
+    x: Tensor, location: Tensor, log_scale: Tensor, edges: Tensor | None = None
+) -> Tensor:
     """log(sigma(a) - sigma(b)), a = (x - mu + 1/255) / s, b = (x - mu - 1/255) / s: the mass of one of 256 levels.
 
     Salimans et al. 2017 (PixelCNN++), equation 2, with open tails at the first and the last level. The difference of
@@ -89,11 +91,18 @@ def discretized_logistic_log_prob(x: Tensor, location: Tensor, log_scale: Tensor
         x: (...) levels in [-1, 1].
         location: (...) mu.
         log_scale: (...) log s; all broadcast.
+        edges: (L - 1,) between the levels, ascending, where these are others than the 256.
 
     Returns:
         (...) nats.
     """
     inverse = torch.exp(-log_scale)
+    if edges is not None:
+        open_edges = F.pad(F.pad(edges.to(x), (1, 0), value=-torch.inf), (0, 1), value=torch.inf)
+        place = torch.bucketize(x.contiguous(), edges.to(x))
+        lower, upper = open_edges[place], open_edges[place + 1]
+        log_below, log_above = F.logsigmoid((upper - location) * inverse), F.logsigmoid((location - lower) * inverse)
+        return log_below + log_above + torch.log(-torch.expm1((lower - upper) * inverse))
     log_below = F.logsigmoid((x - location + HALF) * inverse)  # log P(level <= x)
     log_above = F.logsigmoid((location - x + HALF) * inverse)  # log P(level >= x)
     log_inside = log_below + log_above + torch.log(-torch.expm1(-2 * HALF * inverse))

@@ -33,6 +33,7 @@ class DiscretizedLogisticMixture(Likelihood):
     """
 
     values = ("uint8",)
+    edges: Tensor | None = None  # between the levels, where ``counting_levels`` counts fewer than 256
 
     def __init__(self, spec: DataSpec, components: int = 5) -> None:
         super().__init__(spec)
@@ -50,7 +51,7 @@ class DiscretizedLogisticMixture(Likelihood):
         pixels = x.flatten(-len(self.shape)).unflatten(-1, (1, self.channels, -1))  # (..., 1, C, N)
         pixels, location = torch.broadcast_tensors(pixels, location)  # (..., K, C, N)
         location, _ = _in_order(location, mixing, lambda c, _: pixels[..., c, :])
-        log_mass = discretized_logistic_log_prob(pixels, location, log_scale).sum(-2)  # (..., K, N)
+        log_mass = discretized_logistic_log_prob(pixels, location, log_scale, self.edges).sum(-2)  # (..., K, N)
         return torch.logsumexp(log_weight + log_mass, -2).sum(-1)
 
     def mean(self, out: Tensor) -> Tensor:
