@@ -11,8 +11,9 @@ import yaml
 from PIL import Image
 
 from lightning_gen.commands import compare, fit
-from lightning_gen.commands.compare import best_of, read_runs, short_names
+from lightning_gen.commands.compare import read_runs, short_names
 from lightning_gen.datamodules.errors import UserError
+from lightning_gen.evaluation.ranking import best_of
 from lightning_gen.pictures.comparison import sample_run
 from lightning_gen.storage.checkpoints import load
 
@@ -44,7 +45,7 @@ VAE, BETA, TOY = (f"tb_logs/{name}/version_0" for name in ("vae-digits", "beta-v
 
 
 def entry(value, better="lower", **more):
-    return {"value": value, "floor": 0.4, "better": better, "n": 297, "k": None, "std": None, "how": "", **more}
+    return {"value": value, "floor": 0.4, "better": better, "n": 2000, "k": None, "std": None, "how": "", **more}
 
 
 def evaluate(run, values, complete=True, failed=None, **setting):
@@ -81,34 +82,70 @@ def test_the_best_of_comparable_values_is_marked(place):
     evaluate(VAE, {"fd": entry(3.1), "recall": entry(0.5, "higher", k=5), "nn_ratio": entry(0.9, "near 1", std=0.1)})
     evaluate(BETA, {"fd": entry(4.2), "recall": entry(0.6, "higher", k=5), "nn_ratio": entry(1.3, "near 1")})
     rows, page = compared(VAE, BETA)
-    assert rows["fd"] == ["lower", "0.4", "3.1 *", "4.2"]
-    assert rows["recall"][2:] == ["0.5", "0.6 *"] and rows["nn_ratio"][2:] == ["0.9 ± 0.1 *", "1.3"]
-    assert rows["checkpoint, iteration"][2:] == ["best, 60"] * 2
+    assert rows["fd"] == ["lower", "N 2,000", "0.4", "3.1 *", "4.2"]
+    assert rows["recall"][1:] == ["N 2,000, k 5", "0.4", "0.5", "0.6 *"]
+    assert rows["nn_ratio"][3:] == ["0.9 ± 0.1 *", "1.3"]
+    assert rows["checkpoint, iteration"][3:] == ["best, 60"] * 2
+    assert "real data: validation, then training examples" in page
     assert "## Notes" not in page
 
 
 @pytest.mark.parametrize(
     ("change", "setting", "said"),
     [
-        ({"n": 100}, {}, "n 297 (vae-digits), 100 (beta-vae-digits)"),
-        ({"k": 5}, {}, "k None (vae-digits), 5 (beta-vae-digits)"),
-        ({}, {"extractor_sha256": "c" * 64}, "digits_v1 [cccccccc] (beta-vae-digits)"),
-        ({}, {"reference_sha256": "d" * 64}, "reference test split, 297 examples [aaaaaaaa] (vae-digits)"),
+        ({"n": 1500}, {}, "N 2,000 (vae-digits), 1,500 (beta-vae-digits)"),
+        ({"k": 5}, {}, "k none (vae-digits), 5 (beta-vae-digits)"),
+        ({}, {"extractor_sha256": "c" * 64}, "digits_v1 [cccccccccccc] (beta-vae-digits)"),
+        ({}, {"reference_sha256": "d" * 64}, "reference [aaaaaaaaaaaa] (vae-digits)"),
+        ({}, {"checkpoint": "last.ckpt"}, "checkpoint best (vae-digits), last (beta-vae-digits)"),
+        ({}, {"averaged_weights": True}, "weights as trained (vae-digits), averaged (beta-vae-digits)"),
+        ({}, {"sampler": "gmm", "components": 3}, "gmm of 3 components (beta-vae-digits)"),
+        ({"given": "class"}, {}, "given none (vae-digits), class (beta-vae-digits)"),
     ],
 )
 def test_unlike_values_have_no_winner_and_a_note(place, change, setting, said):
     evaluate(VAE, {"fd": entry(3.1)})
     evaluate(BETA, {"fd": entry(4.2, **change)}, **setting)
     rows, page = compared(VAE, BETA)
-    assert rows["fd"][2:] == ["3.1", "4.2"]
-    assert "no winner: fd: " in page and said in page
+    assert rows["fd"][3].startswith("3.1") and rows["fd"][4].startswith("4.2") and "*" not in "".join(rows["fd"])
+    assert "No winner: fd: " in page and said in page
+
+
+def test_runs_say_checkpoint_weights_and_sampler_and_values_what_tells_them_apart(place):
+    evaluate(VAE, {"fd": entry(3.1)}, averaged_weights=True)
+    evaluate(BETA, {"fd": entry(4.2, n=1500)}, checkpoint="last.ckpt", sampler="gmm", components=3)
+    rows, _ = compared(VAE, BETA)
+    assert rows["checkpoint, iteration"][3:] == ["best, averaged, 60", "last, gmm of 3 components, 60"]
+    assert rows["fd"][1:] == ["-", "0.4", "3.1 (N 2,000)", "4.2 (N 1,500)"]
+
+
+def test_another_seed_of_training_is_no_other_model(place):
+    path = place / BETA / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**config, "seed": 1}))
+    for run, value in ((VAE, 3.1), (BETA, 4.2)):
+        evaluate(run, {"fd": entry(value)})
+    rows, page = compared(VAE, BETA)
+    assert rows["fd"][3:] == ["3.1", "4.2"] and "seeds 0 (vae-digits), 1 (beta-vae-digits)" in page
+
+
+def test_few_examples_and_differences_within_their_error_have_no_winner(place):
+    likelihoods = {"elbo": (-100.0, -101.0, 1.5), "nll_is500": (99.0, 101.0, 1.5)}
+    for which, run in enumerate((VAE, BETA)):
+        values = {name: entry(own[which], "lower", std=own[2]) for name, own in likelihoods.items()}
+        evaluate(run, {"fd": entry(3.1 + which, n=999), "kd": entry(1.0 + which, std=5.0), **values})
+    rows, page = compared(VAE, BETA)
+    assert rows["fd"][3:] == ["3.1", "4.1"] and "No winner: fd: N below 1,000." in page
+    assert rows["elbo"][3:] == ["-100 (±1.5)", "-101 (±1.5)"] and "elbo: a difference within the error" in page
+    assert rows["nll_is500"][3:] == ["99 (±1.5) *", "101 (±1.5)"]
+    assert rows["kd"][3:] == ["1 ± 5 *", "2 ± 5"]  # the spread over subsets, no error
 
 
 def test_a_value_without_an_extractor_does_not_depend_on_it(place):
     evaluate(VAE, {"elbo": entry(-3.0, "higher", extractor=None), "fd": entry(3.1, extractor="digits_v1")})
     evaluate(BETA, {"elbo": entry(-4.0, "higher", extractor=None), "fd": entry(4.2)}, extractor_sha256="c" * 64)
     rows, _ = compared(VAE, BETA)
-    assert rows["elbo"][2:] == ["-3 *", "-4"] and rows["fd"][2:] == ["3.1", "4.2"]
+    assert rows["elbo"][3:] == ["-3 *", "-4"] and "*" not in "".join(rows["fd"])
 
 
 def test_what_is_missing_or_old_is_said(place):
@@ -116,7 +153,7 @@ def test_what_is_missing_or_old_is_said(place):
     evaluate(BETA, {"fd": entry(4.2)}, checkpoint_sha256="0" * 64)
     (place / BETA / "summary.json").unlink()
     rows, page = compared(VAE, BETA)
-    assert rows["fd"][2:] == ["nan", "4.2 *"] and rows["kd"][2:] == ["1", "-"] and rows["iterations"][1] == "-"
+    assert rows["fd"][3:] == ["nan", "4.2 *"] and rows["kd"][3:] == ["1", "-"] and rows["iterations"][1] == "-"
     assert "evaluation of vae-digits is incomplete" in page and "dci failed: no factors" in page
     assert "beta-vae-digits was evaluated before its best.ckpt" in page and "has no summary.json" in page
 
@@ -125,7 +162,7 @@ def test_other_data_leave_no_winner(place):
     evaluate(VAE, {"elbo": entry(-1.0, "higher")})
     evaluate(TOY, {"elbo": entry(-2.0, "higher")})
     rows, page = compared(VAE, TOY)
-    assert rows["elbo"][2:] == ["-1", "-2"] and "across data sets" in page and "toy (vae-toy)" in page
+    assert rows["elbo"][3:] == ["-1", "-2"] and "across data sets" in page and "toy (vae-toy)" in page
 
 
 def test_other_hardware_is_said(place):

@@ -24,6 +24,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.folder import Folder
 from lightning_gen.evaluation import pictures, quality
 from lightning_gen.evaluation.evaluation_run import EvaluationRun, rank_chunks
+from lightning_gen.evaluation.metric_names import STANDARD_ERRORS, base_of
 from lightning_gen.evaluation.report import FILE, Report
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import find_extractor
@@ -72,6 +73,8 @@ def test_an_evaluation_says_how_each_value_was_obtained(there, capsys):
     assert {"elbo", "kl", "nll_is5", "nll_is20", "bits_per_dim", "psnr", "ssim", "active_units"} <= set(values)
     for value in values.values():
         assert value["n"] > 0 and len(value["how"]) > 20 and value["seconds"] is not None
+    for name, value in values.items():
+        assert ("standard error" in value["how"]) == (base_of(name) in STANDARD_ERRORS), name
     assert values["fd_digits_v1"]["value"] > 2 * values["fd_digits_v1"]["floor"] > 0  # 300 iterations are few
     assert values["nll_is20"]["n"] == 100 and values["nll_is20"]["k"] == 20
     assert values["elbo"]["value"] == pytest.approx(-values["reconstruction"]["value"] - values["kl"]["value"])

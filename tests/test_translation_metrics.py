@@ -22,7 +22,8 @@ from translators import (
     saved,
 )
 
-from lightning_gen.benchmarking import cells, results
+from lightning_gen.benchmarking import cells
+from lightning_gen.benchmarking.page import markdown
 from lightning_gen.commands import compare, evaluate
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
@@ -345,7 +346,7 @@ def test_another_segmenter_measures_only_its_own_group(run, monkeypatch, capsys)
 
 
 def entry(value, better="lower", **more):
-    return {"value": value, "n": 200, "k": None, "std": None, "floor": None, "better": better, **more}
+    return {"value": value, "n": 2000, "k": None, "std": None, "floor": None, "better": better, **more}
 
 
 def cell(model, values):
@@ -362,20 +363,21 @@ def test_results_have_a_table_for_each_direction():
     baselines = {"a2b_fd_raw_untranslated": entry(9.0, None), "a2b_psnr_untranslated": entry(1.5, None)}
     back = {name.replace("a2b", "b2a"): value for name, value in values.items()}
     other = {name: {**value, "value": 3.0} for name, value in values.items()}
-    page = results.markdown([cell("cyclegan", values | back | baselines), cell("cut", other | baselines)])
+    page = markdown([cell("cyclegan", values | back | baselines), cell("cut", other | baselines)])
     assert page.index("**Translations a2b**") < page.index("**Translations b2a**") and "**Samples**" not in page
-    head, _, *rows = page[page.index("| model") :].splitlines()
+    head, _, *rows = page[page.index("| model") :].replace("\u00a0", " ").splitlines()
     words = [word.strip() for word in head.strip("|").split(" | ")]
-    assert words[2:8] == [
-        "a2b_fd_raw ↓",
-        "a2b_psnr ↑",
-        "a2b_ssim ↓",
-        "a2b_l1 ↓",
-        "a2b_cycle ↓",
-        "a2b_identity ↓",
+    assert words[3:9] == [
+        "a2b_fd ↓<br>raw, N 2,000",
+        "a2b_psnr ↑<br>N 2,000",
+        "a2b_ssim ↓<br>N 2,000",
+        "a2b_l1 ↓<br>N 2,000",
+        "a2b_cycle ↓<br>N 2,000",
+        "a2b_identity ↓<br>N 2,000",
     ]
-    assert rows[0].startswith("| cyclegan | 1 | **2** | 2 |") and rows[1].startswith("| cut | 1 | 3 | **3** |")
-    assert rows[2].startswith("| untranslated pictures |  | 9 | 1.5 | - |")
+    assert rows[0].startswith("| cyclegan | 1 (0) | best | **2** | 2 |")
+    assert rows[1].startswith("| cut | 1 (0) | best | 3 | **3** |")
+    assert rows[2].startswith("| untranslated pictures |  |  | 9 | 1.5 | - |")
     assert "_untranslated" not in page
 
 
@@ -387,8 +389,8 @@ def test_a_comparison_marks_the_best_of_a_direction(tmp_path):
         for name, own in (("cut", values), ("cyclegan", other))
     ]
     rows = {row[0]: row[1:] for row in compare.evaluation_table(runs)[0].rows}
-    assert rows["a2b_fd_raw"] == ["lower", "-", "2 *", "3"] and rows["a2b_psnr"][2:] == ["20", "21 *"]
-    assert rows["a2b_fd_raw_untranslated"] == ["-", "-", "9", "9"] and rows["b2a_fd_raw"][2:] == ["-", "1"]
+    assert rows["a2b_fd_raw"] == ["lower", "N 2,000", "-", "2 *", "3"] and rows["a2b_psnr"][3:] == ["20", "21 *"]
+    assert rows["a2b_fd_raw_untranslated"] == ["-", "N 2,000", "-", "9", "9"] and rows["b2a_fd_raw"][3:] == ["-", "1"]
 
 
 def test_the_folder_of_pairs_tells_benchmarks_apart():
@@ -398,5 +400,7 @@ def test_the_folder_of_pairs_tells_benchmarks_apart():
 
 
 def test_few_values_are_one_table():
-    page = results.markdown([cell("cut", {"a2b_fd_raw": entry(2.0), "final_over_best": entry(1.1, "near 1")})])
-    assert "| model | seeds | final_over_best → 1 | a2b_fd_raw ↓ |" in page
+    page = markdown([cell("cut", {"a2b_fd_raw": entry(2.0), "final_over_best": entry(1.1, "near 1")})])
+    assert "| model | seeds | checkpoint | final_over_best → 1<br>N 2,000 | a2b_fd ↓<br>raw, N 2,000 |" in page.replace(
+        "\u00a0", " "
+    )

@@ -35,7 +35,7 @@ LOCAL = ("data.root", "data.num_workers")  # where and how the data are read, wh
 OWN_FILES = ("folder", "paired", "unpaired")  # data that their root defines
 MEASURE = "evaluate."  # options so named are evaluate.py's
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit status of a script that was told to stop
-KEPT = ("value", "n", "k", "std", "floor", "better", "likelihood")  # of a value of evaluation.json
+KEPT = ("value", "n", "k", "std", "floor", "better", "likelihood", "given", "how", "note")  # of evaluation.json
 
 Call = Callable[[list[str], Path], int]
 

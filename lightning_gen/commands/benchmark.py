@@ -28,7 +28,8 @@ from lightning_gen.benchmarking.cells import (
     run_cell,
     summary_of,
 )
-from lightning_gen.benchmarking.results import read_cell, write_page
+from lightning_gen.benchmarking.page import write_page
+from lightning_gen.benchmarking.results import read_cell
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser, parse_short_options
 from lightning_gen.datamodules.errors import UserError, program, unknown

@@ -25,13 +25,27 @@ from lightning_gen.datamodules.files import read_text
 from lightning_gen.datamodules.paths import printable
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation import report
-from lightning_gen.evaluation.ranking import ALIKE, best_of, format_number
+from lightning_gen.evaluation.metric_names import STANDARD_ERRORS, base_of
+from lightning_gen.evaluation.ranking import (
+    GIVEN,
+    MISSING,
+    Measurement,
+    Rows,
+    describe,
+    floor_of,
+    format_number,
+    group,
+    head_marks,
+    rank,
+    source_of,
+    value_marks,
+)
 from lightning_gen.pictures.comparison import figure, sample_run
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.runs import ROOT, SUMMARY, find_run_folder, flatten_config, read_config
 
 PAGE, PICTURE = "comparison.md", "comparison.png"
-MISSING, BEST = "-", " *"
+BEST = " *"
 HANDLING = ("data.batch_size", "data.num_workers", "data.memory", "data.flip")  # what is modelled stays the same
 
 
@@ -200,60 +214,50 @@ def across_data(runs: Sequence[Run]) -> list[str]:
 
 
 def evaluation_table(runs: Sequence[Run], ranked: bool = True) -> tuple[Table, list[str]]:
-    """Every value of the evaluations, the best marked if ``ranked``; and notes on what is not comparable."""
-    settings = [run.evaluation["setting"] for run in runs]
-    of = [_checkpoint(setting) if setting else MISSING for setting in settings]
-    rows = [["checkpoint, iteration", MISSING, MISSING, *of]] if any(settings) else []
-    unlike: dict[str, list[str]] = {}
+    """Every value of the evaluations, the best marked if ``ranked``; and notes on what has no best, and why."""
+    settings = {run.label: run.evaluation["setting"] for run in runs}
+    of = [_checkpoint(setting) if setting else MISSING for setting in settings.values()]
+    rows = [["checkpoint, iteration", MISSING, MISSING, MISSING, *of]] if any(settings.values()) else []
+    reasons = []
     for name in _union(run.evaluation["values"] for run in runs):
         having = [run for run in runs if name in run.evaluation["values"]]
-        entries = {run.label: run.evaluation["values"][name] for run in having}
-        if apart := _unlike(having, list(entries.values())):
-            unlike.setdefault(apart, []).append(name)
-        better = entries[having[0].label].get("better")
-        values = {label: entry["value"] for label, entry in entries.items()}
-        best = best_of(values, better if ranked and not apart else None)
-        texts = {label: _cell(entry) + BEST * (label in best) for label, entry in entries.items()}
-        floors = {format_number(entry.get("floor")) for entry in entries.values()}
-        rows.append([name, better or MISSING, floors.pop() if len(floors) == 1 else MISSING])
-        rows[-1] += [texts.get(run.label, MISSING) for run in runs]
-    notes = [f"Not comparable, so no winner: {', '.join(names)}: {apart}." for apart, names in unlike.items()]
-    head = ["value", "better", "real data", *(run.label for run in runs)]
-    return Table("Evaluation", head, rows, "marked *: the best of comparable values" if rows else "none"), notes
+        measured = {
+            run.label: [Measurement(run.evaluation["values"][name], settings[run.label], run.options.get("seed"))]
+            for run in having
+        }
+        ranking, entries = rank(name, measured), [run.evaluation["values"][name] for run in having]
+        reasons += [(name, "; ".join(ranking.reasons.values()))] if ranking.reasons else []
+        texts = {label: _cell(name, label, measured) + BEST * (ranked and label in ranking.best) for label in measured}
+        floors = {format_number(entry.get("floor")) for entry in entries}
+        about = [entries[0].get("better"), head_marks(name, measured), floors.pop() if len(floors) == 1 else None]
+        rows.append([name, *(text or MISSING for text in about), *(texts.get(run.label, MISSING) for run in runs)])
+    notes = [f"No winner: {', '.join(names)}: {reason}." for reason, names in group(reasons).items()]
+    real = ", ".join(dict.fromkeys(floor_of(setting) for setting in settings.values() if setting))
+    caption = (
+        "marked *: the best of comparable values; (±): standard error over examples; ±: spread over subsets;"
+        f"{GIVEN}: given the class or text; real data: {real or MISSING}"
+    )
+    head = ["value", "better", "measured with", "real data", *settings]
+    return Table("Evaluation", head, rows, caption if rows else "none"), notes
 
 
 def _checkpoint(setting: Mapping[str, Any]) -> str:
-    return f"{Path(setting.get('checkpoint', '')).stem}, {format_number(setting.get('iteration'))}"
+    """ "best, 3000", "last, averaged, 3000"."""
+    return f"{source_of(setting)}, {format_number(setting.get('iteration'))}"
 
 
-def _cell(entry: Mapping[str, Any]) -> str:
-    """A value, with its standard deviation where it has one."""
-    spread = "" if entry.get("std") is None else f" ± {format_number(entry['std'], 2)}"
-    return format_number(entry["value"]) + spread
+def _cell(metric: str, label: str, measured: Rows) -> str:
+    """A value, with what spread it has and what tells it from the other runs' values."""
+    entry, marks = measured[label][0].entry, value_marks(metric, label, measured)
+    spread = None if base_of(metric) in STANDARD_ERRORS else entry.get("std")
+    text = format_number(entry["value"]) + ("" if spread is None else f" ± {format_number(spread, 2)}")
+    return text + (f" ({', '.join(marks)})" if marks else "") + (GIVEN if entry.get("given") else "")
 
 
-def _unlike(runs: Sequence[Run], entries: Sequence[dict[str, Any]]) -> str:
-    """What keeps these values of one name from being compared; empty where nothing does."""
-    found = [_differ(key, runs, [str(entry.get(key)) for entry in entries]) for key in (*ALIKE, "better")]
-    for key in ("extractor", "reference"):
-        settings = [run.evaluation["setting"] for run in runs]
-        takes = [entry.get(key, "the setting's") is not None for entry in entries]  # likelihoods take no extractor
-        hashes = [str(s.get(f"{key}_sha256")) if own else "None" for s, own in zip(settings, takes, strict=True)]
-        shown = [f"{s.get(key)} [{own[:8]}]" for s, own in zip(settings, hashes, strict=True)]
-        found.append(_differ(key, runs, hashes, shown))
-    if any(entry.get("extractor", "the setting's") is not None for entry in entries):  # values of samples
-        drawn = [s.get("sampler", "prior") + f" {s.get('components', '')}".rstrip() for s in settings]
-        found.append(_differ("sampler", runs, drawn))
-    return "; ".join(filter(None, found))
-
-
-def _differ(what: str, runs: Sequence[Run], values: Sequence[str], shown: Sequence[str] | None = None) -> str:
+def _differ(what: str, runs: Sequence[Run], values: Sequence[str]) -> str:
     """The values, each with the runs that have it, as "n 297 (a, b), 500 (c)"; empty where all are equal."""
-    groups: dict[str, list[str]] = {}
-    for run, text in zip(runs, shown or values, strict=True):
-        groups.setdefault(text, []).append(run.label)
-    groups_text = ", ".join(f"{text} ({', '.join(group)})" for text, group in groups.items())
-    return f"{what} {groups_text}" if len(set(values)) > 1 else ""
+    texts = {run.label: text for run, text in zip(runs, values, strict=True)}
+    return describe(what, texts) if len(set(values)) > 1 else ""
 
 
 def summary_table(runs: Sequence[Run]) -> Table:
