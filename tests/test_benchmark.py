@@ -12,6 +12,7 @@ import torch
 from helpers import empty_checkpoint
 
 from lightning_gen.benchmarking.cells import ProcessRunner, config_from_arguments, last_error
+from lightning_gen.benchmarking.differences import paired_difference
 from lightning_gen.benchmarking.page import markdown
 from lightning_gen.benchmarking.results import cell_path, tag_of, write_cell
 from lightning_gen.benchmarking.table import format_mean_std
@@ -598,6 +599,36 @@ def test_a_name_says_what_was_measured():
     assert [extractor_of(name) for name in ("a2b_fd_my_net", "classes_a", "modes", "nll_is500", "mig_chen")] == [
         *("my_net", "a", "", "", "")
     ]
+
+
+# Differences
+
+
+def test_the_mean_of_paired_differences_has_the_interval_of_students_t():
+    d = paired_difference([1.0, 2.0, 3.0])  # mean 2, s = 1, t_{2, 0.975} = 4.302653
+    assert (d.mean, d.n) == (2.0, 3) and d.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    d = paired_difference([-1.0, 1.0])  # mean 0, s = sqrt(2), t_{1, 0.975} = 12.706205
+    assert (d.mean, d.n) == (0.0, 2) and d.half == pytest.approx(12.706205, rel=1e-6)
+    assert paired_difference([0.25]) == (0.25, None, 1)
+
+
+def test_a_section_with_a_configuration_file_shows_differences_to_its_first_model():
+    mine, numbers = {"config": {"model": "vae"}}, {"vae": (5.0, 6.0, 7.0), "a-file": (6.0, 8.0, 10.0)}
+    cells = [cell("a-file", k, {"fd_a": value(v), "elbo": value(1.0)}, **mine) for k, v in enumerate(numbers["a-file"])]
+    cells += [cell("vae", k, {"fd_a": value(v), "elbo": value(1.0)}) for k, v in enumerate(numbers["vae"])]
+    cells += [cell("beta-vae", k, {"fd_a": value(v)}) for k, v in ((1, 4.0), (5, 99.0))]
+    cells += [
+        cell("b-file", k, {"fd_a": value(v, n=1500), "elbo": value(2.0)}, **mine) for k, v in enumerate((1.0, 2.0))
+    ]
+    page = markdown(cells)
+    assert list(rows(page))[1:5] == ["vae", "beta-vae", "a-file", "b-file"]
+    table = page[page.index("**Differences to vae**") :]
+    assert rows(table)["value"] == ["beta-vae", "a-file", "b-file"]
+    # differences 1, 2, 3; of one seed 4 - 6; another N
+    assert rows(table)["fd_a ↓"] == ["-2 (n 1)", "2.0 [-0.5, 4.5] (n 3)", "-"]
+    assert rows(table)["elbo ↓"] == ["-", "0.0 [0.0, 0.0] (n 3)", "1.0 [1.0, 1.0] (n 2)"]
+    assert "Differences to" not in markdown([own for own in cells if "config" not in own])
+    assert "Differences to" not in markdown([own for own in cells if own["model"] == "a-file"])
 
 
 def test_values_without_a_number_and_partly_missing_ones_are_shown():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gen.atomic import write_atomically
+from lightning_gen.benchmarking.differences import difference_table
 from lightning_gen.benchmarking.results import FOLDER, PAGE, Cells, Models, read_cell, values_of
 from lightning_gen.benchmarking.table import column, machine_marks, measurements, metrics_of, speeds, tables
 from lightning_gen.datamodules.errors import UserError, program
@@ -73,7 +74,7 @@ def _section(cells: Cells) -> str:
     models = {name: own for name in order if (own := [cell for cell in done if cell["model"] == name])}
     options = "".join(f", {name} {value}" for name, value in cells[0]["options"].items())
     facts = [*_notes(models), *_facts(models), *_troubles(cells, order)]
-    parts = [f"## {cells[0]['data']}, {cells[0]['budget']}{options}", *tables(models)]
+    parts = [f"## {cells[0]['data']}, {cells[0]['budget']}{options}", *tables(models), *_differences(models)]
     parts += ["\n".join(f"- {fact}" for fact in facts), *_explanations(models)]
     return "\n\n".join([*parts, f"```bash\n{_command(cells, order)}\n```"])
 
@@ -88,6 +89,19 @@ def _order(cells: Cells) -> list[str]:
 def _is_file(cell: Mapping[str, Any]) -> bool:
     """Whether a cell is of a configuration file of the user's."""
     return cell.get("config") is not None
+
+
+def _differences(models: Models) -> Iterator[str]:
+    """The table of differences, where a configuration file is among several models."""
+    if len(models) > 1 and any(map(_is_file, (cell for own in models.values() for cell in own))):
+        yield f"**Differences to {next(iter(models))}**"
+        yield difference_table(models)
+        yield (
+            "Mean difference on equal seeds [95 % interval by Student's t] (n seeds); a single pair has no interval. "
+            "Each interval holds by itself, not all at once. Left out (-) are values with another N, k, likelihood, "
+            "extractor, reference, version of the metrics or knowledge of the class; checkpoints and weights are those "
+            "of the tables above."
+        )
 
 
 # Below the tables
