@@ -585,11 +585,12 @@ def test_each_kind_of_real_data_has_a_row():
     drawn = {"floor_of": "2,000 training and validation examples at random"}
     cells = [
         cell("vae", 0, {"fd_a": value(5.0, floor=0.5)}),
-        cell("beta-vae", 0, {"fd_a": value(6.0, floor=0.7)}, drawn),
+        cell("beta-vae", 0, {"fd_a": value(6.0, floor=0.7), "nn_ratio_a": value(1.2, "near 1", floor=1.0)}, drawn),
     ]
     table = rows(markdown(cells))
-    assert table["real: validation, then training examples"][2] == "0.5"
-    assert table["real: 2,000 training and validation examples at random"][2] == "0.7"
+    assert table["real: validation, then training examples"][2:4] == ["0.5", "-"]
+    assert table["real: 2,000 training and validation examples at random"][2:4] == ["0.7", "-"]
+    assert table["real: the reference itself"][2:4] == ["-", "1"]
 
 
 def test_a_name_says_what_was_measured():

@@ -86,7 +86,7 @@ def test_the_best_of_comparable_values_is_marked(place):
     assert rows["recall"][1:] == ["N 2,000, k 5", "0.4", "0.5", "0.6 *"]
     assert rows["nn_ratio"][3:] == ["0.9 ± 0.1 *", "1.3"]
     assert rows["checkpoint, iteration"][3:] == ["best, 60"] * 2
-    assert "real data: validation, then training examples" in page
+    assert "real data: validation, then training examples (fd, recall); the reference itself (nn_ratio)" in page
     assert "## Notes" not in page
 
 

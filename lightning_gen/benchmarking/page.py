@@ -13,7 +13,7 @@ from lightning_gen.benchmarking.differences import difference_table
 from lightning_gen.benchmarking.results import FOLDER, PAGE, Cells, Models, read_cell, values_of
 from lightning_gen.benchmarking.table import column, machine_marks, measurements, metrics_of, speeds, tables
 from lightning_gen.datamodules.errors import UserError, program
-from lightning_gen.evaluation.ranking import FEWEST, Rows, format_seeds, group, short_hash
+from lightning_gen.evaluation.ranking import FEWEST, Rows, format_seeds, group, short_hash, summarise
 from lightning_gen.presets import PRESETS
 
 LEGEND = f"""Mean ± standard deviation over seeds (2 digits of it); one seed alone has none. (±0.85) is the standard
@@ -27,8 +27,8 @@ differ by no more than the larger of their standard errors over examples; as all
 differences might tell more. † is a value given the class or the text of each example: another quantity, ranked only
 where a whole column is.
 
-"real" is the same measurement of other real examples, which are named, in the place of samples; for authenticity,
-nn_ratio, modes and what goes with these, of the reference itself. It is about what a perfect model would reach.
+"real" is the same measurement of other real examples, which are named, in the place of samples: about what a perfect
+model would reach.
 
 The checkpoint is "best" by the run's validation, or "last"; "averaged" are moving averages of the weights; the sampler
 of the codes follows where it is not the prior. final_over_best is the distance watched in training at its end over its
@@ -133,8 +133,7 @@ def _unique(texts: Iterable[str]) -> list[str]:
 
 def _of_models(models: Models, text: Callable[[Mapping[str, Any]], str]) -> str:
     """A text that all cells share; of several each with its models."""
-    found = group((model, text(cell)) for model, own in models.items() for cell in own)
-    return "; ".join(f"{text} ({', '.join(names)})" if len(found) > 1 else text for text, names in found.items())
+    return summarise((model, text(cell)) for model, own in models.items() for cell in own)
 
 
 def _length(cell: Mapping[str, Any]) -> str:

@@ -79,7 +79,9 @@ def _table(models: Models, metrics: Sequence[str], costs: bool = True) -> str:
         [model, _seeds(cells), _sources(cells), *(c.models.get(model, MISSING) for c in columns), *paid[model]]
         for model, cells in models.items()
     ]
-    others = {f"real: {what}": [c.floors.get(what, MISSING) for c in columns] for what in _floors_of(models)}
+    others = {
+        f"real: {what}": [c.floors.get(what, MISSING) for c in columns] for what in _unique(c.floors for c in columns)
+    }
     others["untranslated pictures"] = [c.untranslated for c in columns]
     blank = [""] * 2 if costs else []
     body += [[name, "", "", *texts, *blank] for name, texts in others.items() if set(texts) - {MISSING}]
@@ -121,7 +123,7 @@ def column(models: Models, metric: str) -> Column:
     floors: dict[str, list[Any]] = {}
     for m in every:
         if m.entry.get("floor") is not None:
-            floors.setdefault(floor_of(m.setting), []).append(m.entry["floor"])
+            floors.setdefault(floor_of(metric, m.setting), []).append(m.entry["floor"])
     head = metric_head(metric.removesuffix(f"_{extractor}"), every[0].entry.get("better"))
     plain = [m.entry["value"] for own in measurements(models, metric + UNTRANSLATED).values() for m in own]
     return Column(
@@ -140,8 +142,8 @@ def metric_head(metric: str, better: str | None) -> str:
     return metric + {"lower": " ↓", "higher": " ↑"}.get(better or "", "")
 
 
-def _floors_of(models: Models) -> list[str]:
-    return list(dict.fromkeys(floor_of(cell["evaluation"]["setting"]) for own in models.values() for cell in own))
+def _unique(names: Iterable[Iterable[str]]) -> list[str]:
+    return list(dict.fromkeys(itertools.chain.from_iterable(names)))
 
 
 def _distinct(values: Iterable[Any]) -> str:

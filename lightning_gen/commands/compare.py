@@ -38,6 +38,7 @@ from lightning_gen.evaluation.ranking import (
     head_marks,
     rank,
     source_of,
+    summarise,
     value_marks,
 )
 from lightning_gen.pictures.comparison import figure, sample_run
@@ -218,24 +219,24 @@ def evaluation_table(runs: Sequence[Run], ranked: bool = True) -> tuple[Table, l
     settings = {run.label: run.evaluation["setting"] for run in runs}
     of = [_checkpoint(setting) if setting else MISSING for setting in settings.values()]
     rows = [["checkpoint, iteration", MISSING, MISSING, MISSING, *of]] if any(settings.values()) else []
-    reasons = []
+    reasons, real = [], []
     for name in _union(run.evaluation["values"] for run in runs):
-        having = [run for run in runs if name in run.evaluation["values"]]
         measured = {
-            run.label: [Measurement(run.evaluation["values"][name], settings[run.label], run.options.get("seed"))]
-            for run in having
+            run.label: [Measurement(entry, settings[run.label], run.options.get("seed"))]
+            for run in runs
+            if (entry := run.evaluation["values"].get(name))
         }
-        ranking, entries = rank(name, measured), [run.evaluation["values"][name] for run in having]
+        ranking, entries = rank(name, measured), [own[0].entry for own in measured.values()]
         reasons += [(name, "; ".join(ranking.reasons.values()))] if ranking.reasons else []
         texts = {label: _cell(name, label, measured) + BEST * (ranked and label in ranking.best) for label in measured}
+        real += [(name, floor_of(name, m.setting)) for (m,) in measured.values() if m.entry.get("floor") is not None]
         floors = {format_number(entry.get("floor")) for entry in entries}
         about = [entries[0].get("better"), head_marks(name, measured), floors.pop() if len(floors) == 1 else None]
         rows.append([name, *(text or MISSING for text in about), *(texts.get(run.label, MISSING) for run in runs)])
     notes = [f"No winner: {', '.join(names)}: {reason}." for reason, names in group(reasons).items()]
-    real = ", ".join(dict.fromkeys(floor_of(setting) for setting in settings.values() if setting))
     caption = (
         "marked *: the best of comparable values; (±): standard error over examples; ±: spread over subsets;"
-        f"{GIVEN}: given the class or text; real data: {real or MISSING}"
+        f"{GIVEN}: given the class or text; real data: {summarise(real) or MISSING}"
     )
     head = ["value", "better", "measured with", "real data", *settings]
     return Table("Evaluation", head, rows, caption if rows else "none"), notes

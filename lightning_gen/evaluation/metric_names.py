@@ -22,6 +22,8 @@ TRANSLATIONS = (  # of one direction
 )
 KNOWN = frozenset({*SAMPLES, *LATENTS, *TRANSLATIONS})
 OF_TEST_EXAMPLES = KNOWN - {*SAMPLES}  # measured without samples of the prior and without an extractor
+# The metrics whose value of real data is that of the reference itself; of the others, of real examples outside it.
+OF_REFERENCE = frozenset({"authenticity", "nn_ratio", "modes", "high_quality", "recognised", "reverse_kl"})
 # The metrics whose std is the standard error over the examples; of "kd" it is the spread over subsets, of "cs" over
 # splits, and the others have none.
 STANDARD_ERRORS = frozenset(

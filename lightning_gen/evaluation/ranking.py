@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_gen.evaluation.metric_names import OF_TEST_EXAMPLES, STANDARD_ERRORS, base_of
+from lightning_gen.evaluation.metric_names import OF_REFERENCE, OF_TEST_EXAMPLES, STANDARD_ERRORS, base_of
 from lightning_gen.evaluation.samplers import describe_sampler
 
 MISSING, NONE, PRIOR = "-", "none", "prior"
@@ -117,15 +117,21 @@ def group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return {text: list(names) for text, names in found.items()}
 
 
+def summarise(pairs: Iterable[tuple[str, str]]) -> str:
+    """(name, text) as "text (a, b); other text (c)"; a single text without the names."""
+    found = group(pairs)
+    return "; ".join(f"{text} ({', '.join(names)})" if len(found) > 1 else text for text, names in found.items())
+
+
 def source_of(setting: Mapping[str, Any]) -> str:
     """What a row's values are of: "best", "last, averaged, gmm of 10 components"."""
     averaged, sampler = ["averaged"] if setting.get("averaged_weights") else [], _sampler(setting)
     return ", ".join([_checkpoint(setting), *averaged, *([sampler] if sampler != PRIOR else [])])
 
 
-def floor_of(setting: Mapping[str, Any]) -> str:
+def floor_of(metric: str, setting: Mapping[str, Any]) -> str:
     """The real examples that were measured in the place of the samples."""
-    return setting.get("floor_of") or EARLIER_FLOOR
+    return "the reference itself" if base_of(metric) in OF_REFERENCE else setting.get("floor_of") or EARLIER_FLOOR
 
 
 def head_marks(metric: str, rows: Rows) -> str:
