@@ -157,6 +157,14 @@ class Tokenises(Protocol):
 
 
 @runtime_checkable
+class MeasuresTokens(Tokenises, Protocol):
+    """Encodes an example as tokens, and knows the probability of a row."""
+
+    def code_length(self, tokens: Tensor, y: Tensor | None = None) -> Tensor:
+        """-log p(tokens | y) of rows (B, L) in nats, (B,); y None: unconditional."""
+
+
+@runtime_checkable
 class ChoosesBySize(Protocol):
     """Has networks some of whose options follow from the size of the data unless they are given."""
 

@@ -13,6 +13,8 @@ from lightning_gen.commands import fit, reconstruct
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
+from lightning_gen.evaluation import codes
+from lightning_gen.evaluation.evaluation_run import EvaluationRun, fixed_permutation
 from lightning_gen.models.vqvae import VQVAE
 from lightning_gen.networks.code_map import map_sizes
 from lightning_gen.networks.code_prior import CachedTokenStream, CodePrior, sample_tokens
@@ -167,6 +169,19 @@ def test_the_rate_of_the_three_presets_is_one():
         model = VQVAE(DIGITS, **PRESETS[name].arguments)
         rates.append(math.prod(model.tokens_shape) * math.log2(model.vocab))
     assert rates == [8 * 16] * 3
+
+
+@torch.no_grad()
+def test_an_evaluation_measures_the_rate_under_the_prior(model):
+    data = Digits()
+    data.setup()
+    run = EvaluationRun(model.eval(), data, "no extractor", n=20)
+    ((name, value),) = codes.rate(run)
+    x = data.examples("test", fixed_permutation(data.size("test"))[:20])["x"]
+    bits = model.code_length(model.tokens(x)).double() / math.log(2)
+    assert name == "rate" and value.n == 20
+    assert float(value.value) == pytest.approx(float(bits.mean()), rel=1e-6)
+    assert float(value.std) == pytest.approx(float(bits.std()) / 20**0.5, rel=1e-6)
 
 
 @torch.no_grad()

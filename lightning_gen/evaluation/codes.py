@@ -20,7 +20,7 @@ from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments, kl_normal
 from lightning_gen.objectives.levels import counting_levels, dequantise
 from lightning_gen.objectives.priors import Normal
-from lightning_gen.protocols import Likelihood, Reconstructs
+from lightning_gen.protocols import Likelihood, MeasuresTokens, Reconstructs
 from lightning_gen.training.noise import indexed_noise
 
 FEWEST = 100  # examples of an importance bound, however large k
@@ -90,6 +90,24 @@ def bits(s: EvaluationRun) -> Measured:
     how += "test examples; std is the standard error over them"
     levels = f"{rule.levels} levels"  # of which the bits of all likelihoods compare
     yield "bits_per_dim", mean_with_stderr(bits_per_dim(nats, dims), how, "lower", k=k, likelihood=levels)
+
+
+def rate(s: EvaluationRun) -> Measured:
+    """What the tokens of an example cost under the model's prior, without a class: the length of a file of many."""
+    model = s.model
+    if not isinstance(model, MeasuresTokens):
+        raise Inapplicable(f"{s.name} has no tokens and prior of them")
+
+    def work(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"bits": model.code_length(model.tokens(batch["x"])) / math.log(2)}
+
+    lengths = s.map_test_set(["bits"], s.n, "bits of the tokens", work)["bits"]
+    check_finite(lengths, "code lengths of the test examples")
+    how = (
+        f"-log2 p(tokens) of {model.tokens_shape} tokens of {model.vocab} values, without a class, in bits; std is the "
+    )
+    how += "standard error over the test examples"
+    yield "rate", mean_with_stderr(lengths, how, None)
 
 
 def _bound(s: EvaluationRun, k: int, n: int, dequantised: bool = False) -> Tensor:

@@ -46,6 +46,7 @@ METRICS: dict[str, Metric] = {
     "factor_vae": Metric(codes.factor_vae, "FactorVAE score", CODES),
     "dci": Metric(codes.dci, "disentanglement, completeness, informativeness", CODES),
     "bits": Metric(codes.bits, "bits per dimension", CODES),
+    "rate": Metric(codes.rate, "bits of an example's tokens under the prior", CODES),
     "nll": Metric(codes.importance, "importance-sampled negative log-likelihood for each k", CODES),
     "cycle": Metric(translation.cycle, "cycle reconstruction error", TRANSLATIONS),
     "identity": Metric(translation.identity, "identity error: change of target pictures by translation", TRANSLATIONS),

@@ -13,8 +13,8 @@ SAMPLES = (
     *("reverse_kl", "final_over_best"),
 )
 LATENTS = (
-    *("nll", "elbo", "reconstruction", "kl", "bits_per_dim", "psnr", "ssim", "active_units", "mutual_information"),
-    *("mig", "factor_vae", "dci"),
+    *("nll", "elbo", "reconstruction", "kl", "bits_per_dim", "rate", "psnr", "ssim"),
+    *("active_units", "mutual_information", "mig", "factor_vae", "dci"),
 )
 TRANSLATIONS = (  # of one direction
     *("fid", "fd", "kid", "kd", "precision", "recall", "density", "coverage", "authenticity", "nn_ratio"),
@@ -28,8 +28,8 @@ OF_REFERENCE = frozenset({"authenticity", "nn_ratio", "modes", "high_quality", "
 # splits, and the others have none.
 STANDARD_ERRORS = frozenset(
     {
-        *("nll", "elbo", "reconstruction", "kl", "bits_per_dim", "psnr", "ssim", "l1", "lpips", "cycle", "identity"),
-        *("class_kl", "reverse_kl"),  # over the samples
+        *("nll", "elbo", "reconstruction", "kl", "bits_per_dim", "rate", "psnr", "ssim", "l1"),
+        *("lpips", "cycle", "identity", "class_kl", "reverse_kl"),  # over the samples
     }
 )
 
