@@ -160,6 +160,11 @@ def call(network: Callable[..., Tensor], given: Tensor, c: Tensor | None, x: Ten
     return network(*arguments) if x is None else network(*arguments, x=x)
 
 
+def call_denoiser(network: Callable[..., Tensor], x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+    """Call a denoiser of x (B, *shape) at times t (B,), with the condition where there is one."""
+    return network(x, t) if c is None else network(x, t, c)
+
+
 def is_autoregressive(decoder: nn.Module) -> bool:
     """Whether a decoder is called with x, of which it predicts each element from those before."""
     return bool(getattr(decoder, "autoregressive", False))
