@@ -165,6 +165,39 @@ class MeasuresTokens(Tokenises, Protocol):
 
 
 @runtime_checkable
+class Inverts(Decodes, Protocol):
+    """Generates its samples from noise by a map that has an inverse; no single dimension of the noise has a meaning."""
+
+    def invert(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) where the model takes them -> noise (B, Z), of which ``decode`` makes x again."""
+
+
+@runtime_checkable
+class ExactLikelihood(Protocol):
+    """Computes the log-likelihood of an example itself, and no bound of it."""
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None, numbers: list[int] | None = None) -> Tensor:
+        """x (B, *shape), classes (B,) where the model takes them -> (B,) in nats of the data's units.
+
+        ``numbers`` are the examples' indices, on which what is drawn depends; 0 to B - 1 by default.
+        """
+
+
+@runtime_checkable
+class HasLossByTime(Protocol):
+    """Has, after a validation, its loss in equal parts of the times of training, from noise to data."""
+
+    loss_by_time: Tensor
+
+
+@runtime_checkable
+class Solves(Samples, Protocol):
+    """Makes its samples by a solver, which is chosen anew for each use."""
+
+    sampling: Any
+
+
+@runtime_checkable
 class ChoosesBySize(Protocol):
     """Has networks some of whose options follow from the size of the data unless they are given."""
 

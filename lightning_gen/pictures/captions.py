@@ -95,6 +95,12 @@ def kl_per_dimension(model: Any) -> str:
     return f"KL(q(z|x) || p(z)) of each latent dimension, sorted; the highest bar is {largest:.3g} nats"
 
 
+def loss_by_time(model: Any) -> str:
+    """What the bars are."""
+    largest = float(model.loss_by_time.max())
+    return f"validation loss in equal parts of the times of training, noise left, data right: at most {largest:.3g}"
+
+
 def translation(model: Any, direction: str) -> str:
     """Which row is what."""
     source, _, target = direction.partition("2")
@@ -115,7 +121,7 @@ CAPTIONS: dict[str, Callable[[Any], str]] = {
     function.__name__: function
     for function in (
         *(samples, reconstructions, traversals, interpolations, class_swaps, code_traversals),
-        *(density, kl_per_dimension, identity),
+        *(density, kl_per_dimension, loss_by_time, identity),
     )
 }
 

@@ -22,6 +22,8 @@ from lightning_gen.protocols import (
     Encodes,
     HasInfoGANCodes,
     HasLatentKL,
+    HasLossByTime,
+    Inverts,
     Reconstructs,
     Samples,
     SamplesClasses,
@@ -80,6 +82,8 @@ def draw_all(
         yield "density", density(model, x, seed, y)
     if isinstance(model, HasLatentKL):
         yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
+    if isinstance(model, HasLossByTime):
+        yield "loss_by_time", bars(model.loss_by_time.tolist())
 
 
 def _of_codes(model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:
@@ -91,6 +95,11 @@ def _of_codes(model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | 
             yield "interpolations", interpolations(model, examples[0::2][:4], examples[1::2][:4], first)
         if y is not None and classes_of(model):
             yield "class_swaps", class_swaps(model, examples[:PER_CLASS], y[:PER_CLASS])
+    elif isinstance(model, Inverts) and len(examples) > 1:
+        yield (
+            "interpolations",
+            interpolations(model, examples[0::2][:4], examples[1::2][:4], None if y is None else y[0::2][:4]),
+        )
     elif isinstance(model, Decodes):
         yield "interpolations", drawn_interpolations(model, seed, _rows_of(model, texts=y))
     if isinstance(model, HasInfoGANCodes) and model.codes:
@@ -176,13 +185,16 @@ def _place(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
 def interpolations(model: Any, first: Tensor, second: Tensor, y: Tensor | None = None) -> Tensor:
     """A row for each pair: the first original, the decoded straight line between both codes, the second original.
 
-    The model ``Encodes``; pairs (P, *shape); a conditional model decodes all of a row in the first's class, y (P,).
+    The model ``Encodes``, or ``Inverts``: between noises the line is an arc. Pairs (P, *shape); a conditional model
+    decodes all of a row in the first's class, y (P,).
     """
     count = min(len(first), len(second))
     y = None if y is None else y[:count]
-    a, b = model.encode(first[:count], y), model.encode(second[:count], y)  # (P, Z)
+    encode = model.invert if isinstance(model, Inverts) else model.encode
+    a, b = encode(first[:count], y), encode(second[:count], y)  # (P, Z)
     share = torch.linspace(0, 1, STEPS, device=a.device)[None, :, None]
-    codes = a[:, None] * (1 - share) + b[:, None] * share  # (P, STEPS, Z)
+    straight = a[:, None] * (1 - share) + b[:, None] * share
+    codes = spherical(a, b, STEPS) if isinstance(model, Inverts) else straight  # (P, STEPS, Z)
     between = model.decode(codes.flatten(0, 1), _repeated(y, count * STEPS)).unflatten(0, (count, STEPS))
     rows = torch.cat([first[:count, None], between, second[:count, None]], dim=1)  # (P, STEPS + 2, *shape)
     return sheet(rows.flatten(0, 1), model.spec, columns=STEPS + 2)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lightning_gen.datamodules import DATASETS
 from lightning_gen.datamodules.errors import unknown
-from lightning_gen.presets import gan, translation, vae, vq
+from lightning_gen.presets import flow, gan, translation, vae, vq
 from lightning_gen.presets.row import Preset
 
 
@@ -32,6 +32,7 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "vae": Family("variational autoencoders", "vae", vae.ROWS),
     "autoencoder": Family("other autoencoders", "wae", vae.AUTOENCODERS),
+    "flow": Family("flow matching and diffusion", "flow", flow.ROWS),
     "gan": Family("generative adversarial networks", "r3gan", gan.ROWS),
     "translation": Family("image-to-image translation", "cyclegan", translation.ROWS),
     "vq": Family("vector-quantised autoencoders", "vq-vae", vq.ROWS),
