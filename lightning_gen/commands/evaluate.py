@@ -31,6 +31,7 @@ from lightning_gen.evaluation.evaluation_run import EvaluationRun, error_message
 from lightning_gen.evaluation.groups import CODES, METRICS, SAMPLES, TRANSLATIONS, VERSION, Metric
 from lightning_gen.evaluation.report import FILE, PREVIOUS, Report
 from lightning_gen.evaluation.samplers import add_sampler, attach_sampler
+from lightning_gen.evaluation.solving import add_solver, attach_solver
 from lightning_gen.evaluation.values import Value
 from lightning_gen.metrics.errors import Inapplicable
 from lightning_gen.metrics.extractors import Extractor, find_extractor
@@ -62,7 +63,8 @@ def main(argv: list[str]) -> None:
     subject = _subject(model, data, config["dataset"], given, fabric)
     drawn_from = attach_sampler(model, given.sampler, data, given.components)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    setting = _setting(subject, model, path, config) | drawn_from | {"segmenter": given.segmenter}
+    setting = _setting(subject, model, path, config) | drawn_from | attach_solver(model, given)
+    setting |= {"segmenter": given.segmenter}
     report = Report(
         folder / FILE, setting, runs.environment(model.device), names if given.fresh else [], SETTINGS_OF_GROUPS
     )
@@ -201,6 +203,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
         help="import path of what maps pictures (B, C, H, W) in [-1, 1] of a translation's side (b) to class logits",
     )
     add_sampler(parser)
+    add_solver(parser)
     parser.add_argument("--data", metavar="NAME", help="evaluate on other data than the run's")
     parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument("--devices", type=int, default=1, help="number of devices, which share the work (default 1)")

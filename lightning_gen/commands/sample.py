@@ -21,6 +21,7 @@ from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.drawing.captions import captioned
 from lightning_gen.drawing.images import save_png
 from lightning_gen.evaluation.samplers import FITTED, add_sampler, attach_sampler, describe_sampler
+from lightning_gen.evaluation.solving import OPTIONS, add_solver, attach_solver
 from lightning_gen.kinds import kind_of, sheet
 from lightning_gen.kinds.files import write_all
 from lightning_gen.networks.condition import conditions_in_turn
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> None:
     given.classes = _class_ids(model, given.classes)
     y = _asked(model, given.classes, given.n)
     drawn_from = attach_sampler(model, given.sampler, _data(given, rest), given.components)
-    source = provenance(model, path) | {"seed": given.seed} | drawn_from
+    solved = attach_solver(model, given)
+    source = provenance(model, path) | {"seed": given.seed} | drawn_from | solved
     spec, kind = model.spec, kind_of(model.spec)
     out = given.out or _folder(path, given, spec)
     with torch.inference_mode():
@@ -79,6 +81,7 @@ def main(argv: list[str]) -> None:
     if problems := kind.describe(samples, spec).problems:
         print(f"warning: {'; '.join(problems)}", file=sys.stderr)
     codes = f", codes by {describe_sampler(drawn_from)}" if drawn_from else ""
+    codes += f", by {solved['solver']} with {solved['nfe']} evaluations" if solved else ""
     of = f"{path}, iteration {model.iteration:,}{codes}, on {describe_device(model.device)}"
     print(f"{given.n} examples of {of}, in {out}")
 
@@ -87,7 +90,7 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser = Parser(
         prog=program("sample"),
         description="Draw new examples from a trained model.",
-        epilog="options of the run's data, for --sampler gmm: --data.root FOLDER, ...",
+        epilog="options of the run's data, for --sampler gmm and flow: --data.root FOLDER, ...",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
     parser.add_argument("-n", type=int, default=64, help="number of examples (default 64)")
@@ -110,7 +113,8 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
         help="also a row for each latent dimension, or infogan's latent codes",
     )
     add_sampler(parser)
-    parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm to other data than the run's")
+    add_solver(parser)
+    parser.add_argument("--data", metavar="NAME", help="fit --sampler gmm or flow to other data than the run's")
     parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument("--trust", nargs="*", default=[], help="your own modules that the checkpoint may import")
     given, rest = parse_with_data_options(parser, argv)
@@ -135,6 +139,8 @@ def _folder(path: Path, given: Any, spec: DataSpec) -> Path:
     """Where the files go by default: examples that differ do not overwrite each other."""
     words = [f"seed_{given.seed}", *([given.sampler] if given.sampler != "prior" else [])]
     words += [str(word) for word in (given.components, given.data and Path(given.data).name) if word]
+    words += [f"{name}_{value}" for name in OPTIONS if (value := getattr(given, name)) is not None]
+    words += ["weak"] if given.weak else []
     words += [given.which] if given.which != "best" else []
     names = [class_name(k, spec) if NAME.fullmatch(class_name(k, spec)) else f"id{k}" for k in given.classes or ()]
     words += ["class", *names] if names else []

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_gen.evaluation import exact
 from lightning_gen.evaluation.evaluation_run import EvaluationRun, check_finite
 from lightning_gen.evaluation.quality import Measured
 from lightning_gen.evaluation.values import Value, mean_with_stderr
@@ -20,7 +21,7 @@ from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.latent import ACTIVE, active_units, information_of_moments, kl_normal
 from lightning_gen.objectives.levels import counting_levels, dequantise
 from lightning_gen.objectives.priors import Normal
-from lightning_gen.protocols import Likelihood, MeasuresTokens, Reconstructs
+from lightning_gen.protocols import ExactLikelihood, Likelihood, MeasuresTokens, Reconstructs
 from lightning_gen.training.noise import indexed_noise
 
 FEWEST = 100  # examples of an importance bound, however large k
@@ -68,7 +69,10 @@ def elbo(s: EvaluationRun) -> Measured:
 
 
 def importance(s: EvaluationRun) -> Measured:
-    """The importance-sampled bound for each k, of the same examples: as many as the largest k allows."""
+    """The importance-sampled bound for each k, of the same examples, as many as the largest allows; of flows exact."""
+    if isinstance(s.model, ExactLikelihood):
+        yield from exact.negative_log_likelihood(s)
+        return
     n = min(s.n, max(FEWEST, s.draws // max(s.k)))
     for k in sorted(s.k):
         nll = -_bound(s, k, n)
@@ -79,6 +83,9 @@ def importance(s: EvaluationRun) -> Measured:
 
 def bits(s: EvaluationRun) -> Measured:
     """Bits per dimension, where the data have levels."""
+    if isinstance(s.model, ExactLikelihood):
+        yield from exact.bits(s)
+        return
     model = _likelihood(s)
     rule = discretisation(getattr(model, "likelihood", None), s.data.spec)
     dims = math.prod(s.data.spec.shape)

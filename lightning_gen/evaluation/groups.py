@@ -47,7 +47,7 @@ METRICS: dict[str, Metric] = {
     "dci": Metric(codes.dci, "disentanglement, completeness, informativeness", CODES),
     "bits": Metric(codes.bits, "bits per dimension", CODES),
     "rate": Metric(codes.rate, "bits of an example's tokens under the prior", CODES),
-    "nll": Metric(codes.importance, "importance-sampled negative log-likelihood for each k", CODES),
+    "nll": Metric(codes.importance, "negative log-likelihood: importance-sampled for each k, exact of a flow", CODES),
     "cycle": Metric(translation.cycle, "cycle reconstruction error", TRANSLATIONS),
     "identity": Metric(translation.identity, "identity error: change of target pictures by translation", TRANSLATIONS),
     "pairs": Metric(translation.pairs, "PSNR, SSIM and L1 against the truth, of paired data", TRANSLATIONS),

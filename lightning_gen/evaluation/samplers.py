@@ -19,17 +19,18 @@ from lightning_gen.datamodules import pixels
 from lightning_gen.datamodules.base import DataModule
 from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.datamodules.value_range import check_same_range
+from lightning_gen.evaluation.code_flow import CodeFlow, fit_flow
 from lightning_gen.evaluation.evaluation_run import check_finite
 from lightning_gen.names import check_at_least_one
 from lightning_gen.networks.condition import condition_of
 from lightning_gen.objectives.priors import component
-from lightning_gen.protocols import Encodes, SamplesLatents
+from lightning_gen.protocols import Encodes, Posterior, SamplesLatents
 from lightning_gen.storage.loaded import EVAL_BATCH_SIZE
 from lightning_gen.training.evaluation_mode import evaluation_mode
 from lightning_gen.training.noise import indexed_noise
 
 COMPONENTS = 10
-MOST = 10_000  # training examples whose codes are fitted
+MOST, MOST_OF_FLOW = 10_000, 100_000  # training examples whose codes are fitted
 SEED = 20200426  # of the choice of examples, their binarisation and the start of the fit
 RIDGE = 1e-6  # of the codes' mean variance, added to that of each component
 
@@ -108,7 +109,16 @@ def fit_mixture(codes: Tensor, components: int = COMPONENTS) -> Mixture:
 
 
 def encode_training_set(model: Any, data: DataModule) -> Tensor:
-    """Codes (N, Z) of at most 10,000 training examples, of a model that ``Encodes``.
+    """Codes (N, Z) of at most 10,000 training examples, of a model that ``Encodes``, the means where they are random.
+
+    Raises:
+        UserError: as of ``posteriors_of_training_set``.
+    """
+    return posteriors_of_training_set(model, data, MOST)[0]
+
+
+def posteriors_of_training_set(model: Any, data: DataModule, most: int) -> tuple[Tensor, Tensor | None]:
+    """Codes (N, Z) of at most ``most`` training examples, and where they are random their log-variances (N, Z).
 
     Raises:
         UserError: the data are of another shape, or a code is not finite.
@@ -118,16 +128,17 @@ def encode_training_set(model: Any, data: DataModule) -> Tensor:
     data = data.in_units_of(model.spec)
     order = torch.randperm(data.size("train"), generator=torch.Generator().manual_seed(SEED))  # data may be sorted
     parts = []
-    for rows in order[:MOST].split(EVAL_BATCH_SIZE):
+    for rows in order[:most].split(EVAL_BATCH_SIZE):
         batch = data.examples("train", rows)
         x, y = batch["x"], condition_of(batch)
         if data.binarize == "dynamic":  # as in training, which draws them anew each time
             noise = indexed_noise(batch["index"].tolist(), tuple(x.shape[1:]), SEED, "binarize")
             x = pixels.binarize(x, 2 * torch.special.ndtr(noise) - 1)
-        parts.append(model.encode(x.to(model.device), None if y is None else y.to(model.device)))
-    codes = torch.cat(parts)
+        x, y = x.to(model.device), None if y is None else y.to(model.device)
+        parts.append(model.posterior(x, y) if isinstance(model, Posterior) else (model.encode(x, y),))
+    codes, *log_var = (torch.cat(columns) for columns in zip(*parts, strict=True))
     check_finite(codes, "codes of the training examples")
-    return codes
+    return codes, log_var[0] if log_var else None
 
 
 def _prior(model: Any, data: DataModule | None, components: int) -> None:
@@ -144,12 +155,18 @@ def _gmm(model: Any, data: DataModule | None, components: int) -> Mixture:
     return fit_mixture(encode_training_set(model, data), components)
 
 
+def _flow(model: Any, data: DataModule | None, components: int) -> CodeFlow:
+    assert data is not None
+    return fit_flow(*posteriors_of_training_set(model, data, MOST_OF_FLOW), SEED)
+
+
 SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], SamplesLatents | None]] = {
     "prior": _prior,  # the model's own
     "normal": _normal,
     "gmm": _gmm,
+    "flow": _flow,
 }
-FITTED = ("gmm",)  # those that need training data
+FITTED = ("gmm", "flow")  # those that need training data
 
 
 def attach_sampler(
@@ -159,8 +176,9 @@ def attach_sampler(
 
     Args:
         model: any, for "prior"; else one with latents sampled in one step.
-        name: "prior", the model's own; "normal", N(0, I); "gmm", a mixture of Gaussians fitted to training examples.
-        data: with the training examples, for "gmm".
+        name: "prior", the model's own; "normal", N(0, I); "gmm", a mixture of Gaussians, and "flow", a flow of codes,
+            both fitted to training examples.
+        data: with the training examples, for "gmm" and "flow".
         components: number of Gaussians of "gmm", 10 by default.
 
     Returns:
@@ -171,8 +189,8 @@ def attach_sampler(
     """
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
-    if components is not None and name not in FITTED:
-        raise UserError(f"components {components}: only --sampler {', '.join(FITTED)} has any, not {name}")
+    if components is not None and name != "gmm":
+        raise UserError(f"components {components}: only --sampler gmm has any, not {name}")
     components = COMPONENTS if components is None else components
     if data is not None:
         check_same_range(model.spec, data.spec)
@@ -184,7 +202,7 @@ def attach_sampler(
             f"sampler {name!r} draws codes, and {type(model).__name__} has none to draw: autoencoders have, such as "
             "vae, ae, wae and rae; others make samples in their own way, --sampler prior"
         )
-    return {} if name == "prior" else {"sampler": name} | ({"components": components} if name in FITTED else {})
+    return {} if name == "prior" else {"sampler": name} | ({"components": components} if name == "gmm" else {})
 
 
 def describe_sampler(setting: dict[str, Any]) -> str:
@@ -199,7 +217,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         choices=list(SAMPLERS),
         default="prior",
-        help="where codes come from: the model's prior, N(0, I), or a Gaussian mixture fitted to the training "
-        "examples (default prior)",
+        help="where codes come from: the model's prior, N(0, I), or a Gaussian mixture or a flow (half a minute) "
+        "fitted to the training examples (default prior)",
     )
     parser.add_argument("--components", type=int, help=f"Gaussians of --sampler gmm (default {COMPONENTS})")
