@@ -31,8 +31,10 @@ from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.evaluation import report
 from lightning_gen.evaluation.samplers import SAMPLERS
 from lightning_gen.models.choices import CONDITIONS
+from lightning_gen.models.solvers import SOLVERS
 from lightning_gen.models.vqvae import VQ_NETWORKS
 from lightning_gen.networks import NETWORKS, TRANSLATORS
+from lightning_gen.networks.denoisers import DENOISERS
 from lightning_gen.networks.quantizer import QUANTIZERS
 from lightning_gen.objectives.adversarial import ADVERSARIAL
 from lightning_gen.objectives.estimators import ESTIMATORS
@@ -49,9 +51,11 @@ READMES = ("README.md", "README.zh-CN.md")
 PAGES = [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 OWN = "docs/your-own.md"
 GAN_PAGE, VAE_PAGE, PAIR_PAGE, VQ_PAGE = "docs/gan.md", "docs/vae.md", "docs/translation.md", "docs/vq.md"
+FLOW_PAGE = "docs/flow.md"
 FAMILIES = {  # module of a preset's model -> its page; all others are of the VAEs
     "lightning_gen.models.gan": GAN_PAGE,
     "lightning_gen.models.vqvae": VQ_PAGE,
+    "lightning_gen.models.flow": FLOW_PAGE,
     **{f"lightning_gen.models.{name}": PAIR_PAGE for name in ("cyclegan", "pix2pix", "cut")},
 }
 TABLES = {
@@ -59,6 +63,7 @@ TABLES = {
     GAN_PAGE: (ADVERSARIAL, PENALTIES, GENERATOR_TERMS, AUGMENTATIONS, CONDITIONS, NETWORKS, VERDICTS),
     PAIR_PAGE: (TRANSLATION_TERMS, TRANSLATORS),
     VQ_PAGE: (QUANTIZERS, QUANTIZED_TERMS, VQ_NETWORKS),
+    FLOW_PAGE: (SOLVERS, DENOISERS),
 }
 
 
@@ -265,6 +270,7 @@ EVERYTHING = [  # that a game on images can log
     [
         (VAE_PAGE, ["--model", "vae"], 8),
         (VQ_PAGE, ["--model", "vq-vae"], 15),
+        (FLOW_PAGE, ["--model", "flow"], 2),
         (GAN_PAGE, EVERYTHING, 30),
         (GAN_PAGE, ["--model", "r3gan-toy"], 20),
         (PAIR_PAGE, ["--model", "cyclegan", "--model.network_args.width", 4, "--data.batch_size", 1], 25),
