@@ -232,6 +232,8 @@ def _take_dict_entries(pairs: list[tuple[str, str]], layer: dict[str, Any], clas
                 entry = {name: entry}
             _lift_weights(layer[section]["init_args"], entry)
             layer[section]["init_args"] = merge(layer[section]["init_args"], entry)
+        elif options_of(classes[section])[path[0]].type is str:  # as it stands: [ab] is an expression and no list
+            layer[section]["init_args"][path[0]] = value
         else:
             passed.append(f"--{section}.init_args.{'.'.join(path)}={value}")
     return passed
