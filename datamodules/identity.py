@@ -28,6 +28,7 @@ LABELS = {  # entry -> what a user calls it, in the order in which changes are t
     "values": "values",
     "classes": "classes",
     "rows": "rows",
+    "match": "matching of pairs",
     "lengths": "examples of train, val and test",
     "size": "training examples",
 }

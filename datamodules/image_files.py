@@ -145,6 +145,10 @@ class ImageFiles(DataModule):
         pages = pages_of([path for paths in parts.values() for path in paths])
         return {split: with_pages(paths, pages) for split, paths in parts.items()}
 
+    def excluded_files(self) -> frozenset[str]:
+        """The paths of images that are no data for a reason that a set tells by itself."""
+        return frozenset()
+
     def training_files(self) -> list[str]:
         """The paths of the images that are trained on; a set tells its own."""
         return self.folders_and_files()[1]
@@ -164,7 +168,8 @@ class ImageFiles(DataModule):
         roots, taken = self.folders_and_files()
         files = {split_page(path)[0] for path in taken}
         hint = "; --data.pages all takes them too"
-        others, pages = left_out(roots, files), describe_pages(pages_of(sorted(files)), self.pages == "all", hint)
+        others = left_out(roots, files | self.excluded_files())
+        pages = describe_pages(pages_of(sorted(files)), self.pages == "all", hint)
         used = use_of_range(self.training_files(), self.value_range, self.reader.max_pixels)
         lines = [*self.value_range.notices, *used, *pages]
         return [*super().notices(), *lines, *([f"left out: {others}"] if others else [])]

@@ -1,10 +1,10 @@
-"""Paired: the user's own pairs of images, side by side in one file or under one name in two folders."""
+"""Paired: the user's own pairs of images, side by side in one file or in two folders."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from .decode import open_picture
 from .errors import UserError
-from .image_files import list_images
 from .images import ImageInfo
-from .pages import pages_named, pages_of
 from .pair_files import PairFiles, look_at
+from .pair_matching import NAME, Matched, match_files, match_pages, rule_of
 from .reader import Reader
 from .sources import Batch, Source
 from .split_folders import Parts, split_folders, split_paths
@@ -82,75 +81,48 @@ class Halves:
         return {"a": a, "b": b, **batch}
 
 
-def by_stem(folder: Path) -> dict[str, str]:
-    """Name without its suffix -> path, of all images in a folder.
-
-    Raises:
-        UserError: two images differ by their suffix alone.
-    """
-    found: dict[str, str] = {}
-    for name in list_images(folder):
-        stem = Path(name).with_suffix("").as_posix()
-        if stem in found:
-            raise UserError(f"{folder / name} and {found[stem]} have one name: which one is in the pair?")
-        found[stem] = str(folder / name)
-    return found
-
-
-def match_by_stem(a: Path, b: Path) -> dict[str, str]:
-    """File of side a -> file of side b, of equal names but for the suffix.
-
-    Raises:
-        UserError: a name has no counterpart.
-    """
-    sides = by_stem(a), by_stem(b)
-    alone = [sorted(own.keys() - other.keys()) for own, other in (sides, sides[::-1])]
-    if any(alone):
-        said = (
-            f"{len(names)} only in {folder}" + (f" ({', '.join(names[:5])}{', ...' * (len(names) > 5)})" * bool(names))
-            for names, folder in zip(alone, (a, b), strict=True)
-        )
-        raise UserError(f"pairs need equal names, suffixes may differ: {' and '.join(said)}")
-    return {path: sides[1][stem] for stem, path in sides[0].items()}
-
-
-def match_pages(pairs: dict[str, str]) -> dict[str, str]:
-    """Page of side a -> page of side b, of the same number, from files that belong together.
-
-    Raises:
-        UserError: two of them hold unequal numbers of pages.
-    """
-    pages = pages_of([*pairs, *pairs.values()])
-    matched: dict[str, str] = {}
-    for a, b in pairs.items():
-        own, other = pages_named(a, pages.get(a, 1)), pages_named(b, pages.get(b, 1))
-        if len(own) != len(other):
-            raise UserError(
-                f"{a} holds {len(own):,} pages and its partner {b} {len(other):,}: pairs need as many, or --data.pages "
-                "first, which takes the first of each"
-            )
-        matched |= dict(zip(own, other, strict=True))
-    return matched
-
-
 class Paired(PairFiles):
     """Your own pairs of images, such as labels and photographs.
 
     ``--data.root FOLDER`` of pictures that hold both sides, a left and b right, or ``--data.a FOLDER --data.b FOLDER``
-    with equal names, where suffixes may differ. Subfolders train, val and test are the splits; what has no folder is
-    held out of the training pairs by a hash of their names. A pair of which one side cannot be read is left out. Images
-    may be of any size and mode; see ``PairFiles`` for the options. Both sides are cropped and flipped alike.
+    with equal names, where suffixes may differ, or names that ``match`` brings together. Subfolders train, val and test
+    are the splits; what has no folder is held out of the training pairs by a hash of their names. A pair of which one
+    side cannot be read is left out. Images may be of any size and mode; see ``PairFiles`` for the options. Both sides
+    are cropped and flipped alike.
+
+    Args:
+        a: folder of side a.
+        b: folder of side b.
+        root: in place of both, the folder of side-by-side pictures.
+        match: how partners are found in two folders: by "name", by "order", the n-th of a with the n-th of b (of names
+            sorted by their numbers), or by a regular expression, whose first group, or whole match, finds in the path
+            without its suffix the key that partners share.
+        options: those of all sets of two sides of image files, see ``PairFiles``.
     """
 
     layout = "side-by-side pictures"
     is_paired = True
 
+    def __init__(
+        self, a: str | None = None, b: str | None = None, root: str | None = None, *, match: str = NAME, **options: Any
+    ) -> None:
+        super().__init__(a, b, root, **options)
+        self.match, self.rule = match, rule_of(match)
+        if root is not None and match != NAME:
+            raise UserError(
+                f"--data.match {match} finds partners in two folders, and a file of --data.root {root} holds both "
+                "sides: leave it out, or give --data.a FOLDER --data.b FOLDER"
+            )
+
+    @cached_property
+    def matched(self) -> Matched:
+        """The pairs of two folders; none where a file holds both sides."""
+        return Matched({}) if self.folders is None else match_files(self.rule, *self.folders)
+
     @cached_property
     def partners(self) -> dict[str, str]:
         """File of side a -> file of side b; empty where a file holds both."""
-        if self.folders is None:
-            return {}
-        pairs = match_by_stem(*self.folders)
+        pairs = self.matched.partners
         return pairs if self.pages == "first" else match_pages(pairs)
 
     @cached_property
@@ -159,8 +131,20 @@ class Paired(PairFiles):
         folder = self.root if self.folders is None else self.folders[0]
         assert folder is not None
         other = self.partners  # first, so that unequal names are reported before anything else
-        a = self.with_pages(split_paths(split_folders(folder), self.val_fraction))
+        a = self.with_pages(split_paths(split_folders(folder), self.val_fraction, self.matched.alone))
         return a, {split: [other.get(path, path) for path in paths] for split, paths in a.items()}
+
+    def excluded_files(self) -> frozenset[str]:
+        """Files that are in no pair."""
+        return self.matched.alone
+
+    def notices(self) -> list[str]:
+        """Also pairs that are a guess, and files that are in none."""
+        return [*super().notices(), *self.matched.notices]
+
+    def identity(self) -> dict[str, Any]:
+        """Of two folders also how their pairs were found."""
+        return super().identity() | ({} if self.folders is None else {"match": self.match})
 
     def splits(self) -> dict[str, Source]:
         """Read the pairs, or prepare to read them batch by batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from .errors import UserError
@@ -13,19 +14,24 @@ SPLITS = ("train", "val", "test")
 OTHER_NAMES = {"valid": "val", "validation": "val"}  # where there is a folder train: they could be classes
 
 
-def split_paths(folders: dict[str, Path], fraction: float) -> Parts:
+def split_paths(folders: dict[str, Path], fraction: float, excluded: Collection[str] = ()) -> Parts:
     """Paths of the train, val and test images of one side.
 
     Args:
         folders: of "train", and of "val" and "test" where there are such.
         fraction: of a split without a folder this share of the training images is held out, by hash, as in ``Folder``.
+        excluded: paths that are left out.
     """
-    names = list_images(folders["train"])
+
+    def names_in(folder: Path) -> list[str]:
+        return [name for name in list_images(folder) if str(folder / name) not in excluded]
+
+    names = names_in(folders["train"])
     parts = {k: [str(folders["train"] / names[n]) for n in rows] for k, rows in split_by_hash(names, fraction).items()}
     for split in ("val", "test"):
         if split in folders:
             parts["train"] += parts[split]
-            parts[split] = [str(folders[split] / name) for name in list_images(folders[split])]
+            parts[split] = [str(folders[split] / name) for name in names_in(folders[split])]
     parts["train"].sort()
     return parts
 
