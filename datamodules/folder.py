@@ -76,7 +76,7 @@ class Folder(ImageFiles):
         """Read the images, or prepare to read them batch by batch."""
         number = {name: k for k, name in enumerate(self.classes)}
         reader = self.in_range(self.reader)
-        loaded = self.fits_in_memory(reader, sum(map(len, self.parts.values())))
+        loaded = self.fits_in_memory((reader, sum(map(len, self.parts.values()))))
         sources: dict[str, Source] = {}
         for split, part in self.parts.items():
             paths = [str(self.root / name) for name in part]

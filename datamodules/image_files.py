@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from functools import cached_property
@@ -19,7 +20,7 @@ from .listing import left_out, list_pictures
 from .order import derive_seed
 from .pages import PAGES, describe_pages, pages_of, split_page, with_pages
 from .paths import printable
-from .reader import CROPS, Reader, check_interpolation, check_range
+from .reader import CROPS, Reader, check_channels, check_interpolation, check_range
 from .sources import Source, Tensors
 from .value_range import ValueRange, find_range, use_of_range
 
@@ -112,14 +113,12 @@ class ImageFiles(DataModule):
             raise unknown("on_error", on_error, ("skip", "raise"))
         if pages not in PAGES:
             raise unknown("pages", pages, PAGES)
-        if channels not in (1, 3):
-            raise UserError(f"channels {channels}: possible are 1 (grey) and 3 (colour)")
         if not 0 < val_fraction < 0.5:
             raise UserError(f"val_fraction {val_fraction} must lie between 0 and 0.5")
         if max_pixels < 1:
             raise UserError(f"max_pixels {max_pixels} must be at least 1")
         self._given_range = check_range(range)
-        shape = (*to_size(size), channels)
+        shape = (*to_size(size), check_channels(channels))
         self.reader = Reader(*shape, crop, check_interpolation(interpolation), max_pixels=max_pixels)
         self.on_error, self.val_fraction, self.pages, self.memory = on_error, val_fraction, pages, memory
         self.skipped: dict[str, str] = {}
@@ -217,10 +216,10 @@ class ImageFiles(DataModule):
         some = ", ".join(list(self.skipped)[:5]) + (", ..." if len(self.skipped) > 5 else "")
         return f"{len(self.skipped)} of {what} could not be read: {some}"
 
-    def fits_in_memory(self, reader: Reads, count: int) -> bool:
-        """Whether that many images fit; then no workers are needed."""
-        channels, height, width = reader.shape
-        fits = count * channels * height * width * reader.dtype.itemsize <= self.memory * 2**30
+    def fits_in_memory(self, *images: tuple[Reads, int]) -> bool:
+        """Whether so many images of each reader fit; then no workers are needed."""
+        size = sum(count * math.prod(reader.shape) * reader.dtype.itemsize for reader, count in images)
+        fits = size <= self.memory * 2**30
         if fits:
             self.num_workers = 0
         return fits

@@ -12,7 +12,7 @@ from .image_files import ImageFiles
 from .images import ImageInfo, read_image_infos, to_size
 from .pair_data import PairData
 from .paths import to_path
-from .reader import check_interpolation
+from .reader import check_channels, check_interpolation
 from .spec import DataSpec
 from .split_folders import Parts
 
@@ -35,6 +35,7 @@ class PairFiles(ImageFiles, PairData):
             random place in training and at the centre otherwise. Without it, files are resized to ``size``.
         upscale: take pictures that are smaller than ``size``.
         interpolation_b: of side b, where it is another than ``interpolation``, as nearest for label maps.
+        channels_b: of side b, where they are others than ``channels``, as 1 for grey masks of coloured pictures.
         options: those of all sets of image files and of all pairs, see ``ImageFiles`` and ``PairData``.
     """
 
@@ -51,6 +52,7 @@ class PairFiles(ImageFiles, PairData):
         load_size: int | list[int] | None = None,
         upscale: bool = False,
         interpolation_b: str | None = None,
+        channels_b: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(size=size if load_size is None else load_size, **options)
@@ -70,7 +72,9 @@ class PairFiles(ImageFiles, PairData):
         self.folders = None if a is None or b is None else (to_path(a), to_path(b))
         self.upscale = upscale
         own = self.reader.interpolation if interpolation_b is None else interpolation_b
-        self.reader_b = self.reader._replace(interpolation=check_interpolation(own, "interpolation_b"))
+        channels = self.reader.channels if channels_b is None else check_channels(channels_b, "channels_b")
+        interpolation = check_interpolation(own, "interpolation_b")
+        self.reader_b = self.reader._replace(interpolation=interpolation, channels=channels)
         self._converted: list[str] = []
 
     @property
@@ -89,10 +93,11 @@ class PairFiles(ImageFiles, PairData):
 
     def describe(self) -> DataSpec:
         """Two sides (C, H, W), of one range; ``size`` counts the training files of the longer one, readable or not."""
-        shape = (self.reader.channels, self.height, self.width)
+        shapes = ((reader.channels, self.height, self.width) for reader in (self.reader, self.reader_b))
+        shape, shape_b = self.swap_for_direction(*shapes)
         size = max(len(side["train"]) for side in self.parts)
         pairs, values = "all" if self.is_paired else "none", self.value_range.of_spec
-        return DataSpec(shape=shape, size=size, shape_b=shape, pairs=pairs, **values)
+        return DataSpec(shape=shape, size=size, shape_b=shape_b, pairs=pairs, **values)
 
     def report(self) -> str | None:
         """How many images were converted, and how many could not be read."""
@@ -102,21 +107,26 @@ class PairFiles(ImageFiles, PairData):
         lines = [*self._converted, self.skipped_summary(f"{what} in {where}")]
         return "\n".join(line for line in lines if line) or None
 
-    def check_image_sizes(self, looks: dict[str, ImageInfo], where: str) -> None:
-        """Count what is converted, and refuse pictures that are smaller than the crop.
+    def count_converted(self, looks: dict[str, ImageInfo], channels: int, where: str) -> None:
+        """Count what is converted to so many channels, for the report.
 
         Args:
             looks: path -> size and kind of the readable files of a side.
-            where: what to call it.
-
-        Raises:
-            UserError: a picture is too small.
+            channels: that they are read with.
+            where: what to call the side.
         """
-        to, plain = ("RGB", "colour") if self.reader.channels == 3 else ("grey", "grey")
+        to, plain = ("RGB", "colour") if channels == 3 else ("grey", "grey")
         found = (seen.kind or "colour" for seen in looks.values())
         kinds = Counter(kind for kind in found if kind.split()[-1] != plain)  # deep ones keep their values
         if kinds:
             self._converted.append(f"{counted(kinds)} images in {where} were converted to {to}")
+
+    def check_image_sizes(self, looks: dict[str, ImageInfo], where: str) -> None:
+        """Refuse pictures that are smaller than the crop; arguments as above.
+
+        Raises:
+            UserError: one is.
+        """
         small = {path: s for path, s in looks.items() if s.height < self.height or s.width < self.width}
         if small and not self.upscale:
             path, first = next(iter(small.items()))

@@ -21,7 +21,7 @@ from .split_folders import Parts, split_folders, split_paths
 
 
 class PairReader(NamedTuple):
-    """How a pair becomes one array: ``reader(path) -> (2 C, H, W)``, side a first.
+    """How a pair becomes one array: ``reader(path) -> (C_a + C_b, H, W)``, side a first.
 
     Args:
         readers: how side a and side b become arrays.
@@ -35,9 +35,14 @@ class PairReader(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(2 C, H, W)."""
-        channels, height, width = self.readers[0].shape
-        return 2 * channels, height, width
+        """(C_a + C_b, H, W)."""
+        return sum(self.channels), *self.readers[0].shape[1:]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of both sides, in the order in which they are stacked."""
+        channels = tuple(reader.channels for reader in self.readers)
+        return channels[::-1] if self.swapped else channels
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,19 +70,20 @@ class Halves:
     """Pairs whose two sides are stacked along the channels, as ``{"a", "b", "index"}``.
 
     Args:
-        source: with "x" (B, 2 C, H, W).
+        source: with "x" (B, C_a + C_b, H, W).
+        channels: C_a and C_b.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, channels: tuple[int, ...]) -> None:
+        self.source, self.channels = source, channels
 
     def __len__(self) -> int:
         return len(self.source)
 
     def fetch(self, index: Tensor) -> Batch:
-        """``a`` and ``b`` (B, C, H, W)."""
+        """``a`` (B, C_a, H, W) and ``b`` (B, C_b, H, W)."""
         batch = self.source.fetch(index)
-        a, b = batch.pop("x").chunk(2, 1)
+        a, b = batch.pop("x").split(self.channels, 1)
         return {"a": a, "b": b, **batch}
 
 
@@ -154,9 +160,12 @@ class Paired(PairFiles):
             self._check_folders(*self.folders)
         readers = self.in_range(self.reader), self.in_range(self.reader_b)
         reader = PairReader(readers, self.partners, self.direction == "b2a")
-        loaded = self.fits_in_memory(reader, sum(map(len, self.parts[0].values())))
+        loaded = self.fits_in_memory((reader, sum(map(len, self.parts[0].values()))))
         parts = self.parts[0].items()
-        return {split: Halves(self.source(reader, paths, split == "train", loaded)) for split, paths in parts}
+        return {
+            split: Halves(self.source(reader, paths, split == "train", loaded), reader.channels)
+            for split, paths in parts
+        }
 
     def _check_halves(self) -> None:
         """Raises UserError for a picture that cannot be two sides."""
@@ -176,6 +185,10 @@ class Paired(PairFiles):
                     f"{self.height}x{self.width}: is it two pictures side by side? try another --data.size, or "
                     "--data.crop stretch; sides in two folders are given by --data.a and --data.b"
                 )
+        channels = [reader.channels for reader in (self.reader, self.reader_b)]
+        halves = ["halves"] if channels[0] == channels[1] else ["left halves", "right halves"]
+        for half, count in zip(halves, channels, strict=False):
+            self.count_converted(looks, count, f"{self.root} ({half})")
         self.check_image_sizes(looks, f"{self.root} (halves)")
 
     def _check_folders(self, a: Path, b: Path) -> None:
@@ -188,7 +201,8 @@ class Paired(PairFiles):
                     f"{path} is {own.height} high and {own.width} wide, {partner} {other.height} and {other.width}: "
                     "the sides of a pair need equal proportions; --data.crop stretch makes them equal"
                 )
-        for seen, folder in zip(looks, (a, b), strict=True):
+        for seen, reader, folder in zip(looks, (self.reader, self.reader_b), (a, b), strict=True):
+            self.count_converted(seen, reader.channels, str(folder))
             self.check_image_sizes(seen, str(folder))
 
 

@@ -109,6 +109,17 @@ def check_interpolation(name: str, option: str = "interpolation") -> str:
     return name
 
 
+def check_channels(channels: int, option: str = "channels") -> int:
+    """A number of channels.
+
+    Raises:
+        UserError: pictures are not read with so many.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"{option} {channels}: possible are 1 (grey) and 3 (colour)")
+    return channels
+
+
 def check_range(given: Any) -> tuple[float, ...]:
     """(low, high) as a user gives them, empty where none was given.
 

@@ -64,10 +64,13 @@ class Unpaired(PairFiles):
     def splits(self) -> dict[str, Source]:
         """Read the images of both sides, or prepare to read them batch by batch."""
         places = self.folders or (f"{self.root}/*A", f"{self.root}/*B")
-        for parts, where in zip(self.parts, places, strict=True):
-            self.check_image_sizes(look_at(parts), str(where))
         readers = self.in_range(self.reader), self.in_range(self.reader_b)
-        loaded = self.fits_in_memory(readers[0], sum(len(paths) for parts in self.parts for paths in parts.values()))
+        for parts, reader, where in zip(self.parts, readers, places, strict=True):
+            looks = look_at(parts)
+            self.count_converted(looks, reader.channels, str(where))
+            self.check_image_sizes(looks, str(where))
+        counts = (sum(map(len, parts.values())) for parts in self.parts)
+        loaded = self.fits_in_memory(*zip(readers, counts, strict=True))
         sides = (
             {split: self.source(reader, paths, split == "train", loaded) for split, paths in parts.items()}
             for reader, parts in zip(readers, self.parts, strict=True)

@@ -289,6 +289,7 @@ def test_two_processes_train_every_preset_as_one_does(tmp_path, trainer, nursery
 # Mistakes: one clear line each, before training starts
 
 PAIRS = OutlineShapes(size=16).spec
+GREY = PAIRS._replace(shape=(1, 16, 16))
 MISTAKES = [
     (lambda: CycleGAN(Digits().spec, **SMALL), "translates between two sides.*--data unpaired"),
     (lambda: Pix2Pix(PAIRS, **SMALL), "learns from pairs.*--data.paired true"),
@@ -302,6 +303,14 @@ MISTAKES = [
     (lambda: CycleGAN(PAIRS, network_args={"width": 4}), "at least 24 pixels"),
     (lambda: CUT(PAIRS, **{**SMALL, "network": "unet", "network_args": {}}), r"needs a translator with .features"),
     (lambda: CUT(PAIRS, **SMALL, temperature=0.0), "temperature 0"),
+    (
+        lambda: CUT(GREY, **SMALL),
+        r"by one network, and these sides have 1 and 3 channels: .*--data\.channels, or take pix",
+    ),
+    (
+        lambda: CycleGAN(GREY, **SMALL, terms={"identity": 1}),
+        r"have 1 and 3 channels: give --model\.terms\.identity null",
+    ),
     (lambda: CycleGAN(PAIRS._replace(shape_b=(3, 16, 32)), **SMALL), "keeps the size"),
     (
         lambda: CycleGAN(PAIRS, penalties={"r1": 1}, critic_args={"width": 4, "layers": 2, "norm": "batch"}),

@@ -139,6 +139,7 @@ def test_sides_of_different_shapes(tmp_path):
     content = measured(subject(Unchanged(data.spec), data), tmp_path, "fd", "pairs", "identity", "cycle")
     assert not content["failed"] and "different shapes" in content["inapplicable"]["identity"]
     assert not any(name.endswith("untranslated") for name in content["values"])
+    assert content["inapplicable"]["untranslated"].endswith("where the sides have 1 and 3 channels")
     assert content["values"]["a2b_cycle"]["value"] == 0
     shown = dict(pictures.draw_all(subject(Unchanged(data.spec), data)))
     assert shown["translations"].shape[0] == 3

@@ -150,7 +150,7 @@ PAIRS = DataSpec((3, 8, 8), shape_b=(3, 8, 8), pairs="all")
     [
         ("cycle", PAIRS, False, "way back"),
         ("identity", PAIRS, False, "way back"),
-        ("identity", PAIRS._replace(shape_b=(1, 8, 8)), True, "one shape"),
+        ("identity", PAIRS._replace(shape_b=(1, 8, 8)), True, "3 and 1 channels"),
         ("l1", PAIRS._replace(pairs="held_out"), True, "no pairs"),
     ],
 )

@@ -132,6 +132,8 @@ def measure(subject: EvaluationRun, report: Report, names: list[str]) -> bool:
         whether there was anything to measure.
     """
     names = [name for name in names if not report.is_done(name)]
+    if reason := translation.missing_baseline(subject):
+        report.inapplicable(translation.BASELINE, reason)
     for name in names:
         start = time.perf_counter()
         try:

@@ -309,7 +309,8 @@ def _announce(
     spec, world = model.spec, trainer.world_size
     batch = getattr(data, "batch_size", "?")
     devices = f" = {world} devices x {batch // world}" if world > 1 and isinstance(batch, int) else ""
-    shape = "x".join(str(n) for n in spec.shape)
+    shapes = dict.fromkeys(shape for shape in (spec.shape, spec.shape_b) if shape)  # one where both sides agree
+    shape = " and ".join("x".join(map(str, shape)) for shape in shapes)
     print(f"{type(model).__name__} on {spec.size:,} examples of {shape}; {steps:,} iterations, batch {batch}{devices}")
     weights = sum(p.numel() for player in model.players for p in model.parameters_of(player))
     print(f"{weights:,} weights; run folder {folder}; curves: {BOARD}")

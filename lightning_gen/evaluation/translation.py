@@ -28,6 +28,7 @@ from lightning_gen.metrics.perceptual import lpips
 from lightning_gen.names import resolve
 
 SIDES = ("a", "b")
+BASELINE = UNTRANSLATED.strip("_")  # what a report calls it where it does not apply
 Network = Callable[[Tensor], Tensor]
 
 
@@ -207,6 +208,14 @@ def with_untranslated(measure: Callable[[EvaluationRun], Measured]) -> Callable[
                 yield f"{name}{UNTRANSLATED}", replace(value, better=None, floor=None)
 
     return both
+
+
+def missing_baseline(s: EvaluationRun) -> str | None:
+    """Why there is no number of untranslated images beside those of translations; None where there is one."""
+    if not isinstance(s.model, DirectionModel) or s.model.keeps_shape:
+        return None
+    channels = " and ".join(str(shape[0]) for shape in _shapes(s.model.data.spec))
+    return f"a picture is no translation of itself where the sides have {channels} channels"
 
 
 def cycle(s: EvaluationRun) -> Measured:

@@ -67,10 +67,16 @@ class CUT(TranslationBase):
         if not temperature > 0:
             raise UserError(f"temperature {temperature}: it must be above 0, such as 0.07")
         known = callable(getattr(self.generator, "features", None)) and hasattr(self.generator, "feature_channels")
-        if not known or self.spec.shape[0] != self.spec.shape_b[0]:
+        if not known:
             raise UserError(
                 "CUT compares features of sources and translations: it needs a translator with .features(x) and their "
-                "channels .feature_channels, such as resnet, and sides with the same number of channels"
+                "channels .feature_channels, such as resnet"
+            )
+        channels = self.spec.shape[0], self.spec.shape_b[0]
+        if channels[0] != channels[1]:
+            raise UserError(
+                f"CUT sees sources and translations by one network, and these sides have {channels[0]} and "
+                f"{channels[1]} channels: give both as many by --data.channels, or take pix2pix or cyclegan"
             )
         self.patches, self.temperature, self.flip = patches, temperature, flip
         self.nce = self.schedules["nce"] = schedule(nce)

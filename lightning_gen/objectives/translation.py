@@ -109,7 +109,8 @@ def check_translation_terms(terms: Mapping[str, WeightedTerm], spec: DataSpec, h
             raise UserError(f"term {used[term]!r} needs a way back: take cyclegan, or of paired data the term l1")
     if identity in used and spec.shape != spec.shape_b:
         raise UserError(
-            f"term 'identity' needs sides of one shape, not {spec.shape} and {spec.shape_b}: set it to null"
+            "term 'identity' takes a picture for its own translation, and these sides have "
+            f"{spec.shape[0]} and {spec.shape_b[0]} channels: give --model.terms.{used[identity]} null"
         )
     if l1 in used and spec.pairs != "all":
         raise UserError("term 'l1' compares a translation with its truth, and these training data are no pairs")
