@@ -148,7 +148,7 @@ class GAN(AdversarialMixin, StandingStatistics, ConditionalMixin, GenerativeModu
         arguments = self.condition_kwargs if self.condition_by == "concat" else {}
         channels, *others = self.discriminator_spec.shape
         packed = self.discriminator_spec._replace(shape=(channels * self.pack, *others))
-        built = networks.encoder(network, packed, sum(self._outputs), **args, **arguments)
+        built = networks.discriminator(network, packed, sum(self._outputs), **args, **arguments)
         known = self.condition_spec
         return Projection(built, known) if known and self.condition_by == "projection" else built
 

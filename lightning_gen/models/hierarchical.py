@@ -39,6 +39,7 @@ class HierarchicalVAE(HierarchicalVAEBase):
         width: channels of the maps.
         latent_channels: channels of each group.
         activation: relu, leaky_relu, tanh, elu, gelu, silu or softplus.
+        upsample: how the way down doubles the sides, transposed or resize, see ``layers.upsampling``.
         terms: {"kl": weight or {"weight": weight, "free_bits": nats for each group}}, or capacity.
         **options: of VAEBase: likelihood, scale, estimator (elbo or iwae), k, val_k; of GenerativeModule.
 
@@ -56,6 +57,7 @@ class HierarchicalVAE(HierarchicalVAEBase):
         width: int = 32,
         latent_channels: int = 4,
         activation: str = "silu",
+        upsample: str = "transposed",
         terms: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -65,7 +67,7 @@ class HierarchicalVAE(HierarchicalVAEBase):
         check_blocks(blocks, sizes)
         self.bottom_up = BottomUp(self.spec.shape[0], sizes, blocks, width, activation)
         out = self.likelihood.params()[0]
-        self.top_down = TopDown(sizes, blocks, width, latent_channels, out, activation)
+        self.top_down = TopDown(sizes, blocks, width, latent_channels, out, activation, upsample)
         self.noise_dim = self.draw_dim = sum(self.top_down.dims)
         groups = len(self.top_down.dims)
         self.register_buffer("kl_per_dimension", torch.zeros(groups))  # by group, of the last validation

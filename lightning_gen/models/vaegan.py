@@ -79,7 +79,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         args, critic_args = ((given or {}) | self.condition_kwargs for given in (network_args, critic_args))
         self.encoder = networks.encoder(network, self.spec, 2 * latent_dim, **args)
         self.decoder = networks.decoder(network, self.spec, latent_dim, self.spec.shape, **args)
-        self.discriminator = networks.encoder(critic, self.spec, 1, **critic_args)
+        self.discriminator = networks.discriminator(critic, self.spec, 1, **critic_args)
         if not callable(getattr(self.discriminator, "features", None)):
             raise UserError(f"critic {critic!r} has no .features(x): reconstructions are compared in its features")
         if not isinstance(self.pair, AdversarialLosses):

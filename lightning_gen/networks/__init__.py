@@ -47,6 +47,8 @@ NETWORKS: dict[str, Network] = {
     "r3gan": Network(r3gan.R3GANEncoder, r3gan.R3GANDecoder),
 }
 
+DECODER_OPTIONS = {"dcgan": ("upsample",)}  # which an encoder takes for the sake of its decoder alone
+
 TRANSLATORS: dict[str, Callable[..., nn.Module]] = {
     "resnet": resnet_translator.ResNetTranslator,
     "unet": unet.UNetTranslator,
@@ -73,6 +75,21 @@ def encoder(name: Any, spec: DataSpec, out: int, **options: Any) -> nn.Module:
         UserError: for an unknown name or option, and for data that the network does not take.
     """
     return _build(name, "encoder", options, spec, out)
+
+
+def discriminator(name: Any, spec: DataSpec, out: int, **options: Any) -> nn.Module:
+    """An encoder, x (B, *shape) -> (B, out), that shares its options with no decoder.
+
+    Args:
+        name: as for ``encoder``.
+        spec: what one example looks like.
+        out: number of outputs.
+        options: for the network.
+
+    Raises:
+        UserError: as of ``encoder``, and for options that are of use to a decoder alone.
+    """
+    return _discriminator(name, options, spec, out, NETWORKS)
 
 
 def decoder(name: Any, spec: DataSpec, latent_dim: int, params: tuple[int, ...], **options: Any) -> nn.Module:
@@ -124,13 +141,23 @@ def critic(name: Any, spec: DataSpec, **options: Any) -> nn.Module:
     Raises:
         UserError: as of ``encoder``.
     """
-    return _build(name, "encoder", options, spec, 1, table=CRITICS)
+    return _discriminator(name, options, spec, 1, CRITICS)
 
 
 def chosen_by_size(builder: Any, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, int]:
     """Of a network's options those that follow from the size (C, H, W) of the pictures, because they are not given."""
     choose = getattr(builder, "chosen_by_size", None)
     return {name: value for name, value in choose(shape).items() if not options.get(name)} if choose else {}
+
+
+def _discriminator(name: Any, options: dict[str, Any], spec: DataSpec, out: int, table: dict[str, Any]) -> nn.Module:
+    name = auto(spec) if name == "auto" else name
+    if unused := sorted({*options} & {*DECODER_OPTIONS.get(name, ())} if isinstance(name, str) else ()):
+        raise UserError(
+            f"network {name!r} has no use for {unused[0]!r} as a discriminator: it belongs to the network that makes "
+            f"pictures, --model.network_args.{unused[0]}"
+        )
+    return _build(name, "encoder", options, spec, out, table=table)
 
 
 def _build(

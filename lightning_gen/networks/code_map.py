@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.layers import check_positive
+from lightning_gen.networks.layers import Size, check_positive, check_upsample, upsampling
 from lightning_gen.networks.mlp import MLPDecoder, MLPEncoder
 
-Size = tuple[int, int]
 HALVINGS = 2  # of the paper: a token for 4x4 pixels
 SMALLEST = 4  # places on the shorter side of a map, by default
 
@@ -46,13 +45,24 @@ class MapEncoder(nn.Module):
         width: channels of the hidden maps.
         blocks: residual blocks at the size of the map.
         halvings: times that the sides are halved; 0 for two, or one where two would leave less than 4 places.
+        upsample: of the decoder; an encoder has no use for it.
 
     Raises:
         UserError: no images, or too small for so many halvings.
     """
 
-    def __init__(self, spec: DataSpec, dim: int, *, width: int = 64, blocks: int = 2, halvings: int = 0) -> None:
+    def __init__(
+        self,
+        spec: DataSpec,
+        dim: int,
+        *,
+        width: int = 64,
+        blocks: int = 2,
+        halvings: int = 0,
+        upsample: str = "transposed",
+    ) -> None:
         super().__init__()
+        check_upsample(upsample)
         sizes = map_sizes(spec, halvings)
         check_positive("width", width)
         self.places: tuple[int, ...] = sizes[-1]
@@ -80,6 +90,7 @@ class MapDecoder(nn.Module):
         width: channels of the hidden maps.
         blocks: residual blocks at the size of the map.
         halvings: as the encoder's.
+        upsample: how sides are doubled, transposed or resize, see ``layers.upsampling``.
     """
 
     def __init__(
@@ -91,14 +102,14 @@ class MapDecoder(nn.Module):
         width: int = 64,
         blocks: int = 2,
         halvings: int = 0,
+        upsample: str = "transposed",
     ) -> None:
         super().__init__()
         sizes = map_sizes(spec, halvings)[::-1]
         channels = [*[width] * (len(sizes) - 1), params[0]]
         up: list[nn.Module] = []
         for (a, b), size in zip(pairwise(channels), sizes[1:], strict=True):
-            odd = (size[0] % 2, size[1] % 2)  # needs one more row, which output_padding gives
-            up += [nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, output_padding=odd)]
+            up += [nn.ReLU(), upsampling(upsample, a, b, size=size)]
         self.body = nn.Sequential(nn.Conv2d(dim, width, 3, padding=1), *(Residual(width) for _ in range(blocks)), *up)
 
     def forward(self, q: Tensor) -> Tensor:

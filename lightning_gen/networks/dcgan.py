@@ -13,11 +13,17 @@ from torch import Tensor, nn
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.condition import Condition, ConditionSpec
-from lightning_gen.networks.layers import LayerName, initialise, norm_act_block, stage_channels
+from lightning_gen.networks.layers import (
+    LayerName,
+    Size,
+    check_upsample,
+    initialise,
+    norm_act_block,
+    stage_channels,
+    upsampling,
+)
 
 SMALLEST, LARGEST = 8, 256
-
-Size = tuple[int, int]
 
 
 class DCGAN(nn.Module, ABC):
@@ -31,6 +37,7 @@ class DCGAN(nn.Module, ABC):
         norm: none, batch or layer; the layer next to the image has none.
         dropout: probability of dropping an element of a map, 0 <= dropout < 1.
         extra: 3x3 convolutions at the smallest map, which give a small image some depth.
+        upsample: of the decoder, transposed or resize, see ``layers.upsampling``; an encoder has no use for it.
         condition: of the network, see condition.py; None for nothing. It joins the encoder's image, as maps,
             and the decoder's z.
     """
@@ -44,10 +51,12 @@ class DCGAN(nn.Module, ABC):
         norm: LayerName = "batch",
         dropout: float = 0.0,
         extra: int = 0,
+        upsample: str = "transposed",
         condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
-        self.norm, self.extra = norm, extra
+        check_upsample(upsample)
+        self.norm, self.extra, self.upsample = norm, extra, upsample
         self.condition = Condition(condition)
         self._after = partial(norm_act_block, activation=activation, dropout=dropout, dims=2)
         sizes = downsampled_sizes(spec)
@@ -89,7 +98,7 @@ class DCGANEncoder(DCGAN):
 
 
 class DCGANDecoder(DCGAN):
-    """z (B, Z) -> (B, *params): the encoder's mirror, one linear layer and transposed convolutions back to H x W.
+    """z (B, Z) -> (B, *params): the encoder's mirror, one linear layer and a doubling for each halving, to H x W.
 
     The options are those of ``DCGAN``; params are (C', H, W), as given by the likelihood.
     """
@@ -102,12 +111,12 @@ class DCGANDecoder(DCGAN):
         layers: list[nn.Module] = [nn.Sequential(project, nn.Unflatten(1, start))]  # (B, Z) -> (B, C', h, w)
         layers += [self._same(channels[0]) for _ in range(self.extra)]
         for (a, b), size in zip(pairwise(channels), sizes[1:-1], strict=True):
-            layers.append(_up(a, b, size, bias=self.norm != "batch"))
+            layers.append(upsampling(self.upsample, a, b, size=size, bias=self.norm != "batch"))
         layers = [
             self._after(layer, c, norm=self.norm)
             for layer, c in zip(layers, [*[channels[0]] * self.extra, *channels], strict=True)
         ]
-        self.body = nn.Sequential(*layers, _up(channels[-1], params[0], sizes[-1], bias=True))
+        self.body = nn.Sequential(*layers, upsampling(self.upsample, channels[-1], params[0], size=sizes[-1]))
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         return self.body(self.condition.concat(z, c))
@@ -139,9 +148,3 @@ def downsampled_sizes(spec: DataSpec, network: str = "dcgan") -> list[tuple[int,
 def fits(spec: DataSpec) -> bool:
     """Whether these are images of a possible size."""
     return len(spec.shape) == 3 and all(SMALLEST <= side <= LARGEST for side in spec.shape[1:])
-
-
-def _up(a: int, b: int, size: tuple[int, int], bias: bool) -> nn.Module:
-    """(B, a, H // 2, W // 2) -> (B, b, H, W): an odd side needs one more row, which output_padding gives."""
-    odd = (size[0] % 2, size[1] % 2)
-    return nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, output_padding=odd, bias=bias)

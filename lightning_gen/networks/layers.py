@@ -1,4 +1,4 @@
-"""Building blocks of networks: activations and norms by name, conditional norms, attention, weights, sizes."""
+"""Building blocks of networks: activations, norms and upsampling by name, attention, weights, sizes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gen.datamodules.errors import UserError
+from lightning_gen.datamodules.errors import UserError, unknown
 from lightning_gen.names import expect_class, resolve
 from lightning_gen.networks.condition import ConditionSpec, modules_of
 
+Size = tuple[int, int]
 LayerName = str | Callable[..., nn.Module]  # of a table below, an import path, or the class itself
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -124,6 +125,66 @@ class ClassNorm(nn.Module):
             return h
         gain, bias = (self.gain[key], self.bias[key]) if self.of_class else (1 + key @ self.gain, key @ self.bias)
         return h * gain[:, :, None, None] + bias[:, :, None, None]
+
+
+class ResizeConv2d(nn.Conv2d):
+    """h (B, a, h, w) -> (B, b, H, W): nearest-neighbour resize, then a 3x3 convolution.
+
+    Odena et al. 2016, "Deconvolution and Checkerboard Artifacts", https://doi.org/10.23915/distill.00003. A transposed
+    convolution of stride 2 is four convolutions that take turns, by the parity of row and column: where these differ,
+    a pattern of period 2 is laid over the result. Here one convolution makes every place.
+
+    Args:
+        a: channels that come in.
+        b: channels that go out.
+        size: (H, W); None is twice the sides that come in.
+        bias: whether there is one.
+    """
+
+    def __init__(self, a: int, b: int, *, size: Size | None, bias: bool) -> None:
+        super().__init__(a, b, 3, padding=1, bias=bias)
+        self.size = size
+
+    def forward(self, h: Tensor) -> Tensor:
+        larger = self.size or (2 * h.shape[2], 2 * h.shape[3])
+        return super().forward(F.interpolate(h, larger, mode="nearest"))
+
+
+UPSAMPLING = ("transposed", "resize")
+
+
+def upsampling(
+    how: str, a: int, b: int, *, size: Size | None = None, kernel: int = 4, bias: bool = True
+) -> nn.ConvTranspose2d | ResizeConv2d:
+    """A layer (B, a, h, w) -> (B, b, H, W) that doubles the sides.
+
+    Args:
+        how: "transposed", a transposed convolution of stride 2, or "resize", see ``ResizeConv2d``.
+        a: channels that come in.
+        b: channels that go out.
+        size: (H, W), where a side is twice the one that comes in, or one more; None is twice for any that comes in.
+        kernel: side of the transposed convolution's kernel: 4, or 3 without a size.
+        bias: whether there is one.
+
+    Raises:
+        UserError: for another name.
+    """
+    check_upsample(how)
+    if how == "resize":
+        return ResizeConv2d(a, b, size=size, bias=bias)
+    height, width = size or (0, 0)
+    more = (height % 2 + 4 - kernel, width % 2 + 4 - kernel)  # an odd side needs one row more, a smaller kernel too
+    return nn.ConvTranspose2d(a, b, kernel, stride=2, padding=1, output_padding=more, bias=bias)
+
+
+def check_upsample(how: str) -> None:
+    """Refuse a way of upsampling that is not there; an encoder, which shares its decoder's options, asks this alone.
+
+    Raises:
+        UserError: that lists the names.
+    """
+    if how not in UPSAMPLING:
+        raise unknown("upsample", how, UPSAMPLING)
 
 
 class Attention(nn.Module):

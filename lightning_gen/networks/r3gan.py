@@ -24,9 +24,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.condition import Condition, ConditionSpec, modules_of
 from lightning_gen.networks.dcgan import SMALLEST, downsampled_sizes
-from lightning_gen.networks.layers import check_positive, stage_channels
-
-Size = tuple[int, int]
+from lightning_gen.networks.layers import Size, check_positive, stage_channels
 
 SLOPE = 0.2  # of the leaky ReLU below 0
 LAYERS = 3  # m, convolutions in a branch

@@ -19,9 +19,7 @@ from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.networks.condition import Condition, ConditionSpec
 from lightning_gen.networks.dcgan import downsampled_sizes
-from lightning_gen.networks.layers import Attention, ClassNorm, LayerName, stage_channels
-
-Size = tuple[int, int]
+from lightning_gen.networks.layers import Attention, ClassNorm, LayerName, Size, stage_channels
 
 
 class ResNet(nn.Module, ABC):

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_gen.networks.layers import LayerName, check_positive, check_stride, default_width, norm_2d, normal_
+from lightning_gen.networks.layers import (
+    LayerName,
+    check_positive,
+    check_stride,
+    default_width,
+    norm_2d,
+    normal_,
+    upsampling,
+)
 
 STRIDE = 4  # two halvings
 LARGE = 256  # pixels: from here on nine blocks
@@ -26,6 +34,7 @@ class ResNetTranslator(nn.Module):
         blocks: number of residual blocks; 0 is 6, and 9 from 256 pixels on.
         norm: instance, batch, layer or none.
         dropout: in the blocks, between their two convolutions.
+        upsample: how sides are doubled, transposed or resize, see ``layers.upsampling``.
     """
 
     stride = STRIDE
@@ -39,6 +48,7 @@ class ResNetTranslator(nn.Module):
         blocks: int = 0,
         norm: LayerName = "instance",
         dropout: float = 0.0,
+        upsample: str = "transposed",
     ) -> None:
         super().__init__()
         check_stride("resnet", shape, STRIDE)
@@ -61,7 +71,7 @@ class ResNetTranslator(nn.Module):
         self.blocks = nn.ModuleList(Residual(4 * width, norm, dropout) for _ in range(blocks))
         self.up = nn.ModuleList(
             nn.Sequential(
-                nn.ConvTranspose2d(2 * k * width, k * width, 3, stride=2, padding=1, output_padding=1, bias=bias),
+                upsampling(upsample, 2 * k * width, k * width, kernel=3, bias=bias),
                 norm_2d(norm, k * width),
                 nn.ReLU(),
             )

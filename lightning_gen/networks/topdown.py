@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gen.networks.layers import LayerName, activation_of, initialise
+from lightning_gen.networks.layers import LayerName, Size, activation_of, initialise, upsampling
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance
-Size = tuple[int, int]
 
 BOUND = 6.0  # of a log-variance: standard deviations from exp(-3) to exp(3)
 START = 0.05  # share of the usual weights with which p and q begin, near N(0, 1) and near each other
@@ -114,6 +112,7 @@ class TopDown(nn.Module):
         latent_channels: of each group.
         out: channels of the output.
         activation: see layers.py.
+        upsample: how sides are doubled, see ``layers.upsampling``.
     """
 
     def __init__(
@@ -124,6 +123,7 @@ class TopDown(nn.Module):
         latent_channels: int,
         out: int,
         activation: LayerName,
+        upsample: str = "transposed",
     ) -> None:
         super().__init__()
         maps, counts = _maps(sizes, blocks)
@@ -131,12 +131,14 @@ class TopDown(nn.Module):
         self.dims = [math.prod(shape) for shape in self.shapes]  # numbers of latents in each group
         self.start = nn.Parameter(torch.randn(width, *sizes[0]))
         self.ups = nn.ModuleList(
-            nn.Sequential(activation_of(activation), _double(width, width, *pair)) for pair in pairwise(maps)
+            nn.Sequential(activation_of(activation), upsampling(upsample, width, width, size=larger))
+            for larger in maps[1:]
         )
         self.stages = nn.ModuleList(
             nn.ModuleList(Block(width, latent_channels, activation) for _ in range(n)) for n in counts
         )
-        last = nn.Conv2d(width, out, 3, padding=1) if len(maps) == len(sizes) else _double(width, out, *sizes[-2:])
+        same = len(maps) == len(sizes)
+        last = nn.Conv2d(width, out, 3, padding=1) if same else upsampling(upsample, width, out, size=sizes[-1])
         self.last = nn.Sequential(activation_of(activation), last)
         initialise(self, norm="none")
         nn.init.normal_(last.weight, std=0.1 / math.sqrt(width))  # PyTorch's would grow with the width in a doubling
@@ -171,12 +173,6 @@ def branch(a: int, inner: int, b: int, activation: LayerName) -> nn.Sequential:
 def _halve(a: int, b: int) -> nn.Conv2d:
     """(N, a, h, w) -> (N, b, h // 2, w // 2)."""
     return nn.Conv2d(a, b, 4, stride=2, padding=1)
-
-
-def _double(a: int, b: int, size: Size, larger: Size) -> nn.ConvTranspose2d:
-    """(N, a, *size) -> (N, b, *larger), where a larger side is twice the side or one more."""
-    odd = (larger[0] - 2 * size[0], larger[1] - 2 * size[1])
-    return nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, output_padding=odd)
 
 
 def _gaussian(out: Tensor) -> Gaussian:

@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
-from lightning_gen.networks.layers import LayerName, check_stride, default_width, norm_2d, normal_, stage_channels
+from lightning_gen.networks.layers import (
+    LayerName,
+    check_stride,
+    default_width,
+    norm_2d,
+    normal_,
+    stage_channels,
+    upsampling,
+)
 
 DEEPEST = 8  # halvings of the paper, for 256 pixels
 WHOLE = 8  # places of the innermost map from which on a network no longer sees the picture as a whole
@@ -35,6 +43,7 @@ class UNetTranslator(nn.Module):
         norm: instance, batch, layer or none. Of one picture batch norm is instance norm, which the paper uses.
         dropout: in the innermost doublings, three of them at 8 halvings, one less with each halving less; the paper's
             only source of randomness. Translations outside of training are made without it.
+        upsample: how sides are doubled, transposed or resize, see ``layers.upsampling``.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class UNetTranslator(nn.Module):
         depth: int = 0,
         norm: LayerName = "instance",
         dropout: float = 0.5,
+        upsample: str = "transposed",
     ) -> None:
         super().__init__()
         chosen = self.chosen_by_size(shape)
@@ -73,10 +83,10 @@ class UNetTranslator(nn.Module):
         self.up = nn.ModuleList()
         for k in range(depth - 1, 0, -1):
             seen = widths[k] if k == depth - 1 else 2 * widths[k]
-            doubled = nn.ConvTranspose2d(seen, widths[k - 1], 4, stride=2, padding=1, bias=bias)
+            doubled = upsampling(upsample, seen, widths[k - 1], bias=bias)
             drop = [nn.Dropout(dropout)] if dropout and k >= DROPPED else []
             self.up.append(nn.Sequential(doubled, norm_2d(norm, widths[k - 1]), *drop))
-        self.head = nn.ConvTranspose2d(2 * widths[0], channels, 4, stride=2, padding=1)
+        self.head = upsampling(upsample, 2 * widths[0], channels)
         normal_(self)
 
     @staticmethod
