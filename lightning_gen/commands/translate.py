@@ -32,13 +32,14 @@ from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
 from lightning_gen.kinds import kind_of
 from lightning_gen.kinds.files import SkippedFiles
+from lightning_gen.pictures.tiles import OVERLAP, Tiling, map_tiles, tiling_of
 from lightning_gen.pictures.views import image_row_blocks
 from lightning_gen.protocols import Translates
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.loaded import DEVICES, describe_device, load_on, provenance
 
 GRID, SHOWN = "grid.png", 16
-TILE = 256  # pixels of a picture in the grid, at most
+THUMBNAIL = 256  # pixels of a picture in the grid, at most
 SIZES = 8  # sizes of which pictures may wait for others of their size
 FAR = 2  # times larger or smaller than in training
 LEAST = 4  # strides of the smallest picture that a network is given: inside it is smaller, and reflected again
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> None:
     path = find_checkpoint(given.run, given.which)
     model = load_on(path, given.device, given.trust)
     direction = _direction(model, given.direction)
+    tiling = _tiling(model, given.tile, given.overlap)
     specs = [model.spec._replace(shape=shape) for shape in (model.spec.shape, model.spec.shape_b)]
     own, other = specs if direction.startswith("a") else specs[::-1]
     kind = kind_of(other)
@@ -72,21 +74,25 @@ def main(argv: list[str]) -> None:
     reader = reader_of(own, (size[0], size[1]) if size else (0, 0), **options)
     skipped = SkippedFiles(given.strict)
     pictures = _read(jobs, reader, skipped, None if size else own.shape[1:])
-    first, shown = {job.name for job in jobs[:SHOWN]}, {}
+    first, shown, tiles = {job.name for job in jobs[:SHOWN]}, {}, []
+    thumbnail = min(THUMBNAIL, max(own.shape[1:]))
     with torch.inference_mode():
-        for job, x, made in translations(model, pictures, direction, given.batch):
+        for job, x, made in translations(model, pictures, direction, given.batch, tiling):
             kind.write(made.cpu(), given.out / job.result, other, source | {"original": job.name})
             if sheet and job.name in first:
-                shown[job.name] = (to_uint8(x), to_uint8(made))
+                shown[job.name] = [_thumbnail(to_uint8(picture), thumbnail) for picture in (x, made)]
+            tiles += [tiling.num_tiles(*x.shape[1:])] if tiling else []
     skipped.check_any_read(len(jobs))
     says = ""
     if shown:
-        tiles = [shown[job.name] for job in jobs if job.name in shown]
+        pairs = [shown[job.name] for job in jobs if job.name in shown]
         text = f"in turn a row of pictures, and of their {direction}"
-        save_png(captioned(_sheet(tiles, min(TILE, max(own.shape[1:]))), text), given.out / sheet, source)
+        save_png(captioned(_sheet(pairs), text), given.out / sheet, source)
         says = f"; {sheet} shows {'some' if len(jobs) > SHOWN else 'each'} below its original"
     for line in notices_of([given.pictures], (ExampleFile(job.path, job.name) for job in jobs)):
         print(line)
+    if tiling:
+        print(tiling.summary(tiles))
     done = len(jobs) - len(skipped.reasons)
     by = f"{path}, on {describe_device(model.device)}"
     print(f"{done} of {len(jobs)} pictures translated {direction} by {by}, in {given.out}{says}")
@@ -131,6 +137,17 @@ def _parse(argv: list[str]) -> Any:
         "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest picture that is decoded (default {MAX_PIXELS})"
     )
     parser.add_argument("--batch", type=int, default=8, help="pictures of one size in one pass (default 8)")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        help="cut pictures with a longer side than this into tiles, translated one by one, if whole ones do not fit "
+        "into memory; instance norm then has the statistics of a tile, and contrasts differ from the whole picture's",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        help=f"pixels that neighbouring tiles share and fade across (default {OVERLAP}, at most half a tile)",
+    )
     parser.add_argument("--strict", action="store_true", help="end at the first picture that cannot be read")
     parser.add_argument("--force", action="store_true", help="write over results that are there")
     parser.add_argument(
@@ -146,6 +163,10 @@ def _parse(argv: list[str]) -> Any:
     given.out = given.out or Path(given.rest[0])
     if given.batch < 1:
         raise UserError(f"--batch {given.batch}: at least 1 picture in one pass")
+    if given.overlap is not None and given.tile is None:
+        raise UserError(f"--overlap {given.overlap} is that of tiles: give their side too, such as --tile 512")
+    if given.tile is not None and given.tile < 1:
+        raise UserError(f"--tile {given.tile}: the side of a tile in pixels, such as 512")
     given.size = _size(given.size)
     return given
 
@@ -259,10 +280,18 @@ def _read(
         yield job, torch.from_numpy(image)
 
 
-def of_one_size(pictures: Iterable[tuple[Job, Tensor]], most: int) -> Iterator[list[tuple[Job, Tensor]]]:
-    """Batches of at most ``most`` pictures of one size; a size that finds no more partners goes alone."""
+def of_one_size(
+    pictures: Iterable[tuple[Job, Tensor]], most: int, longest: float = math.inf
+) -> Iterator[list[tuple[Job, Tensor]]]:
+    """Batches of at most ``most`` pictures of one size; a size that finds no more partners goes alone.
+
+    So does at once a picture with a side above ``longest``.
+    """
     waiting: dict[tuple[int, ...], list[tuple[Job, Tensor]]] = {}
     for job, x in pictures:
+        if max(x.shape[1:]) > longest:
+            yield [(job, x)]
+            continue
         same = waiting.setdefault(tuple(x.shape), [])
         same.append((job, x))
         if len(same) == most:
@@ -273,16 +302,19 @@ def of_one_size(pictures: Iterable[tuple[Job, Tensor]], most: int) -> Iterator[l
 
 
 def translations(
-    model: Any, pictures: Iterable[tuple[Job, Tensor]], direction: str, batch: int
+    model: Any, pictures: Iterable[tuple[Job, Tensor]], direction: str, batch: int, tiling: Tiling | None = None
 ) -> Iterator[tuple[Job, Tensor, Tensor]]:
     """Each stored picture as the model sees it, (C, H, W) in [-1, 1], and its translation (C', H, W), on the CPU.
 
     Raises:
         UserError: the model has diverged.
     """
-    for part in of_one_size(pictures, batch):
+    for part in of_one_size(pictures, batch, tiling.longest if tiling else math.inf):
         seen = to_model(torch.stack([x for _, x in part]), model.spec)
-        made = translate_batch(model, seen, direction)
+        if tiling and tiling.num_tiles(*seen.shape[2:]) > 1:  # then it goes alone
+            made = map_tiles(lambda tile: translate_batch(model, tile[None], direction)[0], seen[0], tiling)[None]
+        else:
+            made = translate_batch(model, seen, direction)
         yield from ((job, x, y) for (job, _), x, y in zip(part, seen, made, strict=True))
 
 
@@ -293,12 +325,21 @@ def translate_batch(model: Any, pictures: Tensor, direction: str) -> Tensor:
         UserError: the model has diverged.
     """
     height, width = pictures.shape[2:]
-    least = min(LEAST * model.stride, *model.spec.shape[1:])
-    x = padded(pictures.to(model.device), model.stride, least)
+    x = padded(pictures.to(model.device), model.stride, _least(model))
     made = model.translate(x, direction)[:, :, :height, :width]
     if not made.isfinite().all():
         raise UserError("the translations are not finite: has the model diverged?")
     return made.cpu()
+
+
+def _tiling(model: Any, tile: int | None, overlap: int | None) -> Tiling | None:
+    """How this network's pictures are cut; None where they are not."""
+    return tiling_of(tile, overlap, stride=model.stride, least=_least(model)) if tile else None
+
+
+def _least(model: Any) -> int:
+    """Pixels that a side has at least when the network is given it."""
+    return min(LEAST * model.stride, *model.spec.shape[1:])
 
 
 def padded(x: Tensor, stride: int, least: int = 1) -> Tensor:
@@ -318,15 +359,15 @@ def padded(x: Tensor, stride: int, least: int = 1) -> Tensor:
     return x
 
 
-def _sheet(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
-    """Originals above their translations, uint8 (C, H, W) each, made small enough for one grid."""
+def _thumbnail(picture: Tensor, size: int) -> Tensor:
+    """A picture uint8 (C, H, W) made small enough for the grid, (3, size, size)."""
+    image = Image.fromarray(picture.expand(3, -1, -1).permute(1, 2, 0).numpy())
+    return torch.from_numpy(np.array(ImageOps.pad(image, (size, size), color="white"))).permute(2, 0, 1)
 
-    def tile(picture: Tensor) -> Tensor:
-        image = Image.fromarray(picture.expand(3, -1, -1).permute(1, 2, 0).numpy())
-        return torch.from_numpy(np.array(ImageOps.pad(image, (size, size), color="white"))).permute(2, 0, 1)
 
-    columns = [torch.stack([tile(picture) for picture in column]) for column in zip(*pairs, strict=True)]
-    return image_row_blocks(*(column.float() / 127.5 - 1 for column in columns))
+def _sheet(pairs: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Originals above their translations, uint8 (3, H, W) each."""
+    return image_row_blocks(*(torch.stack(column).float() / 127.5 - 1 for column in zip(*pairs, strict=True)))
 
 
 if __name__ == "__main__":
