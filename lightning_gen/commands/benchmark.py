@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_gen.benchmarking import results
+from lightning_gen.benchmarking.benchmark import MEASURE, Benchmark, Call, Cell
 from lightning_gen.benchmarking.cells import (
-    MEASURE,
-    Benchmark,
-    Call,
-    Cell,
     CellFailed,
     Interrupted,
     Outcome,

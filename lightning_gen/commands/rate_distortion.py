@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from lightning_gen.atomic import write_atomically
-from lightning_gen.benchmarking.cells import ProcessRunner, call_of, config_from_arguments, last_error, option_pairs
+from lightning_gen.benchmarking.benchmark import option_pairs
+from lightning_gen.benchmarking.cells import ProcessRunner, call_of, config_from_arguments, last_error
 from lightning_gen.commands import start
 from lightning_gen.compression.curves import Point, draw, image_codec_points
 from lightning_gen.compression.stack import import_constriction
