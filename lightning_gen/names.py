@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from hashlib import sha256
 from importlib import import_module, invalidate_caches
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -91,6 +93,19 @@ def find_in_working_folder(module: str) -> None:
         return
     if find_spec(module) is None:
         sys.path.append(folder)
+
+
+def file_in_working_folder(module: str) -> Path | None:
+    """The file of a module that lies in the working folder, of a package its ``__init__.py``; imports nothing."""
+    invalidate_caches()
+    found = PathFinder.find_spec(module, [os.getcwd()]) if module.isidentifier() else None
+    return Path(found.origin) if found and found.origin else None
+
+
+def source_sha256(file: Path) -> str:
+    """SHA-256 of the code of a module, by its file; of a package that of all its modules."""
+    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _hidden(path: str) -> str:

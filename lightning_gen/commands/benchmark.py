@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_gen.benchmarking import results
+from lightning_gen.benchmarking import results, rows
 from lightning_gen.benchmarking.benchmark import MEASURE, Benchmark, Call, Cell
 from lightning_gen.benchmarking.cells import (
     CellFailed,
@@ -26,7 +26,6 @@ from lightning_gen.benchmarking.cells import (
     summary_of,
 )
 from lightning_gen.benchmarking.page import write_page
-from lightning_gen.benchmarking.results import read_cell
 from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser, parse_short_options
 from lightning_gen.datamodules.errors import UserError, program, unknown
@@ -68,9 +67,10 @@ def main(argv: list[str], call: Call | None = None) -> None:
         return
     processes = ProcessRunner()
     b, budget = _benchmark(given, rest, call or processes)
-    models = list(dict.fromkeys(given.models))
-    for model in models:  # mistakes show before anything runs
-        _check(b, budget, model, given.seeds)
+    models = list(b.rows)
+    lines = [line for model in models for line in _check(b, budget, model)]  # mistakes show before anything runs
+    for line in [*_shared_options(b), *lines]:
+        print(line, flush=True)
     with processes.stopping():
         failed = run_cells(b, budget, models, given.seeds, given.jobs)
     if failed:
@@ -86,7 +86,14 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "evaluate: --evaluate.draws=500000, --evaluate.k=100,1000, ...",
         allow_abbrev=False,
     )
-    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"of the list of models: {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        type=to_text,
+        help="the rows: configuration files of your own, such as mine.yaml, as fit --print_config writes them, and "
+        f"names of the list of models: {', '.join(PRESETS)}",
+    )
     parser.add_argument(
         "--data", metavar="NAME", type=to_text, default="digits", help="of the list of data sets (default digits)"
     )
@@ -130,19 +137,30 @@ def _benchmark(given: argparse.Namespace, rest: list[str], call: Call) -> tuple[
         if name not in MEASURES:
             raise unknown("option of evaluate", name, MEASURES)
     budget = parse_budget(given.budget)
-    b = Benchmark(given.data, budget.text, call, rest, given.only, given.trust, given.results)
+    named = rows.read_rows(given.models, given.data)
+    b = Benchmark(given.data, budget.text, call, rest, given.only, given.trust, given.results, named)
     for name, value in {"data": b.data, **b.options}.items():
-        if value.startswith("~") or Path(value).is_absolute():
+        if rows.is_absolute(value):
             raise UserError(f"--{name} {value}: results hold no paths of one machine, so give a relative one")
     return b, budget
 
 
-def _check(b: Benchmark, budget: Budget, model: str, seeds: int) -> None:
-    """Whether a model's runs and files fit the request; raises UserError if not."""
+def _check(b: Benchmark, budget: Budget, model: str) -> list[str]:
+    """Whether a row's runs and files fit the request, raises UserError if not; what is to be said of the row."""
     steps = fixed_iterations(budget, config_from_arguments(b.fit_arguments(Cell(model, 0, 1))))
-    config_from_arguments(b.fit_arguments(Cell(model, 0, steps or 1)))
-    for seed in range(seeds):
-        b.existing_record(model, seed)
+    config = config_from_arguments(b.fit_arguments(Cell(model, 0, steps or 1)))
+    file = b.rows[model]
+    if file:
+        rows.check_data(file, b.data, config, b.fit_options)
+        rows.check_trust(file, b.trust)
+    b.existing_records(model)
+    return rows.notes(file, b.data, config, b.fit_options) if file else []
+
+
+def _shared_options(b: Benchmark) -> list[str]:
+    """That options of the command line hold for all rows, where it has some."""
+    options = " ".join(f"--{name}={value}" for name, value in b.fit_options.items())
+    return [f"for all {len(b.rows)} rows: {options}"] if options and len(b.rows) > 1 else []
 
 
 def parse_budget(text: str) -> Budget:
@@ -195,9 +213,8 @@ def iterations_of(b: Benchmark, budget: Budget, model: str) -> int:
     fixed = fixed_iterations(budget, config_from_arguments(b.fit_arguments(Cell(model, 0, 1))))
     if fixed is not None:
         return fixed
-    first = b.path(model, 0)
-    for path in sorted(first.parent.glob(first.name.removesuffix("0.json") + "*.json")):
-        if steps := read_cell(path).get("iterations"):
+    for record in b.existing_records(model):
+        if steps := record.get("iterations"):
             return steps
     return round_down(budget.amount * iterations_per_second(b, model, min(CALIBRATION, budget.amount)))
 
@@ -212,7 +229,7 @@ def iterations_per_second(b: Benchmark, model: str, wanted: float) -> float:
     steps, seconds = 20, 0.0
     for _ in range(3):  # of the first, setting up is a large part
         cell = Cell(model, 0, steps)
-        folder = fit(b, cell, b.fit_arguments(cell, name=f"{b.name}-calibration", val_every=steps))
+        folder = fit(b, cell, b.fit_arguments(cell, name=f"{b.run_name(model)}-calibration", val_every=steps))
         summary = summary_of(folder)
         shutil.rmtree(folder.parent)  # holds nothing else
         seconds = summary["images"] / summary["images_per_second"]
