@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ from lightning_gen.config import cli
 from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.evaluation import report
+from lightning_gen.evaluation.groups import ALL, METRICS, own_metrics
+from lightning_gen.evaluation.own import code_hashes
 from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import find_checkpoint, read_checkpoint
 
@@ -90,7 +92,7 @@ def run_cell(b: Benchmark, cell: Cell) -> Outcome:
     known = b.existing_record(cell.model, cell.seed)
     if known and known.get("iterations") not in (None, cell.iterations):
         known = None  # of another length
-    if known and "failed" not in known and _covers(known["only"], b.only):
+    if known and "failed" not in known and _covers(known, b.only):
         return Outcome("finished before, nothing to do")
     commit = results.commit()
     start = {**b.identity(cell.model, cell.seed), "iterations": cell.iterations, "only": b.only, "commit": commit}
@@ -131,12 +133,19 @@ def record_failure(b: Benchmark, record: dict[str, Any], reason: str) -> Outcome
     return Outcome(f"failed: {reason} ({_log(path)})", failed=True)
 
 
-def _covers(done: list[str] | None, asked: list[str] | None) -> bool:
-    return done is None or (asked is not None and set(asked) <= set(done))
+def _covers(cell: Mapping[str, Any], asked: list[str] | None) -> bool:
+    """Whether a finished cell holds all groups that are asked for, the user's own by the code of now."""
+    done, wanted = set(cell["only"] or [ALL]), set(asked or [ALL])
+    before, now = cell["evaluation"]["setting"].get(report.OWN, {}), code_hashes(own_metrics(asked or []))
+    return wanted <= done | (set(METRICS) if ALL in done else set()) and now.items() <= before.items()
 
 
 def _both(one: list[str] | None, two: list[str] | None) -> list[str] | None:
-    return None if one is None or two is None else list(dict.fromkeys([*one, *two]))
+    names = [*dict.fromkeys([*(one or [ALL]), *(two or [ALL])])]
+    if ALL not in names:
+        return names
+    own = own_metrics(names)
+    return [ALL, *own] if own else None
 
 
 def _joined(before: str | None, now: str | None) -> str | None:

@@ -30,7 +30,7 @@ from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser, parse_short_options
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.paths import to_text
-from lightning_gen.evaluation.groups import METRICS
+from lightning_gen.evaluation.groups import check_metrics
 from lightning_gen.presets import PRESETS
 
 SECONDS, ITERATIONS, IMAGES = "seconds", "iterations", "images"
@@ -101,7 +101,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--budget", default="10m", help="time, iterations or images of each cell: 90s, 10m, 2h, 5000it, 2Mimg (10m)"
     )
-    parser.add_argument("--only", nargs="+", metavar="METRIC", help="measure only these (default: all that apply)")
+    parser.add_argument("--only", nargs="+", metavar="METRIC", help="measure only these, as evaluate --metrics")
     parser.add_argument("--jobs", type=int, metavar="N", default=1, help="cells at once (default 1)")
     parser.add_argument("--trust", nargs="+", default=[], help="your own modules that a checkpoint may import")
     parser.add_argument(
@@ -128,9 +128,7 @@ def _benchmark(given: argparse.Namespace, rest: list[str], call: Call) -> tuple[
     for name in parse_short_options([word for word in rest if not word.startswith(f"--{MEASURE}")])[0]:
         if name not in FIT_OPTIONS:
             raise UserError(f"--{name} is not used here: a benchmark has --models, --data, --seeds and --budget")
-    for name in given.only or ():
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+    check_metrics(given.only or ())
     measured = [word for word in rest if word.startswith(f"--{MEASURE}")]
     for word in measured:
         name = word.removeprefix(f"--{MEASURE}").partition("=")[0]

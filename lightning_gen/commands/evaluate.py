@@ -23,13 +23,24 @@ from lightning_gen.commands import start
 from lightning_gen.config.arguments import Parser
 from lightning_gen.config.run_data import instantiate_run_data, parse_with_data_options
 from lightning_gen.datamodules.base import DataModule
-from lightning_gen.datamodules.errors import UserError, program, unknown
+from lightning_gen.datamodules.errors import UserError, program
 from lightning_gen.datamodules.loader import cores
 from lightning_gen.drawing.images import save_png
-from lightning_gen.evaluation import pictures, translation
+from lightning_gen.evaluation import own, pictures, translation
 from lightning_gen.evaluation.evaluation_run import EvaluationRun, error_message
-from lightning_gen.evaluation.groups import CODES, METRICS, SAMPLES, TRANSLATIONS, VERSION, Metric
-from lightning_gen.evaluation.report import FILE, PREVIOUS, Report
+from lightning_gen.evaluation.groups import (
+    ALL,
+    CODES,
+    METRICS,
+    SAMPLES,
+    TRANSLATIONS,
+    VERSION,
+    Metric,
+    check_metrics,
+    find_metric,
+    own_metrics,
+)
+from lightning_gen.evaluation.report import FILE, OWN, PREVIOUS, Report
 from lightning_gen.evaluation.samplers import add_sampler, attach_sampler
 from lightning_gen.evaluation.solving import add_solver, attach_solver
 from lightning_gen.evaluation.values import Value
@@ -65,6 +76,7 @@ def main(argv: list[str]) -> None:
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     setting = _setting(subject, model, path, config) | drawn_from | attach_solver(model, given)
     setting |= {"segmenter": given.segmenter}
+    setting |= {OWN: own.code_hashes(asked)} if (asked := own_metrics(names)) else {}
     report = Report(
         folder / FILE, setting, runs.environment(model.device), names if given.fresh else [], SETTINGS_OF_GROUPS
     )
@@ -137,7 +149,8 @@ def measure(subject: EvaluationRun, report: Report, names: list[str]) -> bool:
     for name in names:
         start = time.perf_counter()
         try:
-            values = _values(subject, METRICS[name])
+            metric = find_metric(name)
+            values = _values(subject, metric)
         except Inapplicable as reason:
             report.inapplicable(name, str(reason))
         except Exception as error:  # of the user's model, or ours: the other groups are measured in any case
@@ -145,7 +158,7 @@ def measure(subject: EvaluationRun, report: Report, names: list[str]) -> bool:
         else:
             for value in values.values():
                 value.seconds = round(time.perf_counter() - start, 2)
-                value.given = given_to(subject.model, METRICS[name])
+                value.given = given_to(subject.model, metric)
             report.add(name, values)
     return bool(names)
 
@@ -191,7 +204,13 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument(
         "-n", type=int, help=f"samples and reference examples (default {USUAL_N}, at most the test examples)"
     )
-    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="only these (default: all that apply)")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="only these (default: all that apply): of the list below, import paths of functions of your own such as "
+        "my_metrics.sharpness, and all for all that apply",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
     parser.add_argument("--k", type=int, nargs="+", default=[500, 5000], help="importance samples (default 500 5000)")
     parser.add_argument(
@@ -215,18 +234,18 @@ def _parse(argv: list[str]) -> tuple[Any, list[str]]:
     for name, least in (("n", 2), ("draws", 1), ("devices", 1), ("seed", 0)):
         if getattr(given, name) is not None and getattr(given, name) < least:
             raise UserError(f"{name} {getattr(given, name)}: it must be at least {least}")
-    for name in given.metrics or []:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+    check_metrics(given.metrics or [])
     if min(given.k) < 1:
         raise UserError(f"--k {min(given.k)}: at least 1 importance sample")
     return given, rest
 
 
 def _names(given: list[str] | None, model: Any) -> list[str]:
-    """The requested groups; without any, those that models of this kind may have."""
+    """The requested groups; without any, and for "all", those that models of this kind may have."""
     usual = (SAMPLES, TRANSLATIONS) if isinstance(model, Translates) else (SAMPLES, CODES)
-    return [name for name, metric in METRICS.items() if (metric.category in usual if given is None else name in given)]
+    asked = dict.fromkeys([ALL] if given is None else given)
+    may_apply = [name for name, metric in METRICS.items() if ALL in asked and metric.category in usual]
+    return [*(name for name in METRICS if name in asked or name in may_apply), *own_metrics([*asked])]
 
 
 def _fabric(given: Any) -> Fabric:

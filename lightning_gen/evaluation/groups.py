@@ -1,16 +1,18 @@
-"""METRICS: groups of metrics that are measured together, by name."""
+"""METRICS: groups of metrics that are measured together, by name; a function of the user's own is one by its path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lightning_gen.evaluation import codes, quality, translation
+from lightning_gen.datamodules.errors import unknown
+from lightning_gen.evaluation import codes, own, quality, translation
 from lightning_gen.evaluation.evaluation_run import EvaluationRun
 from lightning_gen.evaluation.quality import Measured
 
 VERSION = 3  # of the metrics: raised when the same model gets other values
 SAMPLES, CODES, TRANSLATIONS = "samples", "codes", "translations"
+ALL = "all"  # stands for the groups that models of a kind may have
 
 
 class Metric(NamedTuple):
@@ -54,3 +56,33 @@ METRICS: dict[str, Metric] = {
     "lpips": Metric(translation.perceptual, "LPIPS against the truth, of paired data", TRANSLATIONS),
     "segmentation": Metric(translation.segments, "segments against the truth's, with --segmenter", TRANSLATIONS),
 }
+
+
+def find_metric(name: str) -> Metric:
+    """The group of a name of the table, or of the import path of a function of the user's own.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if "." not in name:
+        raise unknown("metric", name, [ALL, *METRICS])
+    return Metric(*own.metric(name))
+
+
+def own_metrics(names: Sequence[str]) -> list[str]:
+    """Those that are import paths of the user's own functions."""
+    return [name for name in names if name not in METRICS and name != ALL]
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Import what has to be imported.
+
+    Raises:
+        UserError: a name is unknown, or the values of two would have the same names.
+    """
+    for name in names:
+        if name != ALL:
+            find_metric(name)
+    own.check_names(own_metrics(names))

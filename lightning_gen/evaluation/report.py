@@ -21,6 +21,7 @@ from lightning_gen.evaluation.values import Value
 FORMAT = 1
 FILE, PREVIOUS = "evaluation.json", "evaluation.previous.json"
 PARTS = ("setting", "values", "inapplicable", "failed", "done")
+OWN = "own_metrics"  # entry of the setting: import path of a function of the user's own -> hash of its code
 ELSEWHERE = ("threads", "device")  # of the environment, which decide about the last digits alone
 
 
@@ -63,17 +64,31 @@ class Report:
         if before is None:
             return
         own = own or {}
-        changed = _differing(before["setting"], self.content["setting"])
+        changed = _differing(before["setting"], self.content["setting"], [OWN])
         apart = _differing(before.get("environment", {}), self.content["environment"], ELSEWHERE)
         self.replaced = ", ".join([*(name for name in changed if name not in own), *apart])
         if not self.replaced:
             self.content |= {
                 key: before.get(key, self.content[key]) for key in ("done", "values", "inapplicable", "pictures")
             }
+            fresh = [*fresh, *self._take_over_own(before["setting"].get(OWN, {}))]
         for group in {*fresh, *(group for name in changed for group in own.get(name, ()))}:
             self.content["inapplicable"].pop(group, None)
             for name in self.content["done"].pop(group, []):
                 self.content["values"].pop(name, None)
+
+    def _take_over_own(self, before: Mapping[str, str | None]) -> list[str]:
+        """Keep the user's own metrics of the earlier report; returns those whose code, or whose name's, is another."""
+        now = self.content["setting"].get(OWN, {})
+        names = {path.rpartition(".")[2] for path in now}
+        again = [
+            path
+            for path, code in before.items()
+            if (now[path] != code if path in now else path.rpartition(".")[2] in names)
+        ]
+        if known := {path: code for path, code in before.items() if path not in again} | now:
+            self.content["setting"][OWN] = known
+        return again
 
     def is_done(self, group: str) -> bool:
         """Whether a group of metrics was measured before, or was found not to apply."""
