@@ -326,6 +326,7 @@ def test_jobs_run_at_once(place):
         ([*SHORT, "--jobs", "0"], "--jobs 0"),
         ([*SHORT, "--budget", "9999999999it"], "below 2\\^32"),
         ([*SHORT, "--only", "fdd"], "unknown metric 'fdd': did you mean 'fd'"),
+        ([*SHORT, "--only", "nowhere.f"], "cannot import metric 'nowhere.f'"),
         ([*SHORT, "--data", "mnits"], "unknown data set 'mnits': did you mean 'mnist'"),
         ([*SHORT, "--model.latent_dimm", "3"], "latent_dim"),
         ([*SHORT, "--steps", "3"], "--steps is not used here"),
@@ -382,6 +383,10 @@ WITH_FILE = ["--models", "vae", "mine.yaml", "--budget", "60it", "--seeds", "2"]
 TERMS = """
 def roughness(s, power: float = 2.0):
     return (s.out[..., 1:] - s.out[..., :-1]).abs().pow(power).flatten(1).sum(1)
+
+
+def level(real, fake):
+    return {"mean": fake.double().mean()}
 """
 
 
@@ -555,13 +560,15 @@ def own_terms(place, monkeypatch):
 
 def test_a_term_of_the_users_own_is_trained_and_measured(place, own_terms):
     write(place.parents[1] / "rough.yaml", "model: {init_args: {terms: {own_terms.roughness: 0.01}}}")
-    short = ["--models", "vae", "rough.yaml", "--budget", "5it", "--seeds", "2", "--only", "elbo"]
+    short = ["--models", "vae", "rough.yaml", "--budget", "5it", "--seeds", "2", "--only", "elbo", "own_terms.level"]
     main([*short, "--trust", "own_terms"], here)
     summary, own = (read(place, f"digits-{name}-5it-seed1.json") for name in ("vae", "rough"))
     assert list(own["config"]["modules"]) == ["own_terms.py"]
     assert own["evaluation"]["values"]["elbo"]["value"] != summary["evaluation"]["values"]["elbo"]["value"]
     table = rows((place.parents[1] / "RESULTS.md").read_text(encoding="utf-8"))
     assert table["vae"][0] == table["rough"][0] == "2"
+    assert 0 < own["evaluation"]["values"]["level.mean"]["value"] < 255
+    assert own["command"].endswith("--metrics elbo own_terms.level")
     own_terms.write_text(TERMS.replace("2.0", "1.0"))
     with pytest.raises(UserError, match=r"other content of rough.yaml \(own_terms.py\)"):
         main([*short, "--trust", "own_terms"], here)

@@ -22,7 +22,6 @@ from lightning_gen.commands import (
     call,
     evaluate,
     fit,
-    sample,
     train_extractor,
     translate,
 )
@@ -222,19 +221,28 @@ def test_the_snippet_of_the_readme_runs(place):
 def test_the_page_for_your_own_runs(place):
     """Snippets that begin with a file's name are files; the others run; then the commands do, but for four steps."""
     snippets = blocks(OWN, "python")
-    for snippet in snippets:
-        if found := re.match(r"# (\w+\.py)\n", snippet):
+    for snippet in [*snippets, *blocks(OWN, "yaml")]:
+        if found := re.match(r"# (\w+\.(py|yaml))\n", snippet):
             (place / found.group(1)).write_text(snippet)
             sys.modules.pop(found.group(1).removesuffix(".py"), None)  # another test's of that name
-    assert len(list(place.glob("*.py"))) == 5
+    assert len(list(place.glob("*.py"))) == 6
     for number, snippet in enumerate(snippets):
         exec(compile(snippet, f"{OWN} snippet {number}", "exec"), {"__name__": f"snippet_{number}"})
+    fitted = 0
     for script, arguments in script_calls(OWN):
         if script == "fit":
             fit.main([*arguments, "--steps", "4"])
+            fitted += 1
+        elif script == "benchmark":
+            b, budget = PARSED[script](arguments)
+            assert [benchmark._check(b, budget, row) for row in b.rows] == [[], []]
         else:
-            sample.main(arguments)
-    assert len(list(place.glob("tb_logs/*/version_*/samples.png"))) == len(list(script_calls(OWN))) - 1
+            call([script, *arguments])
+    assert len(list(place.glob("tb_logs/*/version_*/samples.png"))) == fitted
+    values = report.read(place / "tb_logs/vae-digits/version_0/evaluation.json")["values"]
+    ratio, level = values["sharpness.ratio"], values["sharpness.level"]
+    assert ratio["better"] == "near 1" and level["better"] is None and "(my_metrics.sharpness)" in ratio["how"]
+    assert ratio["floor"] == pytest.approx(1, abs=0.1) and "fd_digits_v1" in values
 
 
 @pytest.mark.parametrize("page", READMES)
