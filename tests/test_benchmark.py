@@ -814,7 +814,7 @@ def test_the_mean_of_paired_differences_has_the_interval_of_students_t():
 
 
 def test_a_section_with_a_configuration_file_shows_differences_to_its_first_model():
-    mine, numbers = {"config": {"model": "vae"}}, {"vae": (5.0, 6.0, 7.0), "a-file": (6.0, 8.0, 10.0)}
+    mine, numbers = {"config": {"file": "a-file.yaml"}}, {"vae": (5.0, 6.0, 7.0), "a-file": (6.0, 8.0, 10.0)}
     cells = [cell("a-file", k, {"fd_a": value(v), "elbo": value(1.0)}, **mine) for k, v in enumerate(numbers["a-file"])]
     cells += [cell("vae", k, {"fd_a": value(v), "elbo": value(1.0)}) for k, v in enumerate(numbers["vae"])]
     cells += [cell("beta-vae", k, {"fd_a": value(v)}) for k, v in ((1, 4.0), (5, 99.0))]
@@ -828,6 +828,7 @@ def test_a_section_with_a_configuration_file_shows_differences_to_its_first_mode
     # differences 1, 2, 3; of one seed 4 - 6; another N
     assert rows(table)["fd_a ↓"] == ["-2 (n 1)", "2.0 [-0.5, 4.5] (n 3)", "-"]
     assert rows(table)["elbo ↓"] == ["-", "0.0 [0.0, 0.0] (n 3)", "1.0 [1.0, 1.0] (n 2)"]
+    assert "--models vae beta-vae a-file.yaml a-file.yaml --data" in page  # both cells' configs name the one file
     assert "Differences to" not in markdown([own for own in cells if "config" not in own])
     assert "Differences to" not in markdown([own for own in cells if own["model"] == "a-file"])
 

@@ -224,7 +224,9 @@ def _troubles(cells: Cells, models: Sequence[str]) -> Iterator[str]:
 def _command(cells: Cells, models: Sequence[str]) -> str:
     """What makes or completes a section."""
     only = [cell["only"] for cell in cells if cell.get("only")]
-    words = [*program("benchmark").split(), "--models", *models, "--data", cells[0]["data"]]
+    files = {cell["model"]: cell["config"].get("file", cell["model"]) for cell in cells if _is_file(cell)}
+    words = [*program("benchmark").split(), "--models", *(files.get(model, model) for model in models)]
+    words += ["--data", cells[0]["data"]]
     words += ["--seeds", str(1 + max(cell["seed"] for cell in cells)), "--budget", cells[0]["budget"]]
     words += ["--only", *_unique(name for names in only for name in names)] if len(only) == len(cells) else []
     return shlex.join([*words, *(f"--{name}={value}" for name, value in cells[0]["options"].items())])
