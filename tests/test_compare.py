@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from lightning_gen.commands import compare, fit
 from lightning_gen.commands.compare import read_runs, short_names
@@ -197,6 +198,13 @@ def test_default_curves_are_those_that_all_runs_share(place):
     del runs[1].curves["val/kl"]
     assert "val/kl" not in compare.chosen_curves(runs, None)
     assert compare.chosen_curves(runs, ["val/kl", "val/kl"]) == ["val/kl"]
+
+
+def test_curves_of_before_have_the_tags_of_today(place):
+    with SummaryWriter(VAE) as events:
+        events.add_scalar("train/lr_vae", 0.25, 30)
+    (run, _) = read_runs([VAE, BETA])
+    assert run.curves["train/lr"] == {30: 0.25} and "train/lr_vae" not in run.curves
 
 
 def test_a_run_without_event_files_is_left_out_of_the_plot(place):

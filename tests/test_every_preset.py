@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_tags import is_known
 
+from lightning_gen.callbacks.progress import RunProgress
+from lightning_gen.callbacks.stability import Stability
 from lightning_gen.datamodules.digits import Digits
 from lightning_gen.datamodules.outline_shapes import OutlineShapes
 from lightning_gen.datamodules.toy import Toy
+from lightning_gen.models.gan import GAN
 from lightning_gen.names import resolve
 from lightning_gen.pictures.views import draw_all
 from lightning_gen.presets import PRESETS
@@ -25,9 +29,11 @@ from lightning_gen.protocols import (
 )
 from lightning_gen.storage.checkpoints import AtomicCheckpointIO, load, read_checkpoint
 from lightning_gen.training.evaluation_mode import evaluation_mode
+from lightning_gen.training.scalar_tags import current_tag, scalar_tag
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.txt"
 GOLDEN_STEPS = 5
+STEPS_OF_ALL = 5  # in which each player of each preset has a turn
 SIGNIFICANT = (7, 12)  # of the columns: the first loss in float32, all in float64
 EMBEDDED = {"digits": Digits, "toy": Toy, "outline-shapes": OutlineShapes}
 
@@ -191,10 +197,22 @@ def test_validation_names_what_it_reports(model, data, trainer):
         assert 0 <= values["val/active_units"] <= model.latent_dim
 
 
+def test_tags_are_known_words(model, data, trainer):
+    """In all that a run logs: of the model, its progress, and of a GAN its stability."""
+    tags = set()
+    model.log_every, model.log_to_loggers = 1, tags.update
+    callbacks = [RunProgress(), *([Stability(data)] if isinstance(model, GAN) else [])]
+    run = {"max_steps": STEPS_OF_ALL, "check_val_every_n_epoch": None, "val_check_interval": STEPS_OF_ALL}
+    trainer(callbacks=callbacks, enable_progress_bar=True, limit_val_batches=1, **run).fit(model, data)
+    assert {f"train/{scalar_tag(model, player, 'loss')}" for player in model.players} < tags
+    assert "train/images_per_second" in tags and any(tag.startswith("val/") for tag in tags)
+    assert sorted(tag for tag in tags if not is_known(tag)) == []
+    assert sorted(tag for tag in tags if current_tag(model, tag) != tag) == []
+
+
 def losses_of(model, data, trainer, steps):
     """Of each iteration; where there are several players, of each in turn."""
-    several = [f"train/loss_{player}" for player in model.players]
-    keys, losses = several if len(several) > 1 else ["train/loss"], []
+    keys, losses = [f"train/{scalar_tag(model, player, 'loss')}" for player in model.players], []
     model.log_every = 1
     model.log_to_loggers = lambda values: losses.extend(values[key] for key in keys if key in values)
     trainer(max_steps=steps, limit_val_batches=0).fit(model, data)

@@ -177,7 +177,7 @@ def test_resumed_it_ends_bit_equal(trainer, tmp_path, at):
     assert whole["state_dict"]["skipping._extra_state"]["critic"]["seen"] == 60
     for part in ("state_dict", "optimizer_states", "lightning_gen"):
         same(whole[part], parts[part], part)
-    assert load(tmp_path / "whole.ckpt", model=Poisoned).skipping.count("critic") == {"skipped_critic": 2}
+    assert load(tmp_path / "whole.ckpt", model=Poisoned).skipping.count("critic") == {"skipped": 2}
 
 
 def test_nan_is_found_and_not_skipped(trainer, monkeypatch):

@@ -65,14 +65,14 @@ def test_without_identity_nothing_is_computed_for_it(trainer):
     calls, forward = [], model.generator_ba.forward
     model.generator_ba.forward = lambda x: calls.append(len(x)) or forward(x)
     (values,) = losses(model, data, trainer, 1)
-    assert calls == [4, 4] and "train/generators/identity" not in values
+    assert calls == [4, 4] and "train/generator/identity" not in values
 
 
 def test_the_loss_of_the_generators_is_the_sum_of_its_parts(trainer):
     model, data = small("cyclegan", adversarial_weight=3, terms={"cycle": 7, "identity": 2})
     (values,) = losses(model, data, trainer, 1)
-    parts = [values[f"train/generators/{name}"] for name in ("adversarial", "cycle", "identity")]
-    assert values["train/loss_generators"] == pytest.approx(3 * parts[0] + 7 * parts[1] + 2 * parts[2], rel=1e-5)
+    parts = [values[f"train/generator/{name}"] for name in ("adversarial", "cycle", "identity")]
+    assert values["train/loss_generator"] == pytest.approx(3 * parts[0] + 7 * parts[1] + 2 * parts[2], rel=1e-5)
 
 
 def test_pix2pix_shows_its_discriminator_the_source_as_well():
@@ -104,7 +104,7 @@ def test_fastcut_compares_a_mirrored_source_with_its_original(trainer):
 
 def test_the_learning_rate_stays_and_then_falls_to_zero(trainer):
     model, data = small("cyclegan", lr="1e-3..0@50%..100%")
-    rates = [values["train/lr_generators"] for values in losses(model, data, trainer, 8)]
+    rates = [values["train/lr_generator"] for values in losses(model, data, trainer, 8)]
     assert rates[:5] == [1e-3] * 5 and rates[-1] < 3e-4
     assert rates == sorted(rates, reverse=True)
 
@@ -135,7 +135,7 @@ def test_losses_penalties_and_networks_combine(name, options, trainer):
 def test_a_penalty_is_of_each_discriminator(trainer):
     model, data = small("cyclegan", penalties={"r1": 0.1})
     (values,) = losses(model, data, trainer, 1)
-    assert values["train/discriminators/r1_a"] > 0 and values["train/discriminators/r1_b"] > 0
+    assert values["train/discriminator/r1_a"] > 0 and values["train/discriminator/r1_b"] > 0
 
 
 def test_averaged_weights_translate_outside_of_training(trainer):

@@ -110,7 +110,7 @@ class AdversarialMixin:
     def gradient_norm_of(self, player: str) -> dict[str, float]:
         """The norm of a player's gradient, where this iteration is logged."""
         at_log = (self.iteration + 1) % self.log_every == 0  # type: ignore[attr-defined]
-        return {f"{player}/gradient_norm": gradient_norm(self._trainable[player])} if at_log else {}  # type: ignore[attr-defined]
+        return {"gradient_norm": gradient_norm(self._trainable[player])} if at_log else {}  # type: ignore[attr-defined]
 
     def discriminator_outputs_and_penalties(
         self,

@@ -41,9 +41,11 @@ from lightning_gen.evaluation.ranking import (
     summarise,
     value_marks,
 )
+from lightning_gen.names import resolve
 from lightning_gen.pictures.comparison import figure, sample_run
 from lightning_gen.storage.checkpoints import find_checkpoint
 from lightning_gen.storage.runs import ROOT, SUMMARY, find_run_folder, flatten_config, read_config
+from lightning_gen.training.scalar_tags import current_tag
 
 PAGE, PICTURE = "comparison.md", "comparison.png"
 BEST = " *"
@@ -154,13 +156,16 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def _curves(folder: Path) -> dict[str, dict[int, float]]:
-    """The scalars of all event files; where a resumed run has written an iteration again, its later value."""
+    """The scalars of all event files by today's tags; where a resumed run wrote an iteration again, the later value."""
+    path = str(read_config(folder)["model"].get("class_path"))
+    model = resolve(path, {}, "model class") if path.startswith("lightning_gen.") else None  # a user's is not imported
     curves: dict[str, dict[int, float]] = {}
     for file in sorted(folder.glob("events.out.tfevents.*")):
         with _readable_by_tensorboard(file) as path:
             events = EventAccumulator(path, size_guidance={"scalars": 0, "images": 1}).Reload()  # 0: all
         for tag in events.Tags()["scalars"]:
-            curves.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
+            today = current_tag(model, tag) if model else tag
+            curves.setdefault(today, {}).update({event.step: event.value for event in events.Scalars(tag)})
     return curves
 
 

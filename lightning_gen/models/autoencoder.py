@@ -197,6 +197,7 @@ class AAE(Autoencoder):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {**Autoencoder.players, "discriminator": ("discriminator",)}
+    player_tags: ClassVar[dict[str, str]] = {"autoencoder": ""}
     nonstationary_terms = frozenset({"adversarial"})
     adversarial_losses = ADVERSARIAL["non_saturating"]
 

@@ -39,6 +39,7 @@ class CycleGAN(TranslationBase):
         "generators": ("generator_ab", "generator_ba"),
         "discriminators": ("discriminator_a", "discriminator_b"),
     }
+    player_tags: ClassVar[dict[str, str]] = {"generators": "generator", "discriminators": "discriminator"}
     reset_state_prefixes = (*TranslationBase.reset_state_prefixes, "pool_a.", "pool_b.")
     directions = ("a2b", "b2a")
     translators: ClassVar[dict[str, str]] = {"a2b": "generator_ab", "b2a": "generator_ba"}

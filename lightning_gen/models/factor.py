@@ -42,6 +42,7 @@ class FactorVAE(VAE):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]] = {**VAE.players, "critic": ("critic",)}
+    player_tags: ClassVar[dict[str, str]] = {"vae": "", "critic": "discriminator"}
     nonstationary_terms = frozenset({"tc"})
     known_terms = {name: term for name, term in TERMS.items() if name != "tc"}  # noqa: RUF012 - never changed
 

@@ -23,7 +23,7 @@ from lightning_gen.kinds import kind_of
 from lightning_gen.models.autoencoder_base import AutoencoderBase, GaussianPosteriorMixin
 from lightning_gen.names import check_at_least_one, resolve
 from lightning_gen.networks.condition import call, condition_of
-from lightning_gen.objectives.adversarial import ADVERSARIAL, AdversarialLosses
+from lightning_gen.objectives.adversarial import ADVERSARIAL, AdversarialLosses, logit_statistics
 from lightning_gen.objectives.latent import Step, active_units, kl_normal, reparameterise
 from lightning_gen.objectives.terms import TERMS
 from lightning_gen.schedule import schedule
@@ -53,6 +53,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
         "decoder": ("decoder",),
         "discriminator": ("discriminator",),
     }
+    player_tags: ClassVar[dict[str, str]] = {"encoder": "", "decoder": "generator"}
     known_terms = TERMS
     kl_per_dimension: Tensor
 
@@ -107,8 +108,7 @@ class VAEGAN(GaussianPosteriorMixin, AutoencoderBase):
     def loss_discriminator(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, Logs]:
         real, rebuilt, sampled = self.logits(batch["x"], shared["fakes"], condition_of(batch))
         loss = 0.5 * (self.pair.discriminator(real, rebuilt) + self.pair.discriminator(real, sampled)).mean()
-        logs = {"real": real, "rebuilt": rebuilt, "sampled": sampled}
-        return loss, {f"logit_{name}": logits.mean() for name, logits in logs.items()}
+        return loss, {"adversarial": loss, **logit_statistics(real, sampled), "logit_rebuilt": rebuilt.mean()}
 
     def logits(self, x: Tensor, fakes: Tensor, y: Tensor | None) -> list[Tensor]:
         """The discriminator's logits for x (B, *shape), as many reconstructions and as many samples, each (B,)."""

@@ -68,6 +68,7 @@ class VQVAE(AutoencoderBase):
         "autoencoder": ("encoder", "quantizer", "decoder"),
         "prior": ("prior",),
     }
+    player_tags: ClassVar[dict[str, str]] = {"autoencoder": ""}
     known_terms = QUANTIZED_TERMS
 
     def __init__(

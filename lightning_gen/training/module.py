@@ -17,6 +17,7 @@ from lightning_gen.training.ema import MovingAverages, decay, half_lives
 from lightning_gen.training.finite import AT_ONCE, FiniteCheck, NonFinite
 from lightning_gen.training.noise import BatchNoise, indexed_noise, seed_default_generators
 from lightning_gen.training.players import adamw, freeze_all_but, l1_norm, optimizer_options, size_of, split_batch
+from lightning_gen.training.scalar_tags import scalar_tag
 from lightning_gen.training.skipping import NoSkipping, Skipping
 from lightning_gen.training.speed import can_bypass_lightning_hooks, iterations_per_batch
 from lightning_gen.training.validation import Batch, ExampleMeanValidation
@@ -43,6 +44,7 @@ class GenerativeModule(ExampleMeanValidation):
     """
 
     players: ClassVar[dict[str, tuple[str, ...]]]
+    player_tags: ClassVar[dict[str, str]] = {}  # player -> its name in tags, "" for none; its own where none is given
     reset_state_prefixes: ClassVar[tuple[str, ...]] = ("skipping.",)  # state that --init does not take over
 
     def __init__(
@@ -141,6 +143,7 @@ class GenerativeModule(ExampleMeanValidation):
         log_now = (self.iteration + 1) % self.log_every == 0
         logged: dict[str, Tensor | float] = {}
         for move, player in enumerate(self.update_order(self.iteration)):
+            values: dict[str, Tensor | float] = {}
             freeze_all_but(player, self._trainable)
             self._moves[player].zero_grad()
             for part, (chunk, notes) in enumerate(zip(parts, shared, strict=True)):
@@ -151,13 +154,13 @@ class GenerativeModule(ExampleMeanValidation):
                 total.backward() if self._direct else self.manual_backward(total)
                 self.finite.add(player, self.iteration, loss.detach(), logs)
                 if log_now:
-                    several = len(self.players) > 1  # whose terms may have the same names
-                    named = {f"{player}/{key}" if several else key: value for key, value in logs.items()}
-                    for key, value in {f"loss_{player}" if several else "loss": loss, **named}.items():
-                        logged[key] = logged.get(key, 0.0) * (part > 0) + value.detach() / len(parts)
-            logged.update(self._step(player))
-            logged.update(self.after_step(player) or {})
-        self._average(images)
+                    for name, value in {"loss": loss, **logs}.items():
+                        values[name] = values.get(name, 0.0) + value.detach() / len(parts)
+            values |= self._step(player) | (self.after_step(player) or {})
+            if log_now:
+                logged |= {scalar_tag(self, player, name): value for name, value in values.items()}
+        for player, half_life in self.half_life.items():
+            self.averages.update_parameters(self._networks([player]), decay(images, self.images, half_life))
         self._count(images)
         if log_now or len(self.finite.seen) >= AT_ONCE:
             self.check_finite()
@@ -182,15 +185,11 @@ class GenerativeModule(ExampleMeanValidation):
             optimizer.step()
         elif taken:  # not LightningOptimizer.step, which would count each player's as a step of the run
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
-        return self.skipping.count(player) | ({} if lr.constant else {f"lr_{player}": optimizer.param_groups[0]["lr"]})
+        return self.skipping.count(player) | ({} if lr.constant else {"lr": optimizer.param_groups[0]["lr"]})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.clip:  # here, not earlier: gradients of float16 are scaled until now
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
-
-    def _average(self, images: int) -> None:
-        for player, half_life in self.half_life.items():
-            self.averages.update_parameters(self._networks([player]), decay(images, self.images, half_life))
 
     def check_finite(self, parameters: Iterable[Tensor] = ()) -> None:
         """Check for NaN on all ranks: if one has it, all stop.

@@ -111,7 +111,7 @@ class Skipping(nn.Module):
     def count(self, player: str) -> dict[str, float]:
         """How many steps were left out so far, to log; empty before the first."""
         skipped = self.norms[player].skipped
-        return {f"skipped_{player}": float(skipped)} if skipped else {}
+        return {"skipped": float(skipped)} if skipped else {}
 
     def get_extra_state(self) -> dict[str, dict[str, Any]]:
         return {player: asdict(norms) for player, norms in self.norms.items()}
