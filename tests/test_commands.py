@@ -131,6 +131,20 @@ def test_lists_keep_to_the_width(width, called, monkeypatch):
         assert len(page.splitlines()) == len(family.rows) + 2
 
 
+def test_lengths_stand_beside_the_texts_however_wide_the_terminal():
+    wide, wider = all_of("gan", 200), all_of("gan", 400)
+    assert wide == wider and "..." not in wide
+    head, _, *rows = wide.splitlines()
+    assert head.endswith("  iterations on") and {row[len(head) - 5 :].split()[-1] for row in rows} == {"digits", "toy"}
+    texts = [re.sub(r" +[\d,]+ \w+$", "", row) for row in rows]
+    assert len(head) == max(map(len, texts)) + len("  iterations on")
+
+
+def test_a_kind_of_data_names_a_model_of_other_data_that_takes_it():
+    assert "others take it too: " in all_of("vector", 80) and "--model vae --data toy\n" in all_of("vector", 80)
+    assert "others" not in all_of("image", 80)
+
+
 def test_the_list_is_as_wide_as_the_terminal():
     pty, termios, fcntl = (pytest.importorskip(name) for name in ("pty", "termios", "fcntl"))
     for columns in (80, 120):

@@ -56,6 +56,9 @@ def all_of(name: str, width: int) -> str:
     if not data:
         raise _unknown(name)
     models = [*_models(f"models of {name} data", rows, width), ""] if rows else []
+    usual = FAMILIES["vae"].recommended
+    if usual not in rows:  # a preset is listed by the data of its row, and most take others too
+        models += [f"others take it too: {program('fit')} --model {usual} --data {next(iter(data))}", ""]
     return "\n".join([*models, f"{name} data", "", *table(data, width)])
 
 
@@ -73,9 +76,9 @@ def _models(title: str, rows: Mapping[str, Preset], width: int) -> list[str]:
     if width < WITH_LENGTH:
         return [title, "", *table(about, width)]
     lengths = [f"{row.steps:>10,} {row.data}" for row in rows.values()]
-    room = width - max(map(len, lengths)) - 2
-    lines = zip(table(about, room), lengths, strict=True)
-    return [f"{title:<{room}}  iterations on", "", *(f"{line:<{room}}  {length}" for line, length in lines)]
+    lines = table(about, width - max(map(len, lengths)) - 2)
+    room = max(map(len, [title, *lines]))  # beside the texts, not at the edge of a wide terminal
+    return [f"{title:<{room}}  iterations on", "", *map(f"{{:<{room}}}  {{}}".format, lines, lengths)]
 
 
 def table(rows: Mapping[str, str], width: int, margin: int = 0, indent: int = 2) -> list[str]:
