@@ -350,7 +350,18 @@ def test_the_bar_keeps_iterations_and_time_and_cuts_the_losses(width):
     console.print(bar.get_renderable())
     line = console.export_text().strip("\n")
     assert "1234/30000" in line and "-:--:--" in line and "19,500" in line and "\n" not in line
-    assert ("loss 1.2345" in line) == (width == 120) and ("…" in line) == (width < 120)
+    assert ("loss 1.2345" in line) == (width > 60) and ("…" in line) == (width == 60)
+
+
+def test_the_bar_names_the_losses_of_several_players_by_the_players_alone(toy):
+    from lightning_gen.callbacks import progress
+
+    model, shown = Duel(toy.spec), progress.RunProgress()
+    model.latest = {"train/loss_critic": 0.5, "train/critic/gap": 3.0, "train/loss_generator": 0.25}
+    shown._bar, shown._total = progress.run_bar(30), 30
+    shown._task = shown._bar.add_task("")
+    shown._show(model)
+    assert shown._bar.tasks[0].description == "critic 0.5  generator 0.25"
 
 
 def test_logged_names_of_several_players(toy, trainer):

@@ -15,7 +15,7 @@ from rich.table import Column
 from lightning_gen.training.module import GenerativeModule
 
 REFRESH = 0.1  # seconds between two changes of the bar
-BAR = 20  # columns of the bar itself
+BAR = 10  # columns of the bar itself, which leave room for the losses of two players in 80
 EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
@@ -125,7 +125,8 @@ class RunProgress(ProgressBar):
         text = "  ".join([*speed, *losses])
         total = model.total or self._total
         if self._bar is not None:
-            self._bar.update(self._task, total=total, completed=model.iteration, description=text)
+            short = text.replace("loss_", "")  # of several players "discriminator 0.5273  generator 0.6931"
+            self._bar.update(self._task, total=total, completed=model.iteration, description=short)
         else:
             of = f" of {total:,}" if total else ""
             print(f"iteration {model.iteration:,}{of}: {text}".removesuffix(": "), flush=True)
