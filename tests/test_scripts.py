@@ -14,6 +14,7 @@ import torch
 import yaml
 from PIL import Image
 from processes import ROOT
+from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
 
 from lightning_gen import exits
 from lightning_gen.compression import stack
@@ -21,6 +22,7 @@ from lightning_gen.config import cli
 from lightning_gen.config.arguments import parse_short_options
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.presets import FAMILIES, PRESETS
+from lightning_gen.storage import runs
 from lightning_gen.storage.checkpoints import load, read_checkpoint
 
 SHORT = ["--model", "vae", "--steps", 60, "--val_every", 30]
@@ -67,9 +69,21 @@ def test_tensorboard_holds_curves_and_pictures(run):
     assert scalars["train/loss"] == [50]
     assert scalars["val/loss"] == [30, 60]
     assert {"train/reconstruction", "train/kl", "train/images_per_second", "val/nll_is8"} <= set(scalars)
-    assert hyper, "no hyper-parameters"
+    assert set(hyper) == {SESSION_START_INFO_TAG, SESSION_END_INFO_TAG}  # no columns that would hold for all runs
+    final = {f"val/{tag.removeprefix('final/')}": steps for tag, steps in scalars.items() if tag.startswith("final/")}
+    assert final == {name: [60] for name in json.loads((run[0] / "summary.json").read_text())["final"]}
     for tag in ("samples", "reconstructions", "traversals", "interpolations"):
         assert pictures[tag] == [30, 60], tag
+
+
+def test_columns_of_the_table_of_runs_begin_with_what_tells_them_apart():
+    first = ["Batch size", "Data", "Learning rate", "Preset"]
+    for words, rate in (("vae", 0.001), ("vae --model.lr 2e-4", 2e-4), ("gan --model.lr 1e-3..0", "1e-3..0")):
+        row = runs.table_row(plan("--model", *words.split()))
+        assert sorted(row)[:4] == first and row["Learning rate"] == rate and row["Batch size"] == 128
+        assert row["model.log_every"] == 50 and {type(value) for value in row.values()} <= {int, float, str}
+    two = runs.table_row(plan("--model", "vae-gan", "--model.optimizers.encoder.lr", 0.5))
+    assert two["Learning rate"].count(", ") == 1
 
 
 def test_config_gives_back_the_identical_run(run, script, tmp_path):

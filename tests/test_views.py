@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE
 from torch.testing import assert_close
 
 from lightning_gen.callbacks.loggers import give_picture
@@ -20,8 +21,10 @@ from lightning_gen.drawing import plane
 from lightning_gen.drawing.captions import captioned, with_row_labels
 from lightning_gen.drawing.images import save_png
 from lightning_gen.drawing.render import to_uint8
+from lightning_gen.models.vae import VAE
 from lightning_gen.pictures import views
 from lightning_gen.pictures.captions import caption, class_names
+from lightning_gen.training.evaluation_mode import evaluation_mode
 
 TILE, LINE = 56, 2  # pixels of a tile of 8 x 8 images, and of the line between two
 IMAGES = DataSpec(shape=(1, 8, 8))
@@ -133,6 +136,16 @@ def test_labels_stand_beside_their_rows():
     assert ink[:40].sum() > 20 and ink[40:80].sum() == 0 and ink[80:].sum() > 20
 
 
+def test_bars_of_the_kl_say_how_high_they_are():
+    model, shown = VAE(IMAGES, latent_dim=3), []
+    for nats in (12.5, 0.25):
+        model.kl_per_dimension.copy_(nats * torch.tensor([0.5, 1.0, 0.1]))
+        with evaluation_mode(model):
+            shown.append(dict(views.draw_all(model, {"x": torch.zeros(4, 1, 8, 8)}, 0))["kl_per_dimension"])
+    high, low = (picture[:, :, -50:] for picture in shown)  # the bars, alike but for what stands beside them
+    assert torch.equal(high, low) and not torch.equal(*(picture[:, :, :20] for picture in shown))
+
+
 def test_every_view_of_every_model_has_a_caption():
     for model in (Player(), Player(classes=3), Player(codes=((3,), 1)), Player(POINTS)):
         x = examples()[0] if model.spec == POINTS else torch.zeros(4, 1, 8, 8)
@@ -151,7 +164,10 @@ def test_tensorboard_shows_the_description_of_a_picture(tmp_path):
     assert give_picture(logger, "samples", torch.zeros(3, 8, 8, dtype=torch.uint8), 7, "what one sees")
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert events.SummaryMetadata("samples").summary_description == "what one sees"
+    metadata = events.SummaryMetadata("samples")
+    assert metadata.summary_description == "what one sees"
+    # of an image without both TensorBoard's server makes metadata of its own, without the description
+    assert metadata.plugin_data.plugin_name == "images" and metadata.data_class == DATA_CLASS_BLOB_SEQUENCE
 
 
 @pytest.mark.parametrize("kind", [WandbLogger, MLFlowLogger, CometLogger])

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_gen.adversarial.stability import summary_line
 from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.callbacks.loggers import give_table_row
 from lightning_gen.callbacks.pictures import Pictures
 from lightning_gen.callbacks.progress import RunProgress
 from lightning_gen.callbacks.stability import Stability
@@ -73,7 +74,7 @@ def summarise(trainer: L.Trainer, model: GenerativeModule, data: Any, folder: Pa
     hyper = runs.table_row(config)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hyper, checkpoints.final, step=model.iteration)
+            give_table_row(logger, hyper, checkpoints.final, model.iteration)
             logger.finalize("success")
     runs.write_summary(folder, summary)
     trust = f" --trust {' '.join(modules)}" if (modules := user_modules(model)) else ""

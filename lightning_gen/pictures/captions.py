@@ -1,4 +1,7 @@
-"""CAPTIONS: what one sees on a view of a model, in a sentence for the picture and for TensorBoard."""
+"""CAPTIONS: what one sees on a view of a model, in a sentence for the picture and for TensorBoard.
+
+TensorBoard keeps the first description of a tag: what changes during a run stands in the picture itself.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def traversals(model: Any) -> str:
     """What changes along a row."""
     return (
         f"the code of one example, of which a row changes one dimension from -{REACH} to {REACH} standard deviations "
-        "of the codes that the model draws; the dimensions that carry most come first"
+        "of the codes that the model draws; left: which one, and its range; those that carry most come first"
     )
 
 
@@ -91,14 +94,12 @@ def density(model: Any) -> str:
 
 def kl_per_dimension(model: Any) -> str:
     """What the bars are."""
-    largest = float(model.kl_per_dimension.max())
-    return f"KL(q(z|x) || p(z)) of each latent dimension, sorted; the highest bar is {largest:.3g} nats"
+    return "KL(q(z|x) || p(z)) of each latent dimension in nats, sorted"
 
 
 def loss_by_time(model: Any) -> str:
     """What the bars are."""
-    largest = float(model.loss_by_time.max())
-    return f"validation loss in equal parts of the times of training, noise left, data right: at most {largest:.3g}"
+    return "loss of validation in equal parts of the times of training, noise left, data right"
 
 
 def translation(model: Any, direction: str) -> str:

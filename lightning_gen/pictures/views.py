@@ -81,9 +81,14 @@ def draw_all(
     if isinstance(model, Discriminates) and isinstance(model, Samples) and kind.in_plane(model.spec):
         yield "density", density(model, x, seed, y)
     if isinstance(model, HasLatentKL):
-        yield "kl_per_dimension", bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
+        yield "kl_per_dimension", _labelled_bars(sorted(model.kl_per_dimension.tolist(), reverse=True))
     if isinstance(model, HasLossByTime):
-        yield "loss_by_time", bars(model.loss_by_time.tolist())
+        yield "loss_by_time", _labelled_bars(model.loss_by_time.tolist())
+
+
+def _labelled_bars(values: Sequence[float]) -> Tensor:
+    """Values >= 0 as bars, the largest beside them: a picture's description cannot change during a run."""
+    return with_row_labels(bars(values), [f"{max(values):.3g}", "", "", "", "0"])
 
 
 def _of_codes(model: GenerativeModule, examples: Tensor, seed: int, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:

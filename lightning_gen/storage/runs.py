@@ -23,6 +23,7 @@ from lightning_gen.datamodules.paths import printable
 ROOT = Path("tb_logs")
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 CHOSEN = ("threads", "val_examples")  # options of which a run stores what it took, where none was given
+IN_OTHER_WORDS = ("preset", "dataset", "model.class_path", "data.class_path", "data.batch_size")  # what the first say
 ENTRIES = 100_000  # of a configuration, at most: an alias of YAML repeats what it stands for
 TRANSLATIONS = "translations.png"  # of held-out pictures, at the end of a translator's run
 
@@ -149,20 +150,24 @@ def flatten_config(value: Any, key: str = "") -> dict[str, Any]:
     return entries
 
 
-def table_row(config: Mapping[str, Any]) -> dict[str, int | float | str | bool]:
-    """A configuration as a row of TensorBoard's HParams tab: what runs are told apart by first, then all the rest."""
+def table_row(config: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """A configuration as a row of TensorBoard's HParams tab: the options as they are typed.
+
+    The tab sorts its columns, those in which runs differ before all others. What runs are told apart by begins with a
+    capital, which comes before all small letters.
+    """
     arguments = config["model"]["init_args"]
-    rates = {str(options["lr"]) for options in (arguments.get("optimizers") or {}).values() if "lr" in options}
+    rates = {options["lr"] for options in (arguments.get("optimizers") or {}).values() if "lr" in options}
+    rate = rates.pop() if len(rates) == 1 else ", ".join(sorted(map(str, rates)))
     first = {
-        "preset": config["preset"],
-        "data": config["dataset"],
-        "learning rate": arguments.get("lr") or ", ".join(sorted(rates)),
-        "batch size": config["data"]["init_args"].get("batch_size"),
+        "Preset": config["preset"],
+        "Data": config["dataset"],
+        "Learning rate": arguments.get("lr") or rate,
+        "Batch size": config["data"]["init_args"].get("batch_size"),
     }
-    row = first | {
-        key: value for key, value in flatten_config(dict(config)).items() if key not in ("preset", "dataset")
-    }
-    return {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in row.items()}
+    options = {key.replace(".init_args", ""): value for key, value in flatten_config(dict(config)).items()}
+    row = first | {key: value for key, value in options.items() if key not in IN_OTHER_WORDS}
+    return {key: value if type(value) in (int, float, str) else str(value) for key, value in row.items()}
 
 
 def find_run_folder(run: str) -> Path:
