@@ -31,6 +31,7 @@ from lightning_gen.config.arguments import Parser, parse_short_options
 from lightning_gen.datamodules.errors import UserError, program, unknown
 from lightning_gen.datamodules.paths import to_text
 from lightning_gen.evaluation.groups import check_metrics
+from lightning_gen.evaluation.solving import OPTIONS
 from lightning_gen.presets import PRESETS
 
 SECONDS, ITERATIONS, IMAGES = "seconds", "iterations", "images"
@@ -41,7 +42,7 @@ UNITS = {
 CALIBRATION = 10.0  # seconds of training that turn a time into iterations
 MOST_SEEDS = 10_000
 # of evaluate.py's options those that a benchmark hands on
-MEASURES = ("n", "k", "draws", "device", "extractor", "segmenter")
+MEASURES = ("n", "k", "draws", "device", "extractor", "segmenter", *OPTIONS)
 FIT_OPTIONS = (
     "val_every",
     "save_every",
