@@ -25,7 +25,7 @@ def cells_of(row):
 
 
 def numbers_of(cells):
-    """What cells hold: values, errors and floors, as they are and in per cent, means over seeds, minutes of training."""
+    """What cells hold: values, errors and floors, as they are and in per cent, means over seeds, minutes of runs."""
     found, over_seeds = [], {}
     for cell in cells:
         found.append(cell["seconds"] / 60)
