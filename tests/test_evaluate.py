@@ -79,7 +79,7 @@ def test_an_evaluation_says_how_each_value_was_obtained(there, capsys):
     assert values["nll_is20"]["n"] == 100 and values["nll_is20"]["k"] == 20
     assert values["elbo"]["value"] == pytest.approx(-values["reconstruction"]["value"] - values["kl"]["value"])
     assert values["nll_is20"]["value"] < values["nll_is5"]["value"] < -values["elbo"]["value"]
-    assert set(report["inapplicable"]) == {"modes", "mig", "factor_vae", "dci"}
+    assert set(report["inapplicable"]) == {"modes", "mig", "factor_vae", "dci", "rate"}
     output = capsys.readouterr().out
     assert "fd_digits_v1" in output and "297" in output and "no known factors" in output
     for picture in ("samples", "neighbours", "classes"):

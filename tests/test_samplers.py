@@ -195,8 +195,8 @@ def test_sample_of_chosen_classes(there):
         ([AE, "--sampler", "gmm", "--components", "400"], "try --components 260"),
         ([AE, "--sampler", "gmm", "--date.root", "x"], "unknown option '--date.root'"),
         ([AE, "--sampler", "gmm", "--data.rot", "x"], "unknown option '--data.rot'"),
-        ([AE, "--data.root", "x"], "only --sampler gmm takes data"),
-        ([AE, "--sampler", "flow"], "invalid choice: 'flow'"),
+        ([AE, "--data.root", "x"], "only --sampler gmm, flow takes data"),
+        ([AE, "--sampler", "kde"], "invalid choice: 'kde'"),
     ],
 )
 def test_mistakes_on_the_command_line(there, arguments, error):

@@ -36,6 +36,7 @@ for player, names in TRAINING.items():
 SIDED = {
     "cycle",
     "identity",
+    "l1",
     "adversarial",
     "accuracy",
     "nce",
