@@ -60,7 +60,8 @@ def fit_flow(mean: Tensor, log_var: Tensor | None, seed: int) -> CodeFlow:
 
     Args:
         mean: (N, Z) codes of training examples, the means where they are random.
-        log_var: (N, Z) of the posterior of each, of which a draw is fitted in each step; None: the codes are exact.
+        log_var: (N, Z) of the posterior of each, where the codes are random; None: they are exact. The means are
+            fitted: samples are nearer to the data than by draws, of whose noise a decoder makes blur.
         seed: of the fit.
 
     Raises:
@@ -74,18 +75,16 @@ def fit_flow(mean: Tensor, log_var: Tensor | None, seed: int) -> CodeFlow:
     active = mean.var(0) > (ACTIVE if log_var is not None else 0)
     if not active.any():
         raise UserError(f"none of {dims} dimensions of the code says anything of the example: --sampler prior")
-    spread = mean.var(0) + (0 if log_var is None else log_var.exp().mean(0))
     centre = torch.where(active, mean.mean(0), 0.0 if log_var is not None else mean.mean(0))
-    std = torch.where(active, spread.sqrt(), 1.0 if log_var is not None else 0.0)
+    std = torch.where(active, mean.std(0), 1.0 if log_var is not None else 0.0)
     own = (mean[:, active] - centre[active]) / std[active]
-    own_std = None if log_var is None else (0.5 * log_var[:, active]).exp() / std[active]
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)
-        network = _fitted(own.clone(), None if own_std is None else own_std.clone(), seed)
+        network = _fitted(own.clone(), seed)
     return CodeFlow(network, active, centre, std)
 
 
-def _fitted(codes: Tensor, std: Tensor | None, seed: int) -> MLPDenoiser:
+def _fitted(codes: Tensor, seed: int) -> MLPDenoiser:
     path, dims = PATHS["linear"], codes.shape[1]
     network = MLPDenoiser(DataSpec((dims,), "vector", "real"), width=WIDTH, depth=DEPTH).to(codes.device)
     average = copy.deepcopy(network).requires_grad_(False)
@@ -94,11 +93,10 @@ def _fitted(codes: Tensor, std: Tensor | None, seed: int) -> MLPDenoiser:
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = LR * min(1.0, (step + 1) / 100, (STEPS - step) / (0.6 * STEPS))
         rows = torch.randint(len(codes), (BATCH,), generator=generator)
-        noise = torch.randn(2, BATCH, dims, generator=generator).to(codes)
-        x = codes[rows] if std is None else codes[rows] + std[rows] * noise[1]
+        x, noise = codes[rows], torch.randn(BATCH, dims, generator=generator).to(codes)
         u = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
         t = shifted(u, SHIFT).to(codes)
-        loss = denoising_error(path, "v", "v", network(path.at(x, noise[0], t), t), x, noise[0], t).mean()
+        loss = denoising_error(path, "v", "v", network(path.at(x, noise, t), t), x, noise, t).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
