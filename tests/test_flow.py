@@ -34,6 +34,7 @@ from lightning_gen.objectives.paths import (
     preconditioning,
     time_of_edm_sigma,
 )
+from lightning_gen.pictures.captions import caption
 from lightning_gen.training.noise import indexed_noise
 
 MEAN, STD = 0.7, 0.4  # of Gaussian data
@@ -342,6 +343,12 @@ def test_the_way_to_the_noise_and_back_gives_the_example():
         torch.testing.assert_close(model.reconstruct(x), x, atol=2e-2, rtol=0)
 
 
+def test_the_caption_of_interpolations_says_that_their_ends_are_examples():
+    assert "first and last column: two held-out examples" in caption("interpolations", flow())
+    assert "arc between their noises" in caption("interpolations", flow())
+    assert "from one drawn code to another" in caption("drawn_interpolations", flow())
+
+
 def test_likelihoods_are_in_the_units_of_the_data():
     plain = flow(spec=DataSpec((2,), "vector", "real"), network_args={"width": 16})
     twice = flow(spec=DataSpec((2,), "vector", "real"), network_args={"width": 16}, scale=2.0)
@@ -522,21 +529,20 @@ def test_a_sampler_of_codes_draws_where_the_codes_are(monkeypatch):
         [side + 0.1 * normal(500).float(), 0.01 * normal(500, seed=1).float(), torch.full((500,), 2.0)], 1
     )
     noise = normal(2000, 3, seed=2).float()
-    exact = code_flow.fit_flow(mean, None, 0)
+    exact = code_flow.fit_flow(mean, False, 0)
     drawn = exact.draw(noise)
     assert exact.active.tolist() == [True, True, False] and (drawn[:, 2] == 2).all()
     assert ((drawn[:, 0].abs() - 3).abs() < 1).double().mean() > 0.9
     assert 0.35 < (drawn[:, 0] > 0).double().mean() < 0.65
-    log_var = torch.tensor([math.log(0.01), 0.0, 0.0]).expand(500, 3)
-    random = code_flow.fit_flow(mean * torch.tensor([1.0, 1.0, 0.0]), log_var, 0)
+    random = code_flow.fit_flow(mean * torch.tensor([1.0, 1.0, 0.0]), True, 0)
     drawn = random.draw(noise)
     assert random.active.tolist() == [True, False, False]
     assert torch.equal(drawn[:, 1:], noise[:, 1:])  # as the prior has them
-    assert torch.equal(code_flow.fit_flow(mean, None, 0).draw(noise), exact.draw(noise))
+    assert torch.equal(code_flow.fit_flow(mean, False, 0).draw(noise), exact.draw(noise))
 
 
 def test_codes_that_cannot_be_fitted_are_told():
     with pytest.raises(UserError, match="needs 100 training examples, and there are 7"):
-        code_flow.fit_flow(torch.randn(7, 2), None, 0)
+        code_flow.fit_flow(torch.randn(7, 2), False, 0)
     with pytest.raises(UserError, match="none of 2 dimensions"):
-        code_flow.fit_flow(torch.zeros(200, 2), torch.zeros(200, 2), 0)
+        code_flow.fit_flow(torch.zeros(200, 2), True, 0)

@@ -198,7 +198,8 @@ def _views(
         name = "traversals" if isinstance(model, Encodes) else "code_traversals"
         made["traversals"] = captioned(_traversals(model, samples, y, given), caption(name, model))
     if given.interpolate:
-        made["interpolations"] = captioned(_interpolations(model, samples, y, given), caption("interpolations", model))
+        name = "interpolations" if isinstance(model, Encodes) else "drawn_interpolations"
+        made["interpolations"] = captioned(_interpolations(model, samples, y, given), caption(name, model))
     return made
 
 

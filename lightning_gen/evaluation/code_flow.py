@@ -55,29 +55,29 @@ class CodeFlow:
         return self.mean + self.std * x
 
 
-def fit_flow(mean: Tensor, log_var: Tensor | None, seed: int) -> CodeFlow:
+def fit_flow(codes: Tensor, random: bool, seed: int) -> CodeFlow:
     """A flow of codes, fitted by some 3,000 steps of Adam: half a minute of a core.
 
     Args:
-        mean: (N, Z) codes of training examples, the means where they are random.
-        log_var: (N, Z) of the posterior of each, where the codes are random; None: they are exact. The means are
-            fitted: samples are nearer to the data than by draws, of whose noise a decoder makes blur.
+        codes: (N, Z) of training examples, the means where they are random: samples are nearer to the data than by a
+            fit of draws.
+        random: whether the model draws its codes: dimensions that are not active are then noise, and else constant.
         seed: of the fit.
 
     Raises:
         UserError: too few codes, or codes that all are the same.
     """
-    count, dims = mean.shape
+    count, dims = codes.shape
     if count < FEWEST:
         raise UserError(
             f"a flow of codes needs {FEWEST} training examples, and there are {count}: try --sampler normal"
         )
-    active = mean.var(0) > (ACTIVE if log_var is not None else 0)
+    active = codes.var(0) > (ACTIVE if random else 0)
     if not active.any():
         raise UserError(f"none of {dims} dimensions of the code says anything of the example: --sampler prior")
-    centre = torch.where(active, mean.mean(0), 0.0 if log_var is not None else mean.mean(0))
-    std = torch.where(active, mean.std(0), 1.0 if log_var is not None else 0.0)
-    own = (mean[:, active] - centre[active]) / std[active]
+    centre = torch.where(active, codes.mean(0), 0.0) if random else codes.mean(0)
+    std = torch.where(active, codes.std(0), float(random))
+    own = (codes[:, active] - centre[active]) / std[active]
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)
         network = _fitted(own.clone(), seed)

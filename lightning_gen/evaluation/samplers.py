@@ -108,17 +108,8 @@ def fit_mixture(codes: Tensor, components: int = COMPONENTS) -> Mixture:
     return Mixture(*(torch.from_numpy(part).to(codes.device, torch.float32) for part in parts))
 
 
-def encode_training_set(model: Any, data: DataModule) -> Tensor:
-    """Codes (N, Z) of at most 10,000 training examples, of a model that ``Encodes``, the means where they are random.
-
-    Raises:
-        UserError: as of ``posteriors_of_training_set``.
-    """
-    return posteriors_of_training_set(model, data, MOST)[0]
-
-
-def posteriors_of_training_set(model: Any, data: DataModule, most: int) -> tuple[Tensor, Tensor | None]:
-    """Codes (N, Z) of at most ``most`` training examples, and where they are random their log-variances (N, Z).
+def encode_training_set(model: Any, data: DataModule, most: int = MOST) -> Tensor:
+    """Codes (N, Z) of at most ``most`` training examples, of a model that ``Encodes``.
 
     Raises:
         UserError: the data are of another shape, or a code is not finite.
@@ -134,11 +125,10 @@ def posteriors_of_training_set(model: Any, data: DataModule, most: int) -> tuple
         if data.binarize == "dynamic":  # as in training, which draws them anew each time
             noise = indexed_noise(batch["index"].tolist(), tuple(x.shape[1:]), SEED, "binarize")
             x = pixels.binarize(x, 2 * torch.special.ndtr(noise) - 1)
-        x, y = x.to(model.device), None if y is None else y.to(model.device)
-        parts.append(model.posterior(x, y) if isinstance(model, Posterior) else (model.encode(x, y),))
-    codes, *log_var = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        parts.append(model.encode(x.to(model.device), None if y is None else y.to(model.device)))
+    codes = torch.cat(parts)
     check_finite(codes, "codes of the training examples")
-    return codes, log_var[0] if log_var else None
+    return codes
 
 
 def _prior(model: Any, data: DataModule | None, components: int) -> None:
@@ -157,7 +147,7 @@ def _gmm(model: Any, data: DataModule | None, components: int) -> Mixture:
 
 def _flow(model: Any, data: DataModule | None, components: int) -> CodeFlow:
     assert data is not None
-    return fit_flow(*posteriors_of_training_set(model, data, MOST_OF_FLOW), SEED)
+    return fit_flow(encode_training_set(model, data, MOST_OF_FLOW), isinstance(model, Posterior), SEED)
 
 
 SAMPLERS: dict[str, Callable[[Any, DataModule | None, int], SamplesLatents | None]] = {

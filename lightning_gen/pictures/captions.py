@@ -14,7 +14,7 @@ from lightning_gen.datamodules.paths import printable
 from lightning_gen.datamodules.spec import DataSpec
 from lightning_gen.kinds import kind_of
 from lightning_gen.pictures import views
-from lightning_gen.protocols import Encodes
+from lightning_gen.protocols import Encodes, Inverts
 
 MOST = 120  # letters of the names of classes
 REACH = f"{views.REACH:g}"
@@ -59,9 +59,15 @@ def traversals(model: Any) -> str:
 
 def interpolations(model: Any) -> str:
     """What the ends of a row are."""
-    if isinstance(model, Encodes):
-        ends = "first and last column: two held-out examples; between them the decoded straight line of their codes"
-        return f"{ends}, all in the class of the first" if views.classes_of(model) else ends
+    if not isinstance(model, Encodes | Inverts):
+        return drawn_interpolations(model)
+    line = "arc between their noises" if isinstance(model, Inverts) else "straight line of their codes"
+    ends = f"first and last column: two held-out examples; between them the decoded {line}"
+    return f"{ends}, all in the class of the first" if views.classes_of(model) else ends
+
+
+def drawn_interpolations(model: Any) -> str:
+    """What the ends of a row are where no example is encoded."""
     return "each row: from one drawn code to another, along the arc between them"
 
 
@@ -121,7 +127,8 @@ def identity(model: Any) -> str:
 CAPTIONS: dict[str, Callable[[Any], str]] = {
     function.__name__: function
     for function in (
-        *(samples, reconstructions, traversals, interpolations, class_swaps, code_traversals),
+        *(samples, reconstructions, traversals, interpolations, drawn_interpolations),
+        *(class_swaps, code_traversals),
         *(density, kl_per_dimension, loss_by_time, identity),
     )
 }
