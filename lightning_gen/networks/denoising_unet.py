@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.condition import Condition, ConditionSpec
-from lightning_gen.networks.layers import check_positive, stage_channels
-from lightning_gen.networks.time_embedding import TimeEmbedding
+from lightning_gen.networks.condition import ConditionSpec
+from lightning_gen.networks.layers import check_positive, patch_grid, stage_channels
+from lightning_gen.networks.time_embedding import ToldEmbedding
 
 CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Callable[..., nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -101,22 +100,14 @@ class UNetDenoiser(nn.Module):
         condition: ConditionSpec | None = None,
     ) -> None:
         super().__init__()
-        dims = len(spec.shape) - 1
-        if dims not in CONVOLUTIONS:
-            raise UserError(
-                f"network 'unet' takes examples (C, ...) with one to three axes beside, not {spec.shape}: mlp"
-            )
         check_positive("blocks", blocks)
         check_positive("patch", patch)
-        channels, *sides = spec.shape
-        if any(side % patch for side in sides):
-            raise UserError(f"patch {patch}: each side of {sides} must be a multiple of it")
-        least = min(side // patch for side in sides)
-        chosen = max(1, round(math.log2(max(1.0, least / SMALLEST)))) if halvings is None else halvings
+        grid, channels = patch_grid("unet", spec.shape, patch), spec.shape[0]
+        dims = len(grid)
+        chosen = max(1, round(math.log2(max(1.0, min(grid) / SMALLEST)))) if halvings is None else halvings
         widths = stage_channels(width, chosen + 1, 2)
         conv, told = CONVOLUTIONS[dims], 4 * width
-        self.condition, self.time = Condition(condition), TimeEmbedding()
-        self.told = nn.Sequential(nn.Linear(self.time.dim + self.condition.dim, told), nn.SiLU(), nn.Linear(told, told))
+        self.told = ToldEmbedding(condition, told)
         kernel: dict[str, Any] = (
             {"kernel_size": 3, "padding": 1} if patch == 1 else {"kernel_size": patch, "stride": patch}
         )
@@ -138,7 +129,7 @@ class UNetDenoiser(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        told = F.silu(self.told(self.condition.concat(self.time(t), c)))
+        told = self.told(t, c)
         h, skips = self.first(x), []
         for blocks, halve in zip(self.down, self.halving, strict=True):
             h = _through(blocks, h, told)  # type: ignore[arg-type]

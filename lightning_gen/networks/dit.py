@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lightning_gen.datamodules.errors import UserError
 from lightning_gen.datamodules.spec import DataSpec
-from lightning_gen.networks.condition import Condition, ConditionSpec
-from lightning_gen.networks.layers import check_positive
-from lightning_gen.networks.time_embedding import TimeEmbedding
+from lightning_gen.networks.condition import ConditionSpec
+from lightning_gen.networks.layers import check_positive, patch_grid
+from lightning_gen.networks.time_embedding import ToldEmbedding
 
 
 class DiTBlock(nn.Module):
@@ -70,21 +70,11 @@ class DiT(nn.Module):
         super().__init__()
         for name, value in {"width": width, "depth": depth, "heads": heads, "patch": patch}.items():
             check_positive(name, value)
-        channels, *sides = spec.shape
-        if not sides:
-            raise UserError(
-                f"network 'dit' takes examples (C, ...) with one to three axes beside, not {spec.shape}: mlp"
-            )
-        if any(side % patch for side in sides):
-            raise UserError(f"patch {patch}: each side of {sides} must be a multiple of it")
+        self.shape, self.patch, self.grid = spec.shape, patch, patch_grid("dit", spec.shape, patch)
         if width % heads:
             raise UserError(f"width {width}: it must be a multiple of heads, {heads}")
-        self.shape, self.patch, self.grid = spec.shape, patch, [side // patch for side in sides]
-        values = channels * patch ** len(sides)  # of a patch
-        self.condition, self.time = Condition(condition), TimeEmbedding()
-        self.told = nn.Sequential(
-            nn.Linear(self.time.dim + self.condition.dim, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        values = spec.shape[0] * patch ** len(self.grid)  # of a patch
+        self.told = ToldEmbedding(condition, width)
         self.first, self.place = nn.Linear(values, width), nn.Parameter(0.02 * torch.randn(math.prod(self.grid), width))
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, values)
@@ -92,7 +82,7 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        told = F.silu(self.told(self.condition.concat(self.time(t), c)))
+        told = self.told(t, c)
         h = self.first(self._patches(x)) + self.place
         for block in self.blocks:
             h = block(h, told)

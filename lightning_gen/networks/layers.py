@@ -269,6 +269,27 @@ def check_stride(network: str, shape: tuple[int, ...], stride: int) -> None:
         )
 
 
+def patch_grid(network: str, shape: tuple[int, ...], patch: int) -> list[int]:
+    """Numbers of patches along each side of an example (C, ...).
+
+    Args:
+        network: its name in the error's text.
+        shape: of an example.
+        patch: side of a patch.
+
+    Raises:
+        UserError: an example without places, or a side that is no multiple of the patch.
+    """
+    _, *sides = shape
+    if not 1 <= len(sides) <= 3:
+        raise UserError(
+            f"network {network!r} takes examples (C, ...) with one to three axes beside, not {shape}: mlp takes any"
+        )
+    if any(side % patch for side in sides):
+        raise UserError(f"patch {patch}: each side of {sides} must be a multiple of it")
+    return [side // patch for side in sides]
+
+
 def stage_channels(width: int, depth: int, max_multiplier: int) -> list[int]:
     """Channels of ``depth`` stages: ``width``, and twice as many in each further one, up to ``most`` * width.
 

@@ -1,11 +1,14 @@
-"""The time of a flow as a network sees it."""
+"""The time of a flow as a network sees it, and with it the condition."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lightning_gen.networks.condition import Condition, ConditionSpec
 
 PAIRS = 8
 
@@ -27,3 +30,21 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         phases = t[:, None] * self.frequencies
         return torch.cat([t[:, None], phases.sin(), phases.cos()], 1)
+
+
+class ToldEmbedding(nn.Module):
+    """t (B,) and c (B, ...) or None -> (B, width): what blocks of a network are told.
+
+    Args:
+        condition: what the network is conditioned on; None for nothing.
+        width: of the vector.
+    """
+
+    def __init__(self, condition: ConditionSpec | None, width: int) -> None:
+        super().__init__()
+        self.condition, self.time = Condition(condition), TimeEmbedding()
+        given = self.time.dim + self.condition.dim
+        self.layers = nn.Sequential(nn.Linear(given, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor, c: Tensor | None) -> Tensor:
+        return F.silu(self.layers(self.condition.concat(self.time(t), c)))
