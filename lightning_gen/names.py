@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -215,6 +216,17 @@ def expect_class(value: Any, base: type, what: str) -> None:
     """
     if not (isinstance(value, type) and issubclass(value, base)):
         raise UserError(f"{what} is no {base.__name__}")
+
+
+def check_above_zero(**values: float) -> None:
+    """Refuse what is no finite number above 0.
+
+    Raises:
+        UserError: that names the value.
+    """
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"{name} {value}: it must be above 0")
 
 
 def check_at_least_one(**numbers: int) -> None:

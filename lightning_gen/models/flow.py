@@ -25,7 +25,7 @@ from lightning_gen.models import exact_likelihood
 from lightning_gen.models.conditional import Condition, ConditionalMixin
 from lightning_gen.models.coupling import COUPLINGS
 from lightning_gen.models.solvers import Denoise, Field, find_solver, run_heun, time_grid, velocity
-from lightning_gen.names import check_arguments, resolve
+from lightning_gen.names import check_above_zero, check_arguments, resolve
 from lightning_gen.networks.condition import ConditionSpec, call_denoiser, condition_of, has_condition
 from lightning_gen.networks.denoisers import denoiser
 from lightning_gen.objectives import paths
@@ -68,7 +68,7 @@ class Sampling(NamedTuple):
             UserError: an unknown solver, an impossible number, or guidance of a model without conditions.
         """
         find_solver(self.solver, self.nfe)
-        paths.check_positive(shift=self.shift)
+        check_above_zero(shift=self.shift)
         if not 0 <= self.guidance_from <= self.guidance_to <= 1:
             raise UserError(
                 f"guidance_from {self.guidance_from}, guidance_to {self.guidance_to}: times of 0 <= from <= to <= 1"
@@ -139,7 +139,7 @@ class Flow(ConditionalMixin, GenerativeModule):
         self.setup_condition(conditional and has_condition(self.spec))
         if not 0 <= no_class < 1:
             raise UserError(f"no_class {no_class}: a share of the examples, at least 0 and below 1")
-        paths.check_positive(scale=scale)
+        check_above_zero(scale=scale)
         for kind, name, table in (
             ("path", path, PATHS),
             ("predict", predict, PREDICTIONS),

@@ -17,8 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gen.datamodules.errors import UserError
-
 CLOSEST = 0.05  # least sigma by which a loss divides (Li and He 2025, https://arxiv.org/abs/2511.13720, section 4)
 SNR = 5.0  # Hang et al. 2023, https://arxiv.org/abs/2303.09556: the largest weight by signal and noise
 HIGHEST, LOWEST, RHO = 80.0, 0.002, 7.0  # noise of "edm", Karras et al. 2022, table 1
@@ -184,14 +182,3 @@ def _target(path: Path, predict: str, x: Tensor, e: Tensor, t: Tensor, size: flo
         )  # (x - c_skip x_t) / c_out, where nothing is divided by sigma
         return grown * (over(path.sigma(t), x) * x - over(path.alpha(t), x) * size**2 * e) / size
     return {"x": lambda: x, "e": lambda: e, "v": lambda: path.velocity(x, e, t)}[predict]()
-
-
-def check_positive(**values: float) -> None:
-    """Refuse what is not above 0.
-
-    Raises:
-        UserError: that names the value.
-    """
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"{name} {value}: it must be above 0")
